@@ -1,0 +1,1 @@
+"""Zero-shot sketch-based image retrieval on Hugging Face."""
