@@ -1,0 +1,73 @@
+"""The small trainable parts: LayerNorm adapters and the prompt mappers B_t, B_v and B_vt of SpLIP (ECCV 2024)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerNormAdapter(nn.ModuleList):
+    """Trainable copies of a tower's LayerNorms, in the tower's order; the frozen originals stay as they are.
+
+    Several adapters can share one CLIP: which one a call uses is an argument of the call, never a state of the model.
+    """
+
+    def __init__(self, count: int, width: int, eps: float):
+        super().__init__(nn.LayerNorm(width, eps=eps) for _ in range(count))
+
+    @torch.no_grad()
+    def copy_from(self, norms: Sequence[nn.LayerNorm]) -> None:
+        """Start from the tower's own weights; `norms` has one LayerNorm for each of the adapter's."""
+        for own, original in zip(self, norms, strict=True):
+            own.weight.copy_(original.weight)
+            own.bias.copy_(original.bias)
+
+
+class TextPromptMapper(nn.Module):
+    """B_t: the m text prompts of an image, T = B_t(E_0).
+
+    The mean over the patches, then three linear layers d_v -> d_t -> d_t -> m d_t with ReLU between them. The three
+    layers are what independent re-implementations agree on; the mean over patches is our choice.
+    """
+
+    def __init__(self, d_v: int, d_t: int, m: int):
+        super().__init__()
+        self.m = m
+        self.layers = nn.Sequential(
+            nn.Linear(d_v, d_t), nn.ReLU(), nn.Linear(d_t, d_t), nn.ReLU(), nn.Linear(d_t, m * d_t)
+        )
+
+    def forward(self, mean_patch: Tensor) -> Tensor:
+        """Map the mean patch embedding (B, d_v) to prompts (B, m, d_t)."""
+        return self.layers(mean_patch).unflatten(-1, (self.m, -1))  # (B, m, d_t)
+
+
+class TemplatePromptMapper(nn.Module):
+    """B_v: the visual prompts V_tg of the template's tokens, one linear layer, the same in every vision layer.
+
+    The four tokens [SOS, modality, of, a] are the paper's, the single linear layer is the re-implementations'.
+    """
+
+    def __init__(self, d_t: int, d_v: int):
+        super().__init__()
+        self.layer = nn.Linear(d_t, d_v)
+
+    def forward(self, template_tokens: Tensor) -> Tensor:
+        """Map the template's token embeddings (q, d_t) to prompts (q, d_v)."""
+        return self.layer(template_tokens)
+
+
+class MultimodalPromptMapper(nn.Module):
+    """B_vt: the visual prompts V_ms of a text layer's outputs, d_t -> 256 -> n d_v with ReLU, shared by all layers.
+
+    Prompts from the outputs of all seen classes are the paper's, the bottleneck is a re-implementation's.
+    """
+
+    def __init__(self, d_t: int, d_v: int, n: int, bottleneck: int):
+        super().__init__()
+        self.n = n
+        self.layers = nn.Sequential(nn.Linear(d_t, bottleneck), nn.ReLU(), nn.Linear(bottleneck, n * d_v))
+
+    def forward(self, mean_output: Tensor) -> Tensor:
+        """Map the mean of W_l over classes and tokens (..., d_t) to prompts (..., n, d_v)."""
+        return self.layers(mean_output).unflatten(-1, (self.n, -1))  # (..., n, d_v)

@@ -1,0 +1,70 @@
+"""Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into one sequence."""
+
+import json
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .modeling_retriever import MODALITIES
+
+
+class ClassPrompts(NamedTuple):
+    """All class prompts of one modality packed into one sequence of S positions.
+
+    The prefix [SOS, T_1..T_m, delta, of, a] stands once, then come every class's own words. Positions restart after the
+    prefix and a word sees the prefix and its own class only, so that every class reads exactly what it would alone.
+
+    Attributes:
+        token_ids: (S,) with the SOS token as placeholder at the m prompt positions.
+        positions: (S,) position of each token in its own class prompt.
+        mask: (S, S), 0 where row i may look at column j, -inf elsewhere.
+        eos: (C,) index of each class's EOS.
+        weights: (S,) sum to 1: the mean over all classes and their tokens but the m prompts; a prefix token, which
+            stands here once, counts once for each class.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    eos: Tensor
+    weights: Tensor
+
+
+def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
+    """Pack the prompts of C classes, given the prefix's token ids (SOS first) and each class's own, EOS last."""
+    head = [prefix[0]] + [prefix[0]] * m + prefix[1:]
+    lengths = [len(ids) for ids in classes]
+    token_ids = torch.tensor(head + [token for ids in classes for token in ids], device=device)  # (S,)
+    own = [position for length in lengths for position in range(len(head), len(head) + length)]
+    positions = torch.tensor([*range(len(head)), *own], device=device)  # (S,)
+    owner = torch.tensor([-1] * len(head) + [c for c, k in enumerate(lengths) for _ in range(k)], device=device)  # (S,)
+    visible = (owner[None] == -1) | (owner[None] == owner[:, None])  # (S, S)
+    visible &= torch.ones_like(visible).tril()
+    mask = torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))  # (S, S)
+    eos = len(head) - 1 + torch.tensor(lengths, device=device).cumsum(0)  # (C,)
+    counts = torch.ones(len(token_ids), device=device)
+    counts[: len(head)] = len(classes)
+    counts[1 : 1 + m] = 0
+    return ClassPrompts(token_ids, positions, mask, eos, counts / counts.sum())
+
+
+def tokenize_class_prompts(
+    tokenizer: Any, template: str, class_names: list[str]
+) -> tuple[dict[str, list[int]], list[list[int]]]:
+    """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
+
+    Raises:
+        ValueError: if a name is empty or occurs twice, or the template does not hold `{modality}` before `{class_name}`.
+    """
+    for name in class_names:
+        if not name.strip():
+            raise ValueError("class_names holds an empty name: every seen class needs a readable one.")
+        if class_names.count(name) > 1:
+            raise ValueError(f"class_names holds '{name}' more than once: names must be unique.")
+    before, found, after = template.partition("{class_name}")
+    if not found or "{modality}" not in before:
+        raise ValueError(f"template must hold {{modality}} and after it {{class_name}}, got {json.dumps(template)}.")
+    prefixes = {mod: tokenizer(before.format(modality=mod).strip())["input_ids"][:-1] for mod in MODALITIES}
+    suffixes = [tokenizer((name + after).strip())["input_ids"][1:] for name in class_names]
+    return prefixes, suffixes

@@ -1,0 +1,282 @@
+"""CLIP, driven layer by layer: the only file that knows the names of its parts.
+
+Nothing here holds state. LayerNorms and prompts come in as arguments, so that several adapters can share one frozen
+CLIP and calls from several threads cannot disturb each other.
+
+Shapes: B images, P patches, d_v and d_t the vision and text widths, L_v and L_t the numbers of layers, D the projection.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel
+
+MINI_CLIP = "mini_clip"
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+class TowerOutput(NamedTuple):
+    """What a pass through a tower's layers gives.
+
+    Attributes:
+        last: (B, N, d) output of the last layer, before the last LayerNorm.
+        layers: L tensors (B, N, d), every layer's output.
+        attentions: L tensors (B, heads, N, K + N), or empty where they were not asked for.
+    """
+
+    last: Tensor
+    layers: tuple[Tensor, ...]
+    attentions: tuple[Tensor, ...]
+
+
+def resolve_base(name: str) -> str:
+    """Return the path of the packaged `mini_clip` for that name, any other name or path as it is."""
+    packaged = Path(__file__).parent / MINI_CLIP
+    if name == MINI_CLIP:
+        if not packaged.is_dir():
+            raise FileNotFoundError(
+                "The base CLIP 'mini_clip' ships with the splip package, which is not installed here: install it, or "
+                "pass base_model= with the path of a copy."
+            )
+        return str(packaged)
+    return name
+
+
+def load_clip(base: str, **kwargs) -> CLIPModel:
+    """Load a pretrained CLIP by folder, Hub id or the packaged name `mini_clip`.
+
+    Raises:
+        OSError: in one sentence, if it is neither a local folder nor reachable on the Hub.
+    """
+    path = resolve_base(base)
+    try:
+        return CLIPModel.from_pretrained(path, **kwargs)
+    except OSError as error:
+        where = "has no loadable CLIP weights" if os.path.isdir(path) else "is no local folder and not on the Hub or in the cache"
+        raise OSError(f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder.") from error
+
+
+def dimensions(config: CLIPConfig) -> tuple[int, int, int, int]:
+    """Return (d_v, d_t, L_v, L_t)."""
+    vision, text = config.vision_config, config.text_config
+    return vision.hidden_size, text.hidden_size, vision.num_hidden_layers, text.num_hidden_layers
+
+
+def vision_norms(clip: nn.Module) -> list[nn.LayerNorm]:
+    """Return the vision tower's LayerNorms in order: before the layers, two a layer, after CLS is read: 2 L_v + 2."""
+    tower = clip.vision_model
+    inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
+    return [tower.pre_layrnorm, *inner, tower.post_layernorm]
+
+
+def text_norms(clip: nn.Module) -> list[nn.LayerNorm]:
+    """Return the text tower's LayerNorms in order: two a layer, then the last: 2 L_t + 1."""
+    tower = clip.text_model
+    inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
+    return [*inner, tower.final_layer_norm]
+
+
+def embed_patches(clip: nn.Module, pixel_values: Tensor, interpolate: bool = False) -> Tensor:
+    """Return [CLS, patches] with positions, before the first LayerNorm: (B, 1 + P, d_v). The patches are E_0.
+
+    Args:
+        pixel_values: (B, 3, H, W), normalised as the processor does.
+        interpolate: resample the position embeddings for another image size; H and W must be multiples of the patch.
+    """
+    config = clip.vision_model.config
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
+        raise ValueError(
+            f"pixel_values must be (batch, {config.num_channels}, height, width), got {tuple(pixel_values.shape)}."
+        )
+    size = (config.image_size, config.image_size)
+    if not interpolate and tuple(pixel_values.shape[2:]) != size:
+        raise ValueError(
+            f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]}, but this CLIP takes image_size="
+            f"{config.image_size}: use its processor, or pass interpolate_pos_encoding=True."
+        )
+    return clip.vision_model.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
+
+
+def embed_tokens(clip: nn.Module, token_ids: Tensor) -> Tensor:
+    """Return token embeddings without positions: (..., d_t)."""
+    return clip.text_model.embeddings.token_embedding(token_ids)
+
+
+def text_positions(clip: nn.Module, positions: Tensor) -> Tensor:
+    """Return the text tower's position embeddings: (..., d_t)."""
+    return clip.text_model.embeddings.position_embedding(positions)
+
+
+def prompt_key_values(clip: nn.Module, norms: Sequence[nn.LayerNorm], prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
+    """Return what each vision layer's attention needs of its prompt tokens: their keys and values.
+
+    A prompt's output is dropped after its layer, so nothing but LN1 and the key and value projections ever reads it.
+
+    Args:
+        norms: the vision LayerNorms in the order of `vision_norms`.
+        prompts: for each layer (B or 1, K, d_v) or None.
+    """
+    layers = clip.vision_model.encoder.layers
+    result: list[KeyValue | None] = []
+    for index, (layer, prompt) in enumerate(zip(layers, prompts, strict=True)):
+        if prompt is None:
+            result.append(None)
+            continue
+        normed = norms[1 + 2 * index](prompt)  # (B or 1, K, d_v)
+        result.append((layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)))
+    return result
+
+
+def run_vision(
+    clip: nn.Module,
+    embeddings: Tensor,
+    norms: Sequence[nn.LayerNorm],
+    prompts: Sequence[KeyValue | None] | None = None,
+    attention: str = "sdpa",
+    output_attentions: bool = False,
+) -> TowerOutput:
+    """Run the vision layers over [CLS, patches], each also attending to its own prompts.
+
+    Args:
+        embeddings: (B, 1 + P, d_v) of `embed_patches`.
+        norms: 2 L_v + 2 LayerNorms in the order of `vision_norms`.
+        prompts: per layer, keys and values of `prompt_key_values`; None for plain CLIP.
+        attention: "sdpa" or "eager".
+    """
+    layers = clip.vision_model.encoder.layers
+    x = norms[0](embeddings)
+    outputs, attentions = [], []
+    for index, layer in enumerate(layers):
+        extra = prompts[index] if prompts is not None else None
+        x, weights = _encoder_layer(
+            layer, x, norms[1 + 2 * index], norms[2 + 2 * index], None, extra, attention, output_attentions
+        )
+        outputs.append(x)
+        attentions.append(weights)
+    return TowerOutput(x, tuple(outputs), tuple(attentions) if output_attentions else ())
+
+
+def run_text(
+    clip: nn.Module,
+    embeddings: Tensor,
+    norms: Sequence[nn.LayerNorm],
+    mask: Tensor,
+    prompts: Tensor | None = None,
+    depth: int | None = None,
+    attention: str = "sdpa",
+) -> TowerOutput:
+    """Run the text layers; at the input of each of the first `depth` layers positions 1..m are reset to the prompts.
+
+    Args:
+        embeddings: (B, S, d_t) tokens with positions; where there are prompts, positions 1..m are placeholders.
+        norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, very negative elsewhere.
+        prompts: T, (B, m, d_t), or None.
+        depth: how many layers reset their prompts; all by default.
+    """
+    x = embeddings
+    outputs = []
+    for index, layer in enumerate(clip.text_model.encoder.layers):
+        if prompts is not None and (depth is None or index < depth):
+            x = torch.cat([x[:, :1], prompts.to(x.dtype), x[:, 1 + prompts.shape[1] :]], dim=1)  # (B, S, d_t)
+        x, _ = _encoder_layer(layer, x, norms[2 * index], norms[2 * index + 1], mask, None, attention, False)
+        outputs.append(x)
+    return TowerOutput(x, tuple(outputs), ())
+
+
+def project(head: nn.Linear, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Return the unit-norm embedding (..., D): last LayerNorm, projection and norm, at least in float32."""
+    with torch.autocast(x.device.type, enabled=False):
+        dtype = torch.promote_types(head.weight.dtype, torch.float32)
+        x = F.layer_norm(x.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+        return F.normalize(F.linear(x, head.weight.to(dtype)), dim=-1)
+
+
+def project_image(clip: nn.Module, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
+    """Return f(x), (B, D), of the CLS outputs (B, d_v)."""
+    return project(clip.visual_projection, norm, cls)
+
+
+def project_text(clip: nn.Module, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
+    """Return F_t, (..., D), of the EOS outputs (..., d_t)."""
+    return project(clip.text_projection, norm, eos)
+
+
+def frozen_text_embeds(clip: CLIPModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the plain CLIP text embeddings, (N, D), unit norm, float32 or wider, without gradients."""
+    with torch.no_grad():
+        output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        features = output if isinstance(output, Tensor) else output.pooler_output
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+def _encoder_layer(
+    layer: nn.Module,
+    x: Tensor,
+    norm1: nn.LayerNorm,
+    norm2: nn.LayerNorm,
+    mask: Tensor | None,
+    extra: KeyValue | None,
+    attention: str,
+    output_attentions: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """One transformer layer, through activation checkpointing where `gradient_checkpointing_enable` asked for it."""
+    forward = partial(_layer_forward, layer)
+    if getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
+        forward = partial(layer._gradient_checkpointing_func, forward)
+    return forward(x, norm1, norm2, mask, extra, attention, output_attentions)
+
+
+def _layer_forward(
+    layer: nn.Module,
+    x: Tensor,
+    norm1: nn.LayerNorm,
+    norm2: nn.LayerNorm,
+    mask: Tensor | None,
+    extra: KeyValue | None,
+    attention: str,
+    output_attentions: bool,
+) -> tuple[Tensor, Tensor | None]:
+    attended, weights = _attend(layer.self_attn, norm1(x), mask, extra, attention, output_attentions)
+    x = x + attended
+    return x + layer.mlp(norm2(x)), weights
+
+
+def _attend(
+    module: nn.Module,
+    x: Tensor,
+    mask: Tensor | None,
+    extra: KeyValue | None,
+    attention: str,
+    output_attentions: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Self-attention of x (B, N, d) over itself and, where given, over `extra` keys and values (B or 1, K, d)."""
+    q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)  # (B, N, d) each
+    if extra is not None:
+        k, v = (
+            torch.cat([prompt.to(own.dtype).expand(x.shape[0], -1, -1), own], dim=1)
+            for prompt, own in zip(extra, (k, v), strict=True)
+        )  # (B, K + N, d)
+    q, k, v = (_split_heads(tensor, module.num_heads) for tensor in (q, k, v))  # (B, heads, N, d / heads)
+    if mask is not None:
+        mask = mask.to(q.dtype)
+    weights = None
+    if attention == "eager" or output_attentions:
+        logits = q @ k.transpose(-1, -2) * module.scale
+        weights = (logits if mask is None else logits + mask).float().softmax(dim=-1).to(v.dtype)
+        attended = weights @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)
+    attended = attended.transpose(1, 2).reshape(x.shape)  # (B, N, d)
+    return module.out_proj(attended), weights
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

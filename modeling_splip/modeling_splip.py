@@ -1,0 +1,254 @@
+"""SpLIP (ECCV 2024, arXiv 2407.04207): a frozen CLIP whose towers feed each other prompts and whose LayerNorms train.
+
+Symbols: x an image of modality delta, E_0 its patch embeddings (P, d_v), T the m text prompts, W_l the outputs of text
+layer l, V_tg and V_ms the visual prompts, f the embedding (D), F_t(c | x) the embedding of class c, C seen classes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel, initialization
+
+from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
+from .class_prompts import pack_class_prompts, tokenize_class_prompts
+from .clip_backbone import (
+    KeyValue,
+    dimensions,
+    embed_patches,
+    embed_tokens,
+    project_text,
+    prompt_key_values,
+    run_text,
+    run_vision,
+    text_norms,
+    text_positions,
+    vision_norms,
+)
+from .configuration_splip import SplipConfig
+from .modeling_retriever import MODALITIES, RetrievalOutput, Retriever, check_modality, retrieval_output
+from .modeling_splip_encoder import SplipEncoder
+
+
+class SplipModel(Retriever):
+    """SpLIP for B images of one modality a call.
+
+    `model(pixel_values=, modality=)` returns a `RetrievalOutput`; `model.encode(pixel_values, modality)` the embeddings
+    alone. With all parts switched off it is plain CLIP.
+    """
+
+    config_class = SplipConfig
+    base_model_prefix = "splip"
+
+    def __init__(self, config: SplipConfig):
+        super().__init__(config)
+        d_v, d_t, l_v, l_t = dimensions(config.clip_config)
+        self.clip = CLIPModel(config.clip_config)
+        if (config.use_b_t or config.use_b_v or config.use_b_vt) and not config.class_names:
+            raise ValueError("class_names is empty, but SpLIP's prompts need the seen classes: pass at least one name.")
+        if config.use_b_t:
+            self.b_t = TextPromptMapper(d_v, d_t, config.m)
+        if config.use_b_v:
+            self.b_v = TemplatePromptMapper(d_t, d_v)
+        if config.use_b_vt:
+            self.b_vt = MultimodalPromptMapper(d_t, d_v, config.n, config.bottleneck)
+        if config.layer_norms in ("both", "vision"):
+            names = ("shared",) if config.share_layer_norms else MODALITIES
+            eps = config.clip_config.vision_config.layer_norm_eps
+            self.vision_adapters = nn.ModuleDict({name: LayerNormAdapter(2 * l_v + 2, d_v, eps) for name in names})
+        if config.layer_norms in ("both", "text"):
+            self.text_adapter = LayerNormAdapter(2 * l_t + 1, d_t, config.clip_config.text_config.layer_norm_eps)
+        if config.conditioning == "domain":
+            self.domain_mean = nn.Buffer(torch.zeros(len(MODALITIES), d_v))
+        self.post_init()
+        self.freeze()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise what a checkpoint lacks; CLIP's own parts as CLIP does."""
+        if isinstance(module, SplipModel):
+            if module.config.conditioning == "domain":
+                initialization.zeros_(module.domain_mean)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            initialization.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                initialization.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            initialization.ones_(module.weight)
+            initialization.zeros_(module.bias)
+
+    @classmethod
+    def prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Tokenise the class prompts once, so that encoding needs no tokenizer."""
+        template = settings.get("template", SplipConfig().template)
+        prefixes, suffixes = tokenize_class_prompts(tokenizer, template, class_names)
+        return {"prefix_token_ids": prefixes, "class_token_ids": suffixes}
+
+    def start_from_clip(self) -> None:
+        """Start the LayerNorm adapters from the base CLIP's own weights."""
+        if self.config.layer_norms in ("both", "vision"):
+            for adapter in self.vision_adapters.values():
+                adapter.copy_from(vision_norms(self.clip))
+        if self.config.layer_norms in ("both", "text"):
+            self.text_adapter.copy_from(text_norms(self.clip))
+        self._check_context()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        modality: str,
+        return_class_embeds: bool = True,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+    ) -> RetrievalOutput | tuple:
+        """Encode B images of one modality.
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            modality: "sketch" or "photo".
+            return_class_embeds: whether the output holds F_t(c | x) of the seen classes.
+            interpolate_pos_encoding: take images of another size than the base CLIP's.
+            output_hidden_states: whether the output holds every vision layer's input and the last one's output.
+            output_attentions: whether the output holds the vision attentions (computed eagerly).
+            return_dict: whether to return a `RetrievalOutput` or a tuple.
+        """
+        config = self.config
+        check_modality(modality)
+        embeddings = embed_patches(self.clip, pixel_values, interpolate_pos_encoding)  # (B, 1 + P, d_v), E_0 = [:, 1:]
+        norms = self.layer_norms(modality)
+        means, class_embeds = None, None
+        if config.use_b_vt or (return_class_embeds and config.class_names):
+            prompts = self._text_prompts(embeddings, modality) if config.use_b_t else None  # (B or 1, m, d_t)
+            means, class_embeds = self._text_pass(prompts, modality, return_class_embeds)
+        visual = prompt_key_values(self.clip, norms, self._visual_prompts(means, modality))
+        output = run_vision(
+            self.clip, embeddings, norms, visual, attention=self._attention(), output_attentions=output_attentions
+        )
+        return retrieval_output(
+            self.clip, norms, embeddings, output, class_embeds, output_hidden_states, output_attentions, return_dict
+        )
+
+    def class_embeds(self, modality: str) -> Tensor:
+        """Return F_t(c | delta) of the seen classes where it does not depend on the image: (C, D), unit norm.
+
+        Raises:
+            ValueError: with image conditioning, where every image has its own.
+        """
+        if self.config.use_b_t and self.config.conditioning == "image":
+            raise ValueError("With conditioning='image' class embeddings depend on the image: read them from the output.")
+        prompts = self._text_prompts(None, check_modality(modality)) if self.config.use_b_t else None
+        return self._text_pass(prompts, modality, True)[1][0]
+
+    @torch.no_grad()
+    def frozen_class_embeds(self, modality: str = "photo") -> Tensor:
+        """Return the embeddings of the seen classes by the frozen CLIP text tower, no prompts: (C, D), unit norm."""
+        config = self.config
+        norms = text_norms(self.clip)
+        packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, 0, self.device)
+        x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
+        output = run_text(self.clip, x[None], norms, packed.mask, attention=self._attention())
+        return project_text(self.clip, norms[-1], output.last[0, packed.eos])
+
+    @torch.no_grad()
+    def set_domain_mean(self, modality: str, mean: Tensor) -> None:
+        """Store the mean of E_0 over patches and training images of one modality: (d_v,), for domain conditioning."""
+        self.domain_mean[MODALITIES.index(check_modality(modality))] = mean
+
+    def mean_patch(self, pixel_values: Tensor) -> Tensor:
+        """Return the mean of E_0 over patches, (B, d_v): frozen, so its mean over images is a constant of the data."""
+        return embed_patches(self.clip, pixel_values)[:, 1:].mean(dim=1)
+
+    def fold(self) -> "SplipEncoder":
+        """Return a new encoder of the same embeddings that is a vision tower and constants only.
+
+        Raises:
+            ValueError: with image conditioning, where prompts are not constants.
+        """
+        if self.config.use_b_t and self.config.use_b_vt and self.config.conditioning == "image":
+            raise ValueError("fold() needs conditioning='domain': with 'image' every image has prompts of its own.")
+        return SplipEncoder.from_model(self)
+
+    @torch.no_grad()
+    def visual_key_values(self, modality: str) -> list[KeyValue | None]:
+        """Return the constant keys and values of each layer's visual prompts: (1, K, d_v) each, or None."""
+        means = None
+        if self.config.use_b_vt:
+            prompts = self._text_prompts(None, modality) if self.config.use_b_t else None
+            means, _ = self._text_pass(prompts, modality, False)
+        return prompt_key_values(self.clip, self.layer_norms(modality), self._visual_prompts(means, modality))
+
+    def _text_prompts(self, embeddings: Tensor | None, modality: str) -> Tensor:
+        """T = B_t(E_0): (B, m, d_t) from each image, or (1, m, d_t) from the modality's mean."""
+        if self.config.conditioning == "image":
+            return self.b_t(embeddings[:, 1:].mean(dim=1))
+        mean = self.domain_mean[MODALITIES.index(modality)]
+        if not torch.compiler.is_compiling() and not mean.any():
+            raise ValueError(
+                f"conditioning='domain' needs the mean of E_0 over the {modality} images of training: call "
+                f"set_domain_mean('{modality}', mean) before encoding."
+            )
+        return self.b_t(mean[None])
+
+    def _text_pass(self, prompts: Tensor | None, modality: str, with_classes: bool) -> tuple[Tensor, Tensor | None]:
+        """Run the class prompts; return the means of W_l, (L_t, B or 1, d_t), and F_t(c | x), (B or 1, C, D)."""
+        config = self.config
+        m = 0 if prompts is None else config.m
+        device = self.clip.logit_scale.device
+        packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
+        x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
+        x = x.expand(1 if prompts is None else prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
+        norms = self.text_adapter if config.layer_norms in ("both", "text") else text_norms(self.clip)
+        output = run_text(self.clip, x, norms, packed.mask, prompts, config.prompt_depth, self._attention())
+        means = torch.stack([packed.weights.to(w.dtype) @ w for w in output.layers])  # (L_t, B or 1, d_t)
+        classes = project_text(self.clip, norms[-1], output.last[:, packed.eos]) if with_classes else None
+        return means, classes
+
+    def _visual_prompts(self, means: Tensor | None, modality: str) -> list[Tensor | None]:
+        """Return [V_tg, V_ms,l] for every vision layer l, (B or 1, K, d_v), or None beyond the prompts' depth."""
+        config = self.config
+        _, _, l_v, l_t = dimensions(config.clip_config)
+        depth = l_v if config.prompt_depth is None else config.prompt_depth
+        parts: list[list[Tensor]] = [[] for _ in range(l_v)]
+        if config.use_b_v:
+            tokens = torch.tensor(config.prefix_token_ids[modality], device=self.clip.logit_scale.device)
+            template = self.b_v(embed_tokens(self.clip, tokens))[None]  # V_tg, (1, q, d_v)
+            for layer in range(min(depth, l_v)):
+                parts[layer].append(template)
+        if config.use_b_vt:
+            mapped = self.b_vt(means)  # (L_t, B or 1, n, d_v)
+            for layer in range(min(depth, l_v)):
+                parts[layer].append(mapped[math.ceil((layer + 1) * l_t / l_v) - 1])
+        return [_join(part) for part in parts]
+
+    def layer_norms(self, modality: str) -> Sequence[nn.LayerNorm]:
+        """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
+        if self.config.layer_norms not in ("both", "vision"):
+            return vision_norms(self.clip)
+        return self.vision_adapters["shared" if self.config.share_layer_norms else modality]
+
+    def _attention(self) -> str:
+        return self.config._attn_implementation or "sdpa"
+
+    def _check_context(self) -> None:
+        config = self.config
+        limit = config.clip_config.text_config.max_position_embeddings
+        prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + config.m * config.use_b_t
+        for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
+            if prefix + len(ids) > limit:
+                raise ValueError(
+                    f"The prompt of class '{name}' has {prefix + len(ids)} tokens with m={config.m}, but the text tower "
+                    f"takes {limit}: shorten the class name, the template or m."
+                )
+
+
+def _join(parts: list[Tensor]) -> Tensor | None:
+    """Concatenate prompts of batch B or 1 along their tokens."""
+    if not parts:
+        return None
+    batch = max(part.shape[0] for part in parts)
+    return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)

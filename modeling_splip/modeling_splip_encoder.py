@@ -1,0 +1,106 @@
+"""SpLIP folded: with domain conditioning all prompts are constants, and an image costs what plain CLIP costs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, initialization
+
+from .adapters import LayerNormAdapter
+from .clip_backbone import dimensions, embed_patches, run_vision, vision_norms
+from .configuration_splip import SplipEncoderConfig
+from .modeling_retriever import MODALITIES, RetrievalOutput, RetrieverEncoder, check_modality, retrieval_output
+
+
+class SplipEncoder(RetrieverEncoder):
+    """A folded `SplipModel`: CLIP's vision tower and, for each layer, the constant keys and values of its prompts.
+
+    Gives the same embeddings; needs no text tower and no tokenizer.
+    """
+
+    config_class = SplipEncoderConfig
+    base_model_prefix = "splip_encoder"
+
+    def __init__(self, config: SplipEncoderConfig):
+        super().__init__(config)
+        d_v, _, l_v, _ = dimensions(config.clip_config)
+        self.vision_model = CLIPVisionModel(config.clip_config.vision_config)
+        self.visual_projection = nn.Linear(d_v, config.projection_dim, bias=False)
+        if not config.share_layer_norms:
+            eps = config.clip_config.vision_config.layer_norm_eps
+            adapters = {modality: LayerNormAdapter(2 * l_v + 2, d_v, eps) for modality in MODALITIES}
+            self.vision_adapters = nn.ModuleDict(adapters)
+        # For each modality one tensor of keys and values: (2, prompts of all layers, d_v).
+        self.sketch_prompts = nn.Buffer(torch.zeros(2, sum(config.prompt_counts["sketch"]), d_v))
+        self.photo_prompts = nn.Buffer(torch.zeros(2, sum(config.prompt_counts["photo"]), d_v))
+        self.post_init()
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, SplipEncoder):
+            initialization.zeros_(module.sketch_prompts)
+            initialization.zeros_(module.photo_prompts)
+        elif isinstance(module, nn.LayerNorm):
+            initialization.ones_(module.weight)
+            initialization.zeros_(module.bias)
+
+    @classmethod
+    @torch.no_grad()
+    def from_model(cls, model: Any) -> "SplipEncoder":
+        """Fold a domain-conditioned `SplipModel`."""
+        key_values = {modality: model.visual_key_values(modality) for modality in MODALITIES}
+        counts = {
+            modality: [0 if pair is None else pair[0].shape[1] for pair in pairs] for modality, pairs in key_values.items()
+        }
+        config = SplipEncoderConfig(
+            clip_config=model.config.clip_config,
+            prompt_counts=counts,
+            class_names=model.config.class_names,
+            model_fingerprint=model.model_fingerprint(),
+            share_layer_norms=model.layer_norms("sketch")[0] is model.layer_norms("photo")[0],
+        )
+        encoder = cls(config).to(dtype=model.dtype, device=model.device)
+        encoder.vision_model.load_state_dict(model.clip.vision_model.state_dict())
+        encoder.visual_projection.load_state_dict(model.clip.visual_projection.state_dict())
+        for modality in MODALITIES:
+            for own, trained in zip(encoder.layer_norms(modality), model.layer_norms(modality), strict=True):
+                own.load_state_dict(trained.state_dict())
+            pairs = [pair for pair in key_values[modality] if pair is not None]
+            if pairs:
+                stacked = torch.stack([torch.cat(part, dim=1)[0] for part in zip(*pairs, strict=True)])
+                encoder._prompts(modality).copy_(stacked)
+        return encoder.eval()
+
+    def layer_norms(self, modality: str) -> Sequence[nn.LayerNorm]:
+        """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
+        return vision_norms(self) if self.config.share_layer_norms else self.vision_adapters[modality]
+
+    def model_fingerprint(self) -> str:
+        """Return the fingerprint of the model that was folded."""
+        return str(self.config.model_fingerprint)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        modality: str,
+        return_class_embeds: bool = False,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+    ) -> RetrievalOutput | tuple:
+        """Encode B images of one modality, as `SplipModel` does; there are no class embeddings."""
+        norms = self.layer_norms(check_modality(modality))
+        embeddings = embed_patches(self, pixel_values, interpolate_pos_encoding)  # (B, 1 + P, d_v)
+        layers = self._prompts(modality).split(self.config.prompt_counts[modality], dim=1)  # L_v tensors (2, K, d_v)
+        visual = [(pair[:1], pair[1:]) if pair.shape[1] else None for pair in layers]
+        attention = self.config._attn_implementation or "sdpa"
+        output = run_vision(self, embeddings, norms, visual, attention, output_attentions)
+        return retrieval_output(
+            self, norms, embeddings, output, None, output_hidden_states, output_attentions, return_dict
+        )
+
+    def _prompts(self, modality: str) -> Tensor:
+        return self.sketch_prompts if modality == "sketch" else self.photo_prompts

@@ -1,0 +1,69 @@
+"""Names of methods: each row is one method's configuration, model and objective."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import AutoConfig
+
+from .clip_backbone import MINI_CLIP
+from .configuration_splip import SplipConfig, SplipEncoderConfig
+from .modeling_retriever import RetrieverEncoder
+from .modeling_splip import SplipModel
+from .modeling_splip_encoder import SplipEncoder
+from .objectives import SplipObjective
+from .processing_splip import SplipProcessor
+
+
+class Method(NamedTuple):
+    """One row of the registry."""
+
+    config: type
+    model: type
+    objective: type | None
+
+
+METHODS = {
+    "splip": Method(SplipConfig, SplipModel, SplipObjective),
+    "splip_encoder": Method(SplipEncoderConfig, SplipEncoder, None),
+}
+
+
+def frozen_clip(base: str = MINI_CLIP) -> SplipModel:
+    """Return plain CLIP as a retrieval model: the baseline, every trained part switched off."""
+    return SplipModel.from_clip(base, use_b_t=False, use_b_v=False, use_b_vt=False, layer_norms="none")
+
+
+def load_retriever(name: str, **kwargs) -> tuple[RetrieverEncoder, SplipProcessor]:
+    """Load a model in evaluation mode, and its processor.
+
+    Args:
+        name: "clip" (the frozen packaged backbone), "clip:<base>" (any frozen CLIP), a checkpoint folder or a Hub id.
+        **kwargs: passed to `from_pretrained`.
+
+    Raises:
+        OSError, ValueError: in one sentence, if there is no such checkpoint or it is of no known method.
+    """
+    if name == "clip" or name.startswith("clip:"):
+        base = name.partition(":")[2] or MINI_CLIP
+        return frozen_clip(base), SplipProcessor.from_clip(base)
+    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"Checkpoint folder '{name}' has no config.json: pass a folder that save_pretrained or training wrote."
+        )
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if not os.path.isdir(name) and looks_like_path:
+        raise FileNotFoundError(f"There is no checkpoint folder '{name}': train one, or pass 'clip' or a Hub id.")
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"'{name}' is no local checkpoint folder, and no configuration of a known method came from the Hub or the "
+            f"cache (offline, misspelt, or not a splip model): check the name and the network."
+        ) from error
+    if config.model_type not in METHODS:
+        raise ValueError(
+            f"'{name}' is a '{config.model_type}' model, not one of {sorted(METHODS)}; a plain CLIP is 'clip:{name}'."
+        )
+    model = METHODS[config.model_type].model.from_pretrained(name, **kwargs)
+    return model.eval(), SplipProcessor.from_pretrained(name)
