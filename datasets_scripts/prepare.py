@@ -1,0 +1,206 @@
+"""Turn sketches and photos on disk into a dataset that every other command reads."""
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .card import dataset_card
+from .schema import SPLITS
+from .splits import load_split, quoted, split_names
+from .writing import plan_hash, write_shards
+
+MINI = re.compile(r"mini(-.*)?$")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `splip prepare`."""
+    parser.add_argument("name", help=f"folder, mini, or a benchmark's split: {', '.join(benchmarks())}")
+    parser.add_argument("--data-dir", help="folder, zip or tar file with the images")
+    parser.add_argument("--out", required=True, help="folder to write; must not exist yet")
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset at --out")
+    parser.add_argument("--strict", action="store_true", help="stop where any file is not as it should be")
+    parser.add_argument("--num-proc", type=int, default=1, help="worker processes (1)")
+    folder = parser.add_argument_group("folder")
+    folder.add_argument("--split", help="name of a packaged split, or a JSON file")
+    folder.add_argument("--split-file", dest="split", help='JSON file {"seen": [...], "unseen": [...]}')
+    folder.add_argument("--unseen", help="unseen classes, separated by commas (or: all); the others are seen")
+    folder.add_argument("--title", help="name of the dataset (the split's or the data folder's)")
+    folder.add_argument(
+        "--pairs",
+        action=argparse.BooleanOptionalAction,
+        help="sketch <id>-<k> was drawn of photo <id> (found out from the names)",
+    )
+    hub = parser.add_argument_group("Hub")
+    hub.add_argument("--push-to-hub", metavar="ID", help="upload the result as this dataset repository")
+    hub.add_argument("--private", action="store_true", help="make that repository private")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare the dataset that `args` ask for. Raises ValueError and OSError with one clear sentence."""
+    if args.num_proc < 1:
+        raise ValueError(f"--num-proc is {args.num_proc}; it must be 1 or more")
+    out = Path(args.out).expanduser()
+    _require_free(out, args.overwrite)
+    partial = out.with_name(out.name + ".partial")
+    with tempfile.TemporaryDirectory() as cache:
+        builder = make_builder(args, cache, scratch=partial / "unpacked")
+        _open_partial(partial, plan_hash(builder))
+        written = write_shards(builder, partial / "data", args.num_proc)
+    summary = _summary(builder, written, args)
+    if args.strict and summary["problems"]:
+        shutil.rmtree(partial)
+        raise ValueError(f"--strict: {_first_problems(summary['problems'])}; nothing was written")
+    _complete(partial, out, summary, builder)
+    _report(out, summary)
+    if args.push_to_hub:
+        push(out, args.push_to_hub, args.private)
+    return 0
+
+
+def benchmarks() -> list[str]:
+    """Return the names of the benchmark splits that `splip prepare` knows."""
+    return [name for name in split_names() if _benchmark_of(name)]
+
+
+def _benchmark_of(name: str) -> str:
+    path = Path(__file__).parent / "splits" / f"{name}.json"
+    return json.loads(path.read_text("utf-8")).get("dataset", "")
+
+
+def make_builder(args: argparse.Namespace, cache: str, scratch: Path) -> datasets.GeneratorBasedBuilder:
+    """Return the builder of `args.name`, its data folder listed and checked."""
+    if args.name == "folder":
+        from .folder import Folder
+
+        unseen = [name.strip() for name in args.unseen.split(",") if name.strip()] if args.unseen else None
+        options: dict[str, Any] = {"split": args.split, "unseen": unseen, "pairs": args.pairs, "scratch": str(scratch)}
+        return Folder(cache_dir=cache, config_name="folder", data_dir=args.data_dir, **options)
+    if MINI.match(args.name):
+        mini = importlib.import_module("datasets_scripts.mini").Mini
+        names = [config.name for config in mini.BUILDER_CONFIGS]
+        if args.name != "mini" and args.name not in names:
+            raise ValueError(f"unknown dataset '{args.name}'; known: {', '.join(names)}")
+        return mini(cache_dir=cache, config_name="mini-fold0" if args.name == "mini" else args.name)
+    raise ValueError(f"unknown dataset '{args.name}'; known: folder, mini, {', '.join(benchmarks())}")
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, unless it is empty or a prepared dataset that may be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise ValueError(f"output '{out}' exists; choose another --out, or --overwrite to replace a prepared dataset")
+    if not (out / "splip_dataset.json").is_file():
+        raise ValueError(f"output '{out}' is not a prepared dataset, so --overwrite does not touch it")
+
+
+def _open_partial(partial: Path, plan: str) -> None:
+    """Make the side folder; what an interrupted run of the same plan finished there is kept."""
+    marker = partial / "plan"
+    try:
+        if marker.is_file() and marker.read_text() == plan:
+            print(f"continuing what an interrupted run left in '{partial}'", file=sys.stderr)
+        elif (partial / "data").exists():
+            shutil.rmtree(partial / "data")
+        (partial / "data").mkdir(parents=True, exist_ok=True)
+        marker.write_text(plan)
+    except OSError as error:
+        raise OSError(f"cannot write to '{partial.parent}': {error.strerror}; choose another --out") from error
+
+
+def _summary(
+    builder: datasets.GeneratorBasedBuilder, written: Mapping[str, Any], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the content of `splip_dataset.json`."""
+    plan = getattr(builder, "plan", None)
+    classes = plan or builder.config
+    problems = {**(plan.problems if plan else {}), **written["problems"]}
+    summary = {
+        "name": _name(args, builder),
+        "prepared": args.name,
+        "version": "",
+        "seen": list(classes.seen),
+        "unseen": list(classes.unseen),
+        "counts": {split: written["rows"].get(split, {}) for split in SPLITS},
+        "problems": {kind: names for kind, names in problems.items() if names},
+        "per_class": written["per_class"],
+        "report": plan.report if plan else {},
+    }
+    summary["version"] = _version(builder, summary, written["digest"])
+    return summary
+
+
+def _name(args: argparse.Namespace, builder: datasets.GeneratorBasedBuilder) -> str:
+    if args.name != "folder":
+        return builder.config.name
+    if args.title:
+        return args.title
+    return load_split(args.split).name if args.split else Path(args.data_dir).absolute().name
+
+
+def _version(builder: datasets.GeneratorBasedBuilder, summary: Mapping[str, Any], digest: str) -> str:
+    """Return the configuration's own version where it states one, otherwise a hash of the content."""
+    if str(builder.config.version) != str(datasets.BuilderConfig().version):
+        return str(builder.config.version)
+    content = json.dumps([summary["name"], summary["seen"], summary["unseen"], digest])
+    return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
+
+def _complete(partial: Path, out: Path, summary: Mapping[str, Any], builder: datasets.GeneratorBasedBuilder) -> None:
+    """Write the card and the summary, and give the folder its name."""
+    about = getattr(builder, "about", {})
+    (partial / "README.md").write_text(dataset_card(summary, about), "utf-8")
+    (partial / "splip_dataset.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    shutil.rmtree(partial / "unpacked", ignore_errors=True)
+    (partial / "plan").unlink()
+    if out.exists():
+        old = out.with_name(out.name + ".old")
+        os.replace(out, old)
+        os.replace(partial, out)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, out)
+
+
+def _report(out: Path, summary: Mapping[str, Any]) -> None:
+    classes = f"{len(summary['seen'])} seen and {len(summary['unseen'])} unseen classes"
+    print(f"{summary['name']} (version {summary['version']}): {classes}")
+    for split, counts in summary["counts"].items():
+        print(f"  {split:8} {counts.get('sketch', 0):>8,} sketches {counts.get('photo', 0):>8,} photos")
+    for key, value in summary["report"].items():
+        if value not in ("", [], None):
+            print(f"  {key.replace('_', ' ')}: {_plain(value)}")
+    for kind, names in summary["problems"].items():
+        print(f"  {kind.replace('_', ' ')}: {len(names):,}: {quoted(names, 5)}")
+    print(f"written to {out}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return f"{len(value):,}" + (f": {quoted(value, 5)}" if value else "")
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _first_problems(problems: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{len(names)} {kind.replace('_', ' ')}: {quoted(names, 5)}" for kind, names in problems.items())
+
+
+def push(folder: Path, repo_id: str, private: bool) -> None:
+    """Upload a prepared dataset to the Hub. Raises what huggingface_hub raises."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
+    print(f"pushed to {repo_id}")

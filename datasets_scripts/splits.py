@@ -1,0 +1,110 @@
+"""Seen and unseen classes as data: named lists from the JSON files beside this one, or anyone's file."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "splits"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which classes are seen in training and which are not.
+
+    - `name`: for messages and results.
+    - `seen`, `unseen`: class names; `seen` is None where every class that is not unseen is meant.
+    - `source`: where the list comes from.
+    """
+
+    name: str
+    seen: tuple[str, ...] | None
+    unseen: tuple[str, ...]
+    source: str = ""
+
+
+def spelling_key(name: str) -> str:
+    """Return the form in which two spellings of a class are compared: lower case, `_`, `-` and space alike."""
+    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
+
+
+def readable(folder: str) -> str:
+    """Return a folder's name as it reads in a prompt: `stop_sign` is "stop sign", `t-shirt` stays."""
+    return re.sub(r"[\s_]+", " ", folder).strip()
+
+
+def split_names() -> list[str]:
+    """Return the names of the splits that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.json") if "unseen" in json.loads(path.read_text("utf-8")))
+
+
+def load_split(name: str) -> Split:
+    """Return the split of that name, or the one in that JSON file `{"seen": [...], "unseen": [...]}`.
+
+    Raises:
+        FileNotFoundError: neither a known name nor a file.
+        ValueError: the file is not of that form, or names a class on both sides.
+    """
+    path = FOLDER / f"{name}.json"
+    if not path.is_file() or "/" in name:
+        path = Path(name).expanduser()
+    if not path.is_file():
+        known = ", ".join(split_names())
+        raise FileNotFoundError(f"split '{name}' is neither a file nor one of the known splits: {known}")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"split file '{path}' is not JSON: {error}") from error
+    return _checked(data, path)
+
+
+def _checked(data: object, path: Path) -> Split:
+    if not isinstance(data, dict) or not _names(data.get("unseen")) or not _names(data.get("seen", [])):
+        raise ValueError(f'split file \'{path}\' must hold {{"seen": [names], "unseen": [names]}}')
+    seen = None if "seen" not in data else tuple(data["seen"])
+    split = Split(str(data.get("name", path.stem)), seen, tuple(data["unseen"]), str(data.get("source", "")))
+    both = sorted({spelling_key(name) for name in seen or ()} & {spelling_key(name) for name in split.unseen})
+    if both:
+        raise ValueError(f"split file '{path}' names {quoted(both)} both as seen and as unseen")
+    return split
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value)
+
+
+def resolve(names: Iterable[str], known: Mapping[str, str], where: str) -> list[str]:
+    """Return the known class for every name, in order.
+
+    Args:
+        names: class names in any spelling.
+        known: spelling key -> class.
+        where: what holds the names, for the message.
+
+    Raises:
+        ValueError: names that are unknown, with the nearest known spelling of each, or that occur twice.
+    """
+    names = list(names)
+    unknown = [name for name in names if spelling_key(name) not in known]
+    if unknown:
+        hints = [f"'{name}'{_nearest(name, known)}" for name in unknown[:10]]
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise ValueError(f"unknown class among {where}: {', '.join(hints)}{more}")
+    found = [known[spelling_key(name)] for name in names]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise ValueError(f"{quoted(twice)} occurs twice among {where}")
+    return found
+
+
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    match = difflib.get_close_matches(spelling_key(name), list(known), n=1, cutoff=0.5)
+    return f" (nearest known: '{known[match[0]]}')" if match else ""
+
+
+def quoted(names: Sequence[str], most: int = 10) -> str:
+    """Return names for a message: the first ones in quotes, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more
