@@ -1,0 +1,70 @@
+"""make a folder of photos searchable by drawing"""
+
+import argparse
+import sys
+
+from .gallery_build import build_gallery
+from .gallery_index import KINDS
+from .registry import load_retriever
+
+_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `splip index`."""
+    parser.add_argument(
+        "photos", metavar="PHOTOS", help="folder of photos (searched recursively), prepared dataset, or Hub id"
+    )
+    parser.add_argument("--model", required=True, help="checkpoint folder, Hub id, 'clip' or 'clip:<base>'")
+    parser.add_argument("--out", required=True, help="gallery folder: new, or one to bring up to date")
+    parser.add_argument("--split", help="of a dataset (default: gallery, otherwise train)")
+    parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="kind of index (default: by size)")
+    parser.add_argument("--batch-size", type=int, default=32, help="photos encoded at once (default: 32)")
+    parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores, at most 8)")
+    parser.add_argument("--device", help="torch device (default: cuda where there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build or update the gallery, and say what was done."""
+    for name in ("batch_size", "workers"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    model, processor = load_retriever(args.model)
+    model.to(args.device or default_device())
+    report = build_gallery(
+        args.photos,
+        model,
+        processor,
+        args.out,
+        model_name=args.model,
+        split=args.split,
+        index=args.index,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        progress=not args.quiet,
+    )
+    if report.count == 0:  # not the main process of several
+        return 0
+    known = report.count - report.encoded
+    print(
+        f"{args.out}: {report.count} photos ({report.encoded} encoded, {known} already known, {report.removed} removed)"
+    )
+    if report.unreadable:
+        print(f"{len(report.unreadable)} files could not be read and were left out:", file=sys.stderr)
+        for entry in report.unreadable[:_SHOWN]:
+            print(f"  {entry['path']}: {entry['reason']}", file=sys.stderr)
+        if len(report.unreadable) > _SHOWN:
+            print(
+                f"  and {len(report.unreadable) - _SHOWN} more, all named in {args.out}/manifest.json", file=sys.stderr
+            )
+    print(f"Search it with: splip search SKETCH --gallery {args.out}")
+    return 0
+
+
+def default_device() -> str:
+    """Return the device of this process: its own GPU under `accelerate launch`, a GPU where there is one, or cpu."""
+    from accelerate import PartialState
+
+    return str(PartialState().device)
