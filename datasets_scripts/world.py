@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from datasets_scripts import world_household, world_living, world_made  # noqa: F401  (they register the categories)
+from datasets_scripts import (  # noqa: F401  (they register the categories)
+    world_animals,
+    world_carried,
+    world_household,
+    world_outdoors,
+    world_plants,
+)
 from datasets_scripts.world_parts import CATEGORIES, Scale
 
 WORLD_VERSION = "1"

@@ -1,6 +1,8 @@
-"""Vehicles, buildings and tools of the drawn world: parametric parts in the unit frame of `world_parts`."""
+"""Vehicles and buildings of the drawn world: parametric parts in the unit frame of `world_parts`."""
 
-from datasets_scripts.world_parts import Part, Scale, arc, box, category, ellipse, line, option, polygon, sector, smooth
+import math
+
+from datasets_scripts.world_parts import Part, Scale, box, category, ellipse, line, option, polygon, sector, smooth
 
 
 def _wheel(x: float, y: float, radius: float) -> list[Part]:
@@ -222,8 +224,6 @@ def lighthouse(base: float, height: float, bands: int, roof: int, rays: int) -> 
     door=option("no door", "door"),
 )
 def windmill(blades: int, length: float, body: float, turn: float, door: int) -> list[Part]:
-    import math
-
     count, y = (3, 4, 6)[blades], -0.3
     parts = [polygon([(-body, 0.9), (-body * 0.6, y), (body * 0.6, y), (body, 0.9)])]
     parts.append(sector(0, y, body * 0.65, 0.28, 180, 360, "second"))
@@ -235,123 +235,3 @@ def windmill(blades: int, length: float, body: float, turn: float, door: int) ->
         corners = [(0.08, -0.02), (length, -0.02), (length, 0.15), (0.12, 0.13)]
         parts.append(polygon([(u * c - v * s, y + u * s + v * c) for u, v in corners], "light"))
     return [*parts, ellipse(0, y, 0.07, 0.07, "dark")]
-
-
-@category(
-    "hammer",
-    handle=Scale(0.9, 1.4, "short handle", "long handle"),
-    head=Scale(0.35, 0.65, "short head", "long head"),
-    thick=Scale(0.06, 0.13, "thin handle", "thick handle"),
-    kind=option("claw", "double head", "pointed head"),
-)
-def hammer(handle: float, head: float, thick: float, kind: int) -> list[Part]:
-    top = -0.7
-    parts = [box(-thick, top, thick, top + handle + 0.2, "second")]
-    if kind == 0:
-        parts.append(
-            smooth(
-                [
-                    (0.1, top - 0.14),
-                    (head + 0.2, top - 0.05),
-                    (head + 0.32, top + 0.25),
-                    (head * 0.7, top + 0.08),
-                    (0.1, top + 0.14),
-                ]
-            )
-        )
-    elif kind == 1:
-        parts.append(box(0, top - 0.17, head, top + 0.17))
-    else:
-        parts.append(polygon([(0, top - 0.16), (head + 0.3, top), (0, top + 0.16)]))
-    return [*parts, box(-head, top - 0.19, 0.14, top + 0.19)]
-
-
-@category(
-    "scissors",
-    opening=Scale(8, 32, "closed blades", "open blades"),
-    rings=Scale(0.15, 0.27, "small rings", "big rings"),
-    blades=Scale(0.6, 1.0, "short blades", "long blades"),
-    shape=option("round rings", "long rings"),
-)
-def scissors(opening: float, rings: float, blades: float, shape: int) -> list[Part]:
-    import math
-
-    parts: list[Part] = []
-    for s in (-1, 1):
-        a = math.radians(s * opening)
-        c, si = math.sin(a), -math.cos(a)
-        tip, end = (blades * c, 0.1 + blades * si), (-0.5 * c, 0.1 - 0.5 * si)
-        side = (0.09 * si, -0.09 * c)
-        parts.append(polygon([(0 + side[0], 0.1 + side[1]), tip, (0 - side[0], 0.1 - side[1])], "light"))
-        parts.append(line([(0, 0.1), end], 0.09, "body"))
-        ring = end[0] - s * rings * 0.6, end[1] + rings * 0.6
-        tall = rings * (1.0 if shape == 0 else 1.4)
-        parts.append(Part([*ellipse(ring[0], ring[1], rings, tall).points, (ring[0] + rings, ring[1])], "body", 0.1))
-    return [*parts, ellipse(0, 0.1, 0.06, 0.06, "dark")]
-
-
-@category(
-    "key",
-    bow=Scale(0.2, 0.36, "small bow", "big bow"),
-    shape=option("round bow", "square bow", "triple bow"),
-    teeth=option("one tooth", "two teeth", "three teeth"),
-    length=Scale(0.7, 1.15, "short shaft", "long shaft"),
-    tooth=Scale(0.14, 0.34, "short teeth", "long teeth"),
-)
-def key(bow: float, shape: int, teeth: int, length: float, tooth: float) -> list[Part]:
-    x = -0.85 + 2 * bow
-    parts = [line([(x - 0.05, 0), (x + length, 0)], 0.11, "body")]
-    for k in range(teeth + 1):
-        px = x + length - 0.07 - 0.19 * k
-        parts.append(box(px - 0.06, 0, px + 0.06, 0.05 + tooth * (1 if k != 1 else 0.7)))
-    cx = -0.85 + bow
-    if shape == 1:
-        parts.append(box(cx - bow, -bow, cx + bow, bow))
-    elif shape == 2:
-        parts += [
-            ellipse(cx + dx * bow, dy * bow, bow * 0.62, bow * 0.62)
-            for dx, dy in ((0.3, -0.75), (0.3, 0.75), (-0.6, 0))
-        ]
-    else:
-        parts.append(ellipse(cx, 0, bow, bow))
-    return [*parts, ellipse(cx, 0, bow * 0.42, bow * 0.42, "light")]
-
-
-@category(
-    "ladder",
-    symmetric=True,
-    rungs=option("three rungs", "four rungs", "five rungs", "seven rungs"),
-    width=Scale(0.22, 0.5, "narrow ladder", "wide ladder"),
-    taper=Scale(0.5, 1.0, "tapered rails", "straight rails"),
-    rail=Scale(0.06, 0.13, "thin rails", "thick rails"),
-)
-def ladder(rungs: int, width: float, taper: float, rail: float) -> list[Part]:
-    count = (3, 4, 5, 7)[rungs]
-    parts = []
-    for k in range(count):
-        y = -0.75 + 1.5 * k / (count - 1)
-        w = width * (taper + (1 - taper) * (y + 0.95) / 1.9)
-        parts.append(line([(-w, y), (w, y)], 0.08, "second"))
-    return parts + [line([(s * width * taper, -0.95), (s * width, 0.95)], rail, "body") for s in (-1, 1)]
-
-
-@category(
-    "umbrella",
-    width=Scale(0.6, 0.95, "narrow canopy", "wide canopy"),
-    height=Scale(0.4, 0.8, "flat canopy", "high canopy"),
-    panels=option("two panels", "three panels", "four panels"),
-    handle=option("hook handle", "straight handle", "knob handle"),
-)
-def umbrella(width: float, height: float, panels: int, handle: int) -> list[Part]:
-    y, count = -0.1, panels + 2
-    parts = [line([(0, y - height), (0, 0.75)], 0.06)]
-    if handle == 0:
-        parts.append(arc(0.14, 0.75, 0.14, 0.16, 180, 0, 0.06))
-    if handle == 2:
-        parts.append(ellipse(0, 0.82, 0.1, 0.1, "dark"))
-    parts.append(sector(0, y, width, height, 180, 360))
-    for k in range(1, count):
-        x = width * (2 * k / count - 1)
-        parts.append(line([(0, y - height), (x * 0.85, y - height * 0.45), (x, y)], 0.05, "second"))
-    scallops = [ellipse(width * ((2 * k + 1) / count - 1), y, width / count, 0.1, "second") for k in range(count)]
-    return [*parts, *scallops, line([(0, y - height), (0, y - height - 0.12)], 0.06)]
