@@ -1,5 +1,6 @@
 """Pictures of the drawn world: an instance as a photo, and as sketches that share its geometry and pose."""
 
+import hashlib
 import math
 from functools import lru_cache
 from typing import cast
@@ -7,7 +8,16 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from datasets_scripts.world import COLOURS, KNOBS, Instance, Knobs, SketchStyle, generator
+from datasets_scripts.world import (
+    CATEGORY_NAMES,
+    COLOURS,
+    KNOBS,
+    Instance,
+    Knobs,
+    SketchStyle,
+    generator,
+    make_instance,
+)
 from datasets_scripts.world_parts import CATEGORIES, Part
 
 SIZE = 64
@@ -232,3 +242,13 @@ def _draw_part(
     if chance[2] < style.gap:
         stroke = stroke[: max(2, int(len(stroke) * (0.7 + 0.28 * chance[3])))]
     draw.line(cast(list[float], stroke.ravel().tolist()), fill=ink, width=width)
+
+
+def pixel_hash() -> str:
+    """Return 16 hex digits over a sample of pictures; it may differ between versions of Pillow (see `world_hash`)."""
+    digest = hashlib.sha256()
+    for name in CATEGORY_NAMES:
+        instance = make_instance(name, 0, "hash")
+        for picture in (draw_photo(instance), draw_sketch(instance, 0, KNOBS.web), draw_sketch(instance, 0)):
+            digest.update(picture.tobytes())
+    return digest.hexdigest()[:16]
