@@ -59,8 +59,14 @@ def load_clip(base: str, **kwargs) -> CLIPModel:
     try:
         return CLIPModel.from_pretrained(path, **kwargs)
     except OSError as error:
-        where = "has no loadable CLIP weights" if os.path.isdir(path) else "is no local folder and not on the Hub or in the cache"
-        raise OSError(f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder.") from error
+        where = (
+            "has no loadable CLIP weights"
+            if os.path.isdir(path)
+            else "is no local folder and not on the Hub or in the cache"
+        )
+        raise OSError(
+            f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder."
+        ) from error
 
 
 def dimensions(config: CLIPConfig) -> tuple[int, int, int, int]:
@@ -114,7 +120,9 @@ def text_positions(clip: nn.Module, positions: Tensor) -> Tensor:
     return clip.text_model.embeddings.position_embedding(positions)
 
 
-def prompt_key_values(clip: nn.Module, norms: Sequence[nn.LayerNorm], prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
+def prompt_key_values(
+    clip: nn.Module, norms: Sequence[nn.LayerNorm], prompts: Sequence[Tensor | None]
+) -> list[KeyValue | None]:
     """Return what each vision layer's attention needs of its prompt tokens: their keys and values.
 
     A prompt's output is dropped after its layer, so nothing but LN1 and the key and value projections ever reads it.

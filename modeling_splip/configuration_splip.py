@@ -67,7 +67,9 @@ class SplipConfig(PretrainedConfig):
             raise ValueError(f"layer_norms must be one of {LAYER_NORMS}, got {layer_norms!r}.")
         for name, value in {"m": m, "n": n, "bottleneck": bottleneck}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}; switch a part off by its use_ field instead.")
+                raise ValueError(
+                    f"{name} must be at least 1, got {value}; switch a part off by its use_ field instead."
+                )
         self.clip_config = CLIPConfig(**clip_config) if isinstance(clip_config, dict) else clip_config or CLIPConfig()
         self.base_model = base_model
         self.base_fingerprint = base_fingerprint

@@ -192,7 +192,9 @@ class Retriever(RetrieverEncoder):
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, in PEFT's form."""
         trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
-        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}")
+        print(
+            f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}"
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, full: bool = False, **kwargs: Any) -> None:
         """Save the adapters, or with `full` the base CLIP's weights too.
@@ -212,7 +214,9 @@ class Retriever(RetrieverEncoder):
             self.config.checkpoint = before
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, base_model: str | None = None, **kwargs: Any):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, base_model: str | None = None, **kwargs: Any
+    ):
         """Load a checkpoint of either form.
 
         Args:

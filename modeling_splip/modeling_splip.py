@@ -140,7 +140,9 @@ class SplipModel(Retriever):
             ValueError: with image conditioning, where every image has its own.
         """
         if self.config.use_b_t and self.config.conditioning == "image":
-            raise ValueError("With conditioning='image' class embeddings depend on the image: read them from the output.")
+            raise ValueError(
+                "With conditioning='image' class embeddings depend on the image: read them from the output."
+            )
         prompts = self._text_prompts(None, check_modality(modality)) if self.config.use_b_t else None
         return self._text_pass(prompts, modality, True)[1][0]
 

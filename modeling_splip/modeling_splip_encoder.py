@@ -52,7 +52,8 @@ class SplipEncoder(RetrieverEncoder):
         """Fold a domain-conditioned `SplipModel`."""
         key_values = {modality: model.visual_key_values(modality) for modality in MODALITIES}
         counts = {
-            modality: [0 if pair is None else pair[0].shape[1] for pair in pairs] for modality, pairs in key_values.items()
+            modality: [0 if pair is None else pair[0].shape[1] for pair in pairs]
+            for modality, pairs in key_values.items()
         }
         config = SplipEncoderConfig(
             clip_config=model.config.clip_config,

@@ -119,7 +119,9 @@ class SplipObjective(nn.Module):
             return photos[len(s) :], margin, label_n, torch.ones_like(label, dtype=torch.bool)
         index, exists = hardest_in_class(s, photos, label, batch["instance"])
         if not exists.any():
-            raise ValueError("Fine-grained training needs two instances of one class in a batch: raise pairs_per_class.")
+            raise ValueError(
+                "Fine-grained training needs two instances of one class in a batch: raise pairs_per_class."
+            )
         return photos[index], s.new_full((len(s),), settings.fg_margin), label, exists
 
 

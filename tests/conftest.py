@@ -59,9 +59,9 @@ def save_clip(config: CLIPConfig, folder: Path) -> str:
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     size = config.vision_config.image_size
-    CLIPImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-    ).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
+        folder
+    )
     return str(folder)
 
 

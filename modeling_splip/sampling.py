@@ -1,0 +1,189 @@
+"""What a training batch holds: triplets across classes, or pairs in groups of one class.
+
+Every draw is a function of (seed, epoch, position), so that a batch is the same whatever the number of workers and
+processes, and a run continues where it stopped.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from .data import SbirDataset
+
+CACHE_BYTES = 2**30  # prepared images up to this total stay in memory
+
+
+class Key(NamedTuple):
+    """What a sampler asks of `TrainingItems`: epoch, position in the epoch, row of the sketch in `train`."""
+
+    epoch: int
+    position: int
+    row: int
+
+
+class TrainingItems(Dataset):
+    """Sketches of the seen classes, each with its photos.
+
+    An item is a dict of `sketch`, `positive` (3, H, W), `label` and `permutation` (scalars) and, at category level,
+    `negative` (3, H, W), a photo of another class drawn uniformly over classes, and `negative_label`; at fine-grained
+    level `positive` is the sketch's own photo and `instance` its number.
+
+    Args:
+        dataset: the prepared dataset.
+        classes: names of the classes to train on; labels index this list.
+        processor: prepares the images.
+        level: "category" or "fine_grained".
+        seed: of all draws.
+    """
+
+    def __init__(self, dataset: SbirDataset, classes: list[str], processor: Any, level: str, seed: int):
+        self.level, self.seed, self.processor, self.rows = level, seed, processor, dataset.train
+        columns = dataset.columns["train"]
+        index = {dataset.class_names.index(name): number for number, name in enumerate(classes)}
+        self.labels = np.array([index.get(label, -1) for label in columns["label"].tolist()])
+        self.photos = [dataset.rows("train", "photo", [name]) for name in classes]
+        self.sketches = dataset.rows("train", "sketch", classes)
+        for name, photos in zip(classes, self.photos, strict=True):
+            if not len(photos):
+                raise ValueError(f"Seen class '{name}' has no photos: add photos, or leave the class out of the split.")
+        if level == "fine_grained":
+            self._pair(dataset.name, columns["instance_id"])
+        if not len(self.sketches):
+            raise ValueError(f"Dataset '{dataset.name}' has no training sketches of the classes asked for.")
+        self._cache: dict[int, torch.Tensor] | None = None
+        pixels = self.pixels(int(self.sketches[0]))
+        if pixels.nbytes * len(dataset.train) <= CACHE_BYTES:
+            self._cache = {}
+
+    def __len__(self) -> int:
+        return len(self.sketches)
+
+    def __getitem__(self, key: Key) -> dict[str, torch.Tensor | int]:
+        rng = np.random.default_rng([self.seed, key.epoch, key.position])
+        label = int(self.labels[key.row])
+        item: dict[str, Any] = {
+            "sketch": self.pixels(key.row),
+            "label": label,
+            "permutation": int(rng.integers(2**31)),
+        }
+        if self.level == "fine_grained":
+            photo = self.photo_of[key.row]
+            return item | {"positive": self.pixels(photo), "instance": photo}
+        other = int(rng.integers(len(self.photos) - 1))
+        other += other >= label
+        return item | {
+            "positive": self.pixels(int(rng.choice(self.photos[label]))),
+            "negative": self.pixels(int(rng.choice(self.photos[other]))),
+            "negative_label": other,
+        }
+
+    def _pair(self, name: str, instance_ids: np.ndarray) -> None:
+        """Keep the sketches whose own photo is there."""
+        photos = {instance_ids[row]: int(row) for rows in self.photos for row in rows if instance_ids[row]}
+        self.photo_of = {int(row): photos.get(instance_ids[row]) for row in self.sketches}
+        self.sketches = np.array([row for row in self.sketches if self.photo_of[int(row)] is not None], dtype=int)
+        if not len(self.sketches):
+            raise ValueError(
+                f"Dataset '{name}' has no training sketch whose photo is known: fine-grained training needs instance pairs."
+            )
+
+    def images(self, modality: str) -> np.ndarray:
+        """Return the rows of `train` of one modality that training draws from."""
+        return self.sketches if modality == "sketch" else np.concatenate(self.photos)
+
+    def pixels(self, row: int) -> torch.Tensor:
+        """Return one prepared image of `train`: (3, H, W)."""
+        if self._cache is not None and row in self._cache:
+            return self._cache[row]
+        record = self.rows[row]
+        pixels = self.processor(images=record["image"], modality=record["modality"])["pixel_values"][0]  # (3, H, W)
+        if self._cache is not None:
+            self._cache[row] = pixels
+        return pixels
+
+
+class EpochBatches(Sampler):
+    """Batches of keys, the same global order whatever the number of processes.
+
+    A global batch is one optimiser step. It is dealt in consecutive micro-batches, one for each process and
+    accumulation step; what does not fill a global batch is left out.
+
+    Args:
+        items: what to sample.
+        batch_size: of a micro-batch.
+        micro_batches: number of micro-batches in a global batch.
+        pairs_per_class: at fine-grained level, the size of the class groups; a group never leaves its micro-batch.
+    """
+
+    def __init__(self, items: TrainingItems, batch_size: int, micro_batches: int = 1, pairs_per_class: int = 4):
+        self.items, self.batch_size, self.micro_batches = items, batch_size, micro_batches
+        self.pairs_per_class, self.drop_last = pairs_per_class, True
+        self.epoch = 0
+        self.start = 0  # global batches to skip, on resuming
+        if items.level == "fine_grained" and batch_size % pairs_per_class:
+            raise ValueError(
+                f"A micro-batch of {batch_size} cannot hold whole groups of pairs_per_class={pairs_per_class}: make the "
+                "batch size over processes and accumulation a multiple of it."
+            )
+        if self.steps == 0:
+            raise ValueError(
+                f"{len(items)} training sketches do not fill one global batch of {batch_size * micro_batches}: lower "
+                "batch_size."
+            )
+
+    @property
+    def steps(self) -> int:
+        """Global batches in an epoch."""
+        return len(self._order(0)) // (self.batch_size * self.micro_batches)
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.micro_batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self._order(self.epoch)
+        first = self.start * self.micro_batches
+        for batch in range(first, self.steps * self.micro_batches):
+            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [Key(self.epoch, position, int(order[position])) for position in positions]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the sketches of an epoch in order."""
+        rng = np.random.default_rng([self.items.seed, epoch])
+        if self.items.level == "category":
+            return rng.permutation(self.items.sketches)
+        return self._grouped(rng)
+
+    def _grouped(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the sketches in groups of one class with different photos, groups shuffled."""
+        size, groups = self.pairs_per_class, []
+        labels = self.items.labels[self.items.sketches]
+        for label in np.unique(labels):
+            rows = rng.permutation(self.items.sketches[labels == label])
+            rounds: list[list[int]] = []  # round i holds every photo's i-th sketch, so that no photo repeats in it
+            seen: dict[int, int] = {}
+            for row in rows.tolist():
+                photo = self.items.photo_of[row]
+                turn = seen[photo] = seen.get(photo, -1) + 1
+                if turn == len(rounds):
+                    rounds.append([])
+                rounds[turn].append(row)
+            for chosen in rounds:
+                groups += [chosen[i : i + size] for i in range(0, len(chosen) - size + 1, size)]
+        if not groups:
+            raise ValueError(
+                f"No seen class has {size} photos with sketches: lower pairs_per_class, or train at category level."
+            )
+        return np.concatenate([groups[i] for i in rng.permutation(len(groups))])
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack items into a batch."""
+    return {
+        name: torch.stack([item[name] for item in items])
+        if isinstance(items[0][name], torch.Tensor)
+        else torch.tensor([item[name] for item in items])
+        for name in items[0]
+    }
