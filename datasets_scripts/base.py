@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 from PIL import Image
@@ -64,6 +64,8 @@ class SbirBuilder(datasets.GeneratorBasedBuilder):
     def make_plan(self) -> Plan:
         """List the data folder and return what to write. Reads no image. Raises ValueError, FileNotFoundError."""
         raise NotImplementedError
+
+    about: ClassVar[dict[str, str]] = {}  # for the dataset card: see `card.dataset_card`
 
     @cached_property
     def plan(self) -> Plan:

@@ -16,11 +16,26 @@ from typing import Any
 import datasets
 
 from .card import dataset_card
+from .folder import Folder
+from .qmul import Qmul
+from .quickdraw import QuickDraw
 from .schema import SPLITS
-from .splits import load_split, quoted, split_names
+from .sketchy import Sketchy
+from .splits import load_split, quoted
+from .tuberlin import TuBerlin
 from .writing import plan_hash, write_shards
 
+BENCHMARKS = (Sketchy, TuBerlin, QuickDraw, Qmul)
 MINI = re.compile(r"mini(-.*)?$")
+# Arguments that only some builders have; the first ones are lists, separated by commas.
+LISTS = ("unseen", "drop_flawed")
+PLAIN = ("split", "pairs", "sketch_list", "info_dir")
+OPTIONS = {
+    Folder: ("split", "unseen", "pairs"),
+    Sketchy: ("sketch_list", "drop_flawed", "info_dir"),
+    TuBerlin: ("sketch_list",),
+    QuickDraw: ("sketch_list",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="sketch <id>-<k> was drawn of photo <id> (found out from the names)",
     )
+    benchmark = parser.add_argument_group("benchmarks")
+    benchmark.add_argument(
+        "--sketch-list",
+        choices=("all", "archive"),
+        help="sketches of the seen classes: all (default), or those on the list that the archive carries",
+    )
+    benchmark.add_argument("--drop-flawed", help="Sketchy: leave out sketches listed as error,ambiguous,pose,context")
+    benchmark.add_argument("--info-dir", help="Sketchy: folder or archive with the invalid-*.txt lists (--data-dir)")
     hub = parser.add_argument_group("Hub")
     hub.add_argument("--push-to-hub", metavar="ID", help="upload the result as this dataset repository")
     hub.add_argument("--private", action="store_true", help="make that repository private")
@@ -70,29 +93,43 @@ def run(args: argparse.Namespace) -> int:
 
 def benchmarks() -> list[str]:
     """Return the names of the benchmark splits that `splip prepare` knows."""
-    return [name for name in split_names() if _benchmark_of(name)]
-
-
-def _benchmark_of(name: str) -> str:
-    path = Path(__file__).parent / "splits" / f"{name}.json"
-    return json.loads(path.read_text("utf-8")).get("dataset", "")
+    return [config.name for builder in BENCHMARKS for config in builder.BUILDER_CONFIGS]
 
 
 def make_builder(args: argparse.Namespace, cache: str, scratch: Path) -> datasets.GeneratorBasedBuilder:
     """Return the builder of `args.name`, its data folder listed and checked."""
-    if args.name == "folder":
-        from .folder import Folder
-
-        unseen = [name.strip() for name in args.unseen.split(",") if name.strip()] if args.unseen else None
-        options: dict[str, Any] = {"split": args.split, "unseen": unseen, "pairs": args.pairs, "scratch": str(scratch)}
-        return Folder(cache_dir=cache, config_name="folder", data_dir=args.data_dir, **options)
     if MINI.match(args.name):
-        mini = importlib.import_module("datasets_scripts.mini").Mini
-        names = [config.name for config in mini.BUILDER_CONFIGS]
-        if args.name != "mini" and args.name not in names:
-            raise ValueError(f"unknown dataset '{args.name}'; known: {', '.join(names)}")
-        return mini(cache_dir=cache, config_name="mini-fold0" if args.name == "mini" else args.name)
-    raise ValueError(f"unknown dataset '{args.name}'; known: folder, mini, {', '.join(benchmarks())}")
+        return _mini(args, cache)
+    classes = {config.name: builder for builder in BENCHMARKS for config in builder.BUILDER_CONFIGS}
+    builder_class = {"folder": Folder, **classes}.get(args.name)
+    if builder_class is None:
+        raise ValueError(f"unknown dataset '{args.name}'; known: folder, mini, {', '.join(benchmarks())}")
+    options = _options(args, OPTIONS.get(builder_class, ()))
+    return builder_class(
+        cache_dir=cache, config_name=args.name, data_dir=args.data_dir, scratch=str(scratch), **options
+    )
+
+
+def _mini(args: argparse.Namespace, cache: str) -> datasets.GeneratorBasedBuilder:
+    _options(args, ())
+    mini = importlib.import_module("datasets_scripts.mini").Mini
+    names = [config.name for config in mini.BUILDER_CONFIGS]
+    if args.name not in names:
+        raise ValueError(f"unknown dataset '{args.name}'; known: {', '.join(names)}")
+    return mini(cache_dir=cache, config_name="mini-fold0" if args.name == "mini" else args.name)
+
+
+def _options(args: argparse.Namespace, allowed: Sequence[str]) -> dict[str, Any]:
+    """Return the given options of one builder. Raises ValueError for one that it does not have."""
+    given = {name: getattr(args, name) for name in LISTS + PLAIN if getattr(args, name) is not None}
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"--{name.replace('_', '-')} does not go with '{args.name}'")
+    return {name: _names(value) if name in LISTS else value for name, value in given.items()}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
@@ -179,7 +216,7 @@ def _report(out: Path, summary: Mapping[str, Any]) -> None:
     for split, counts in summary["counts"].items():
         print(f"  {split:8} {counts.get('sketch', 0):>8,} sketches {counts.get('photo', 0):>8,} photos")
     for key, value in summary["report"].items():
-        if value not in ("", [], None):
+        if value not in ("", [], {}, None):
             print(f"  {key.replace('_', ' ')}: {_plain(value)}")
     for kind, names in summary["problems"].items():
         print(f"  {kind.replace('_', ' ')}: {len(names):,}: {quoted(names, 5)}")
@@ -187,6 +224,8 @@ def _report(out: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        value = [f"{name or '.'} ({count:,})" for name, count in value.items()]
     if isinstance(value, list):
         return f"{len(value):,}" + (f": {quoted(value, 5)}" if value else "")
     return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value

@@ -17,12 +17,43 @@ class Split:
     - `name`: for messages and results.
     - `seen`, `unseen`: class names; `seen` is None where every class that is not unseen is meant.
     - `source`: where the list comes from.
+    - `title`: what it is, in a few words.
+    - `dataset`: the benchmark whose classes these are, "" for anyone's own.
+    - `lists`: folder of the archive's list files that belong to this split, "" where it has none.
     """
 
     name: str
     seen: tuple[str, ...] | None
     unseen: tuple[str, ...]
     source: str = ""
+    title: str = ""
+    dataset: str = ""
+    lists: str = ""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a benchmark, from `splits/classes-<dataset>.json`.
+
+    - `spellings`: spelling key of every known folder name -> readable class name.
+    - `counts`: readable class name -> part of the archive -> number of files that it is known to hold.
+    - `lists`: path of every known list file -> its MD5 checksum.
+    """
+
+    spellings: dict[str, str]
+    counts: dict[str, dict[str, int]]
+    lists: dict[str, str]
+
+
+def load_classes(dataset: str) -> Classes:
+    """Return the classes of "sketchy", "tuberlin" or "quickdraw"."""
+    data = json.loads((FOLDER / f"classes-{dataset}.json").read_text("utf-8"))
+    spellings = {spelling_key(s): entry["name"] for entry in data["classes"] for s in entry["spellings"]}
+    counts = {
+        entry["name"]: {part: count for part, count in entry.items() if isinstance(count, int)}
+        for entry in data["classes"]
+    }
+    return Classes(spellings, counts, data["lists"])
 
 
 def spelling_key(name: str) -> str:
@@ -64,7 +95,8 @@ def _checked(data: object, path: Path) -> Split:
     if not isinstance(data, dict) or not _names(data.get("unseen")) or not _names(data.get("seen", [])):
         raise ValueError(f'split file \'{path}\' must hold {{"seen": [names], "unseen": [names]}}')
     seen = None if "seen" not in data else tuple(data["seen"])
-    split = Split(str(data.get("name", path.stem)), seen, tuple(data["unseen"]), str(data.get("source", "")))
+    about = {key: str(data.get(key, "")) for key in ("source", "title", "dataset", "lists")}
+    split = Split(str(data.get("name", path.stem)), seen, tuple(data["unseen"]), **about)
     both = sorted({spelling_key(name) for name in seen or ()} & {spelling_key(name) for name in split.unseen})
     if both:
         raise ValueError(f"split file '{path}' names {quoted(both)} both as seen and as unseen")

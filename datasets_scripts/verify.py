@@ -1,0 +1,117 @@
+"""Hold an archive against what is known of it: files per class, checksums of its list files, duplicates."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tqdm.auto import tqdm
+
+from .archive import Member, read_member
+from .layouts import Found, list_files_below
+from .splits import Classes
+
+
+@dataclass
+class Photo:
+    """One photo, however often the archive holds it.
+
+    - `member`: the file to keep: the original where there is one.
+    - `label`: readable class name.
+    - `members`: all its files by part, the kept one included.
+    """
+
+    member: Member
+    label: str
+    members: dict[str, list[Member]]
+
+    @property
+    def names(self) -> set[str]:
+        """Every file name that the photo goes by."""
+        return {member.name for members in self.members.values() for member in members}
+
+
+def count_differences(found: Found, classes: Classes) -> list[str]:
+    """Return one line for every class and part whose number of files is not the known one."""
+    have: dict[tuple[str, str], int] = defaultdict(int)
+    for part, members in found.parts.items():
+        for name in members.values():
+            have[name, part] += 1
+    lines = []
+    for name, known in classes.counts.items():
+        for part, expected in known.items():
+            count = have[name, part]
+            if part == "extended" and not found.parts["extended"] and found.parts["photo"]:
+                part, count = "photo", have[name, "photo"]  # one folder for all photos, which holds each once
+            if found.parts[part] and count != expected:
+                lines.append(f"{name}: {count} {part} files, {expected} known")
+    return lines
+
+
+def list_differences(files: Sequence[Member], classes: Classes) -> tuple[list[str], list[str]]:
+    """Return the list files whose checksum is the known one, and those whose checksum is not."""
+    same: list[str] = []
+    other: list[str] = []
+    for path, known in classes.lists.items():
+        folder, _, name = path.rpartition("/")
+        member = list_files_below(files, folder).get(name)
+        if member:
+            digest = hashlib.md5(read_member(member), usedforsecurity=False).hexdigest()
+            (same if digest == known else other).append(path)
+    return same, other
+
+
+def merge_photos(found: Found) -> tuple[list[Photo], dict[str, list[str]]]:
+    """Return every photo once, and the files that were merged: by name, and by equal bytes, within a class.
+
+    A photo whose two files of one name differ is kept as the original part has it.
+    """
+    by_name: dict[tuple[str, str], Photo] = {}
+    for part in ("original", "photo", "extended"):
+        for member, label in found.parts[part].items():
+            photo = by_name.setdefault((label, member.name), Photo(member, label, defaultdict(list)))
+            photo.members[part].append(member)
+    merged: dict[str, list[str]] = {"same_name_other_size": [], "same_bytes_other_name": []}
+    for photo in by_name.values():
+        others = [m for members in photo.members.values() for m in members if m is not photo.member]
+        if any(other.size != photo.member.size for other in others):
+            merged["same_name_other_size"].append(photo.member.path)
+    return _merge_equal_bytes(list(by_name.values()), merged["same_bytes_other_name"]), merged
+
+
+def _merge_equal_bytes(photos: list[Photo], merged: list[str]) -> list[Photo]:
+    """Merge photos of one class with equal bytes into the first of them. Only files of equal size are read."""
+    by_size: dict[tuple[str, int], list[Photo]] = defaultdict(list)
+    for photo in photos:
+        for size in {member.size for members in photo.members.values() for member in members} - {0}:
+            by_size[photo.label, size].append(photo)
+    groups = [(size, group) for (_, size), group in by_size.items() if len(group) > 1]
+    gone: dict[int, Photo] = {}
+    for size, group in tqdm(groups, desc="comparing photos of equal size", unit="size", disable=not groups):
+        first: dict[bytes, Photo] = {}
+        for photo in group:
+            for digest in _digests(photo, size):
+                keeper, double = _kept(first.setdefault(digest, photo), gone), _kept(photo, gone)
+                if keeper is not double:
+                    gone[id(double)] = keeper
+                    for part, members in double.members.items():
+                        keeper.members[part] += members
+                    merged.append(double.member.path)
+    return [photo for photo in photos if id(photo) not in gone]
+
+
+def _kept(photo: Photo, gone: Mapping[int, Photo]) -> Photo:
+    while id(photo) in gone:
+        photo = gone[id(photo)]
+    return photo
+
+
+def _digests(photo: Photo, size: int) -> set[bytes]:
+    """Return the hashes of a photo's files of that size; none for files that cannot be read."""
+    digests = set()
+    for member in [m for members in photo.members.values() for m in members if m.size == size]:
+        try:
+            digests.add(hashlib.blake2b(read_member(member), digest_size=16).digest())
+        except Exception:  # reported as unreadable when its turn comes
+            continue
+    return digests
