@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -11,56 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.search import FaissIndex
-from PIL import Image
 
 from .gallery_build import BuildReport, build_gallery
 from .gallery_index import build_index, load_index, save_index, search_rows
-from .gallery_photos import decode_photo
-from .gallery_table import HEAVY_COLUMNS, INDEX_FILE, TableReader, read_manifest
+from .gallery_result import Result
+from .gallery_table import HEAVY_COLUMNS, INDEX_FILE, TableReader, local_folder, read_manifest
 from .processing_splip import to_rgb
 from .registry import load_retriever
 
 _BATCH = 32
-# No thumbnail of ours has more; a larger one in a gallery from elsewhere is refused before it is decoded.
-_THUMBNAIL_PIXELS = 1 << 20
 _HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
-
-
-@dataclass(frozen=True)
-class Result:
-    """One photo found.
-
-    Attributes:
-        path: the photo's file, absolute where the gallery was built from a folder; in a dataset `split/number`.
-        score: in [-1, 1], higher is better: the cosine of query and photo; with words as `Gallery.search` says.
-        label: its class, "" where unknown.
-        row: its number in the gallery.
-        metadata: the other columns.
-    """
-
-    path: str
-    score: float
-    label: str
-    row: int
-    metadata: dict[str, Any] = field(repr=False)
-    _reader: TableReader = field(repr=False, compare=False)
-
-    @property
-    def thumbnail(self) -> Image.Image:
-        """The photo at 256 pixels, from the gallery: the original file is not needed."""
-        return decode_photo(self.thumbnail_bytes, _THUMBNAIL_PIXELS)
-
-    @property
-    def thumbnail_bytes(self) -> bytes:
-        """The thumbnail as JPEG."""
-        cell = self._reader.take([self.row], ["thumbnail"])["thumbnail"][0].as_py()
-        if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
-            raise ValueError(f"Photo '{self.path}' has no thumbnail in the gallery: build it again with `splip index`.")
-        return cell["bytes"]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return path, score, label and metadata as JSON values."""
-        return {"path": self.path, "score": round(self.score, 6), "label": self.label, **self.metadata}
 
 
 class Gallery:
@@ -98,9 +57,9 @@ class Gallery:
             model: a retrieval model, on the device where it shall run.
             processor: its processor.
             out: the gallery folder: new, empty, or a gallery.
-            **options: `model_name` (to find the model again; default: where it was loaded from), `split` (of a dataset),
-                `index` ("auto" by size, "exact", "hnsw" or "ivf"), `batch_size`, `workers` (threads that decode),
-                `max_pixels` (of one photo), `progress`.
+            **options: `model_name` (to find the model again; default: where it was loaded from), `split` (of a
+                dataset), `index` ("auto" by size, "exact", "hnsw" or "ivf"), `batch_size`, `workers` (threads that
+                decode), `max_pixels` (of one photo), `progress`.
 
         Raises:
             FileNotFoundError, ValueError, OSError: in one sentence, if there are no photos, none can be read, or `out`
@@ -114,15 +73,16 @@ class Gallery:
         """Open a gallery.
 
         Args:
-            folder: as `build` wrote it, here or on another machine.
+            folder: as `build` wrote it, here or on another machine; or the Hub id of a dataset repository with one.
             model: the name of a model, or a loaded model with its processor; default: the one that the manifest names,
                 loaded at the first search.
 
         Raises:
             FileNotFoundError: if there is no finished gallery.
+            OSError: if it does not come from the Hub.
             ValueError: if it is damaged, or was built with another model.
         """
-        folder = Path(folder).expanduser()
+        folder = local_folder(folder)
         manifest = read_manifest(folder)
         data = folder / manifest["data"]
         try:
@@ -154,8 +114,8 @@ class Gallery:
         if found != expected:
             name = model if isinstance(model, str) else getattr(model[0], "name_or_path", "") or "the model passed"
             raise ValueError(
-                f"Gallery '{self.folder}' was built with model '{self.manifest['model']}' (fingerprint {expected}), not "
-                f"with '{name}' ({found}): search it with that model, or index the photos again with this one."
+                f"Gallery '{self.folder}' was built with model '{self.manifest['model']}' (fingerprint {expected}); "
+                f"'{name}' is another (fingerprint {found}): pass that model, or index the photos again with this one."
             )
         self._model = pair
 
@@ -175,13 +135,15 @@ class Gallery:
             ValueError: if a sketch is blank or no image.
         """
         model, processor = self.model
-        images = [_named(image, to_rgb(image)) for image in images]
-        for number, (name, image) in enumerate(images):
-            if modality == "sketch" and processor.is_blank(image):
-                raise ValueError(f"Nothing is drawn on sketch {name or number + 1}: draw the outline of a thing.")
+        if not images:
+            raise ValueError("The list of sketches is empty: pass at least one.")
         batches = []
         for start in range(0, len(images), _BATCH):
-            batch = [image for _, image in images[start : start + _BATCH]]
+            batch = [to_rgb(image) for image in images[start : start + _BATCH]]
+            for number, image in enumerate(batch, start):
+                if modality == "sketch" and processor.is_blank(image):
+                    name = f"'{images[number]}'" if isinstance(images[number], str | os.PathLike) else number + 1
+                    raise ValueError(f"Nothing is drawn on sketch {name}: draw the outline of a thing.")
             pixel_values = processor(images=batch, modality=modality)["pixel_values"]  # (B, 3, H, W)
             batches.append(model.encode(pixel_values.to(model.device), modality).cpu().numpy())
         return np.concatenate(batches)
@@ -316,10 +278,6 @@ class Gallery:
             if not near[position, kept].any():
                 kept.append(position)
         return kept
-
-
-def _named(image: Any, rgb: Image.Image) -> tuple[str, Image.Image]:
-    return (f"'{image}'" if isinstance(image, str | os.PathLike) else "", rgb)
 
 
 def _open_index(path: Path, reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:

@@ -117,7 +117,7 @@ def _ahead(
 
 
 def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
-    """Read one photo: its row, with `pixel_values` instead of the embedding where it is new; or why it cannot be read."""
+    """Read one photo: its row, with `pixel_values` for an embedding where it is new; or the reason why it cannot be."""
     try:
         data = photo.read()
         row = {name: photo.metadata.get(name) for name in job.features if name not in OWN_COLUMNS}

@@ -48,12 +48,11 @@ def build_index(embeddings: np.ndarray, kind: str) -> tuple[FaissIndex, dict[str
         that it is an upper estimate for sketches.
     """
     count, dim = embeddings.shape
-    if kind == "exact":
-        index = faiss.IndexFlatIP(dim)
-    elif kind == "hnsw":
+    index: Any = faiss.IndexFlatIP(dim)
+    if kind == "hnsw":
         index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 200
-    else:
+    elif kind == "ivf":
         lists = int(max(1, min(4 * count**0.5, count // 39)))  # 39 vectors a list is where faiss begins to warn
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
         index.train(_sample(embeddings, lists * _TRAIN_PER_LIST))
@@ -132,7 +131,7 @@ def save_index(index: FaissIndex, path: Path) -> None:
 def load_index(path: Path) -> FaissIndex | None:
     """Read an index that this machine signed; None if it is another machine's, changed, damaged or absent.
 
-    An index file is parsed by native code that trusts it: one from elsewhere is never read, but rebuilt from embeddings.
+    Native code that trusts the file parses it: one from elsewhere is never read, but rebuilt from the embeddings.
     """
     key, signature = _machine_key(create=False), _signature_file(path)
     if key is None or not path.is_file() or not signature.is_file():

@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from .gallery_table import HUB_ID
 from .processing_splip import to_rgb
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
 NOT_A_FILE = -1
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def find_photos(
         return _from_folder(folder)
     if folder.exists():
         raise ValueError(f"'{name}' is a file: pass the folder of photos, or a list of files in Python.")
-    if _HUB_ID.match(name) and not folder.parent.is_dir():
+    if HUB_ID.match(name) and not folder.parent.is_dir():
         return _load_dataset(name, split)
     raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
 

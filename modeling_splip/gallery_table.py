@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import snapshot_download
 
 SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
@@ -20,6 +21,7 @@ INDEX_FILE = "index.faiss"
 GROUP_ROWS = 128
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DATA_FOLDER = re.compile(r"^data-[0-9a-f]+$")
 _MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
 
@@ -54,6 +56,24 @@ def table_features(dim: int, metadata: dict[str, datasets.Value]) -> datasets.Fe
 def data_folders(folder: Path) -> list[Path]:
     """Return the data folders in a gallery: one, or more after a crash between publishing and cleaning up."""
     return [path for path in folder.iterdir() if path.is_dir() and _DATA_FOLDER.match(path.name)]
+
+
+def local_folder(name: str | os.PathLike) -> Path:
+    """Return the folder of a gallery; one that is named by Hub id (`owner/name`) is downloaded.
+
+    Raises:
+        OSError: if it does not come from the Hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() or not HUB_ID.match(str(name)) or folder.parent.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(name), repo_type="dataset"))
+    except Exception as error:  # the Hub client raises a dozen kinds: offline, gated, unknown
+        raise OSError(
+            f"'{name}' is no gallery folder here, and no such dataset came from the Hub or the cache "
+            f"({type(error).__name__}): check the name and the network."
+        ) from error
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         found = [gallery.search(None, args.k, args.text, **options)]
     names = [f"{name} + '{args.text}'" if args.text else name for name in args.sketches] or [f"'{args.text}'"]
     if args.html:
-        write_contact_sheet(list(zip(names, sketches or [None], strict=True)), found, args.html)
+        shown: list[Image.Image | None] = [*sketches] or [None]
+        write_contact_sheet(list(zip(names, shown, strict=True)), found, args.html)
     if args.picture:
         _write_picture(args.picture, names, sketches, found)
     if args.json:

@@ -1,0 +1,129 @@
+"""What an application asks of several galleries: search, similar photos, a visitor's own photos."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .gallery import Gallery
+from .gallery_result import Result
+from .registry import load_retriever
+
+OWN_PHOTOS = "My own photos"
+MAX_OWN_PHOTOS = 200
+MAX_RESULTS = 50
+MAX_WORDS = 200
+
+
+@dataclass
+class OwnPhotos:
+    """A visitor's photos, as a gallery in a temporary folder."""
+
+    gallery: Gallery
+    folder: tempfile.TemporaryDirectory
+
+    def delete(self) -> None:
+        """Remove everything that was kept of the photos."""
+        self.folder.cleanup()
+
+
+class Finder:
+    """Searches galleries by name. It keeps nothing of a visitor: own photos are passed in at every call.
+
+    Args:
+        galleries: by the name shown; the first is the default.
+    """
+
+    def __init__(self, galleries: dict[str, Gallery]):
+        self.galleries = galleries
+
+    @classmethod
+    def open(cls, folders: Sequence[str], model: str | None = None) -> "Finder":
+        """Open galleries by folder or Hub id, and their models; a model that several were built with is loaded once.
+
+        Args:
+            folders: at least one.
+            model: name of the model; default: the ones that the galleries name.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: in one sentence, as `Gallery.open`.
+        """
+        pair = load_retriever(model) if model else None
+        opened: dict[str, Gallery] = {}
+        loaded: dict[str, tuple[Any, Any]] = {}
+        for folder in folders:
+            gallery = Gallery.open(folder, pair)
+            fingerprint = gallery.manifest["fingerprint"]
+            if fingerprint in loaded:
+                gallery = Gallery.open(folder, loaded[fingerprint])
+            loaded[fingerprint] = gallery.model
+            name = Path(folder).resolve().name if os.path.isdir(folder) else folder
+            opened[str(folder) if name in opened else name] = gallery
+        return cls(opened)
+
+    def choose(self, name: str | None, own: OwnPhotos | None) -> Gallery:
+        """Return a gallery by name; the first one without a name."""
+        if name == OWN_PHOTOS:
+            if own is None:
+                raise ValueError("There are no photos of your own (uploads are deleted after an hour): upload some.")
+            return own.gallery
+        if name and name not in self.galleries:
+            raise ValueError(f"There is no gallery '{name}', only {', '.join(self.galleries)}.")
+        return self.galleries[name] if name else next(iter(self.galleries.values()))
+
+    def is_blank(self, sketch: Image.Image | None) -> bool:
+        """Return whether nothing is drawn."""
+        return sketch is None or self.choose(None, None).model[1].is_blank(sketch)
+
+    def search(
+        self,
+        sketch: Image.Image | None,
+        words: str | None,
+        weight: float,
+        name: str | None,
+        k: float,
+        own: OwnPhotos | None = None,
+    ) -> list[Result]:
+        """Find photos by a sketch, words or both; k is cut to 1..`MAX_RESULTS`.
+
+        Raises:
+            ValueError: if there is neither, or no such gallery.
+        """
+        gallery, text = self.choose(name, own), (words or "").strip()[:MAX_WORDS]
+        blank = self.is_blank(sketch)
+        if blank and not text:
+            raise ValueError("Nothing is drawn yet: draw the outline of a thing, upload a sketch, or write words.")
+        return gallery.search(None if blank else sketch, _count(k), text or None, text_weight=weight)
+
+    def similar(self, row: float, name: str | None, k: float, own: OwnPhotos | None = None) -> list[Result]:
+        """Find photos like the one in this row of a gallery."""
+        gallery = self.choose(name, own)
+        if not 0 <= row < len(gallery):
+            raise ValueError(f"Row {row} is not in this gallery of {len(gallery)} photos.")
+        return gallery.similar(gallery.result(int(row)), _count(k))
+
+    def index(self, files: Sequence[str], name: str | None, max_pixels: int) -> OwnPhotos:
+        """Make a visitor's photos searchable, with the model of a gallery.
+
+        Raises:
+            ValueError: if there are none or too many, or none can be read.
+        """
+        if not files or len(files) > MAX_OWN_PHOTOS:
+            raise ValueError(f"Upload 1 to {MAX_OWN_PHOTOS} photos, not {len(files or [])}.")
+        model, processor = self.choose(None if name == OWN_PHOTOS else name, None).model
+        folder = tempfile.TemporaryDirectory(prefix="splip-own-", ignore_cleanup_errors=True)
+        try:
+            out = Path(folder.name) / "gallery"
+            options: dict[str, Any] = {"workers": 2, "max_pixels": max_pixels, "progress": False}
+            return OwnPhotos(Gallery.build(list(files), model, processor, out, **options), folder)
+        except BaseException:
+            folder.cleanup()
+            raise
+
+
+def _count(k: float) -> int:
+    return max(1, min(int(k), MAX_RESULTS))

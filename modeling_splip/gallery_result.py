@@ -1,0 +1,49 @@
+"""One photo that a search found."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from .gallery_photos import decode_photo
+from .gallery_table import TableReader
+
+# No thumbnail of ours has more; a larger one in a gallery from elsewhere is refused before it is decoded.
+_THUMBNAIL_PIXELS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One photo found.
+
+    Attributes:
+        path: the photo's file, absolute where the gallery was built from a folder; in a dataset `split/number`.
+        score: in [-1, 1], higher is better: the cosine of query and photo; with words as `Gallery.search` says.
+        label: its class, "" where unknown.
+        row: its number in the gallery.
+        metadata: the other columns.
+    """
+
+    path: str
+    score: float
+    label: str
+    row: int
+    metadata: dict[str, Any] = field(repr=False)
+    _reader: TableReader = field(repr=False, compare=False)
+
+    @property
+    def thumbnail(self) -> Image.Image:
+        """The photo at 256 pixels, from the gallery: the original file is not needed."""
+        return decode_photo(self.thumbnail_bytes, _THUMBNAIL_PIXELS)
+
+    @property
+    def thumbnail_bytes(self) -> bytes:
+        """The thumbnail as JPEG."""
+        cell = self._reader.take([self.row], ["thumbnail"])["thumbnail"][0].as_py()
+        if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
+            raise ValueError(f"Photo '{self.path}' has no thumbnail in the gallery: build it again with `splip index`.")
+        return cell["bytes"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return path, score, label and metadata as JSON values."""
+        return {"path": self.path, "score": round(self.score, 6), "label": self.label, **self.metadata}

@@ -1,0 +1,1 @@
+"""The Gradio Space: draw in the browser, see the photos found."""

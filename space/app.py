@@ -1,0 +1,234 @@
+"""draw in the browser and see the photos found"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+from PIL import Image
+
+from modeling_splip.finder import MAX_OWN_PHOTOS, MAX_RESULTS, MAX_WORDS, OWN_PHOTOS, Finder, OwnPhotos
+from modeling_splip.gallery_result import Result
+
+DEFAULT_GALLERY = Path("runs/demo/gallery")
+EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
+MAX_FILE = "15mb"
+MAX_PIXELS = 40_000_000
+KEEP_SECONDS = 3600
+CSS = """
+.gradio-container {max-width: 1200px !important; margin: auto !important}
+#photos .grid-wrap {max-height: none !important}
+#photos .grid-container {grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important}
+@media (max-width: 640px) {.gradio-container {padding: 8px !important}}
+"""
+# The canvas starts with no tool that draws: take up the brush as soon as it is there.
+TAKE_BRUSH = """() => {
+  const take = (left) => {
+    const brush = document.querySelector('#sketch button[aria-label="Brush"]');
+    brush ? brush.click() : left && setTimeout(() => take(left - 1), 100);
+  };
+  take(100);
+}"""
+
+
+class Actions:
+    """What happens on a press, a stroke or a call of the API."""
+
+    def __init__(self, finder: Finder):
+        self.finder = finder
+
+    def draw(self, editor: dict | None, *args: Any) -> tuple:
+        """Search by the canvas, words or both: pictures, their rows, a line about them."""
+        return _pictures(self.finder.search, (editor or {}).get("composite"), *args)
+
+    def stroke(self, live: bool, editor: dict | None, *args: Any) -> tuple:
+        """Search after a stroke, if that is wanted and something is drawn."""
+        if not live or self.finder.is_blank((editor or {}).get("composite")):
+            return gr.skip(), gr.skip(), gr.skip()
+        return self.draw(editor, *args)
+
+    def click(self, event: gr.SelectData, rows: list[int], name: str, k: float, own: OwnPhotos | None) -> tuple:
+        """Find photos like the one clicked."""
+        return _pictures(self.finder.similar, rows[event.index], name, k, own)
+
+    def upload(self, files: list[str], name: str | None, own: OwnPhotos | None) -> tuple:
+        """Make this session's photos searchable, in place of its earlier ones."""
+        new = _sentence(self.finder.index, files, name, MAX_PIXELS)
+        if own is not None:
+            own.delete()
+        bad = len(new.gallery.manifest["unreadable"])
+        note = f"{len(new.gallery)} photos of yours can be searched now" + (
+            f", {bad} could not be read." if bad else "."
+        )
+        return new, gr.Dropdown(choices=[*self.finder.galleries, OWN_PHOTOS], value=OWN_PHOTOS), note
+
+    def search(self, *args: Any) -> dict[str, list]:
+        """Search by a sketch, words or both; at least one of them. Returns photos, best first."""
+        return {"photos": [_record(result) for result in _sentence(self.finder.search, *args)]}
+
+    def similar(self, *args: Any) -> dict[str, list]:
+        """Find photos like one that was found, by its row. Returns photos, best first."""
+        return {"photos": [_record(result) for result in _sentence(self.finder.similar, *args)]}
+
+    def galleries(self) -> dict[str, int]:
+        """List the galleries by name, with their numbers of photos."""
+        return {name: len(gallery) for name, gallery in self.finder.galleries.items()}
+
+
+def _sentence(action: Callable, *args: Any) -> Any:
+    """Run it; what is wrong with the input is shown to the visitor in a sentence."""
+    try:
+        return action(*args)
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _pictures(action: Callable, *args: Any) -> tuple[list[tuple[Image.Image, str]], list[int], str]:
+    start = time.perf_counter()
+    found = _sentence(action, *args)
+    pictures = [(result.thumbnail, f"{result.label or _name(result)} {result.score:.3f}") for result in found]
+    status = f"{len(found)} photos in {1000 * (time.perf_counter() - start):.0f} ms, best first, with their scores. Click one for similar ones."
+    return pictures, [result.row for result in found], status
+
+
+def _name(result: Result) -> str:
+    """The photo's file name only: the folders above it are the server's."""
+    return Path(result.path).name
+
+
+def _record(result: Result) -> dict[str, Any]:
+    return {"row": result.row, "score": round(result.score, 6), "label": result.label, "name": _name(result)}
+
+
+def build_app(finder: Finder) -> gr.Blocks:
+    """Return the app over opened galleries."""
+    actions = Actions(finder)
+    with gr.Blocks(title="Draw a sketch, find the photo", delete_cache=(600, KEEP_SECONDS)) as app:
+        own = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda value: value and value.delete())
+        rows = gr.State([])
+        gr.Markdown("# Draw a sketch, find the photo")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                sketch, button, live, words = _drawing()
+                name, k, weight, files = _settings(list(finder.galleries))
+            with gr.Column(scale=3, min_width=280):
+                status, photos = _found()
+        inputs, outputs = [sketch, words, weight, name, k, own], [photos, rows, status]
+        quiet: dict[str, Any] = {"api_visibility": "private"}
+        gr.on([button.click, words.submit], actions.draw, inputs, outputs, **quiet)
+        # While a search runs, only the newest stroke waits: a fast hand does not fill the queue.
+        sketch.change(
+            actions.stroke, [live, *inputs], outputs, trigger_mode="always_last", show_progress="hidden", **quiet
+        )
+        photos.select(actions.click, [rows, name, k, own], outputs, **quiet)
+        app.load(None, js=TAKE_BRUSH, **quiet)
+        files.upload(actions.upload, [files, name, own], [own, name, status], api_name="own_photos")
+        _api(actions, [words, weight, name, k, own], [name, k, own])
+    return app.queue(default_concurrency_limit=16, max_size=200)
+
+
+def _drawing() -> tuple:
+    sketch = gr.Sketchpad(
+        label="Your sketch",
+        elem_id="sketch",
+        type="pil",
+        image_mode="RGB",
+        sources=("upload", "clipboard"),
+        placeholder="Draw here, or upload a sketch",
+        canvas_size=(512, 512),
+        brush=gr.Brush(4, colors=["#000000"], color_mode="fixed"),
+        eraser=gr.Eraser(28),
+        layers=False,
+        transforms=(),
+        buttons=[],
+    )
+    button = gr.Button("Search", variant="primary", elem_id="search")
+    live = gr.Checkbox(True, label="Search after each stroke")
+    words = gr.Textbox(label="Words beside the sketch", placeholder="for example: red", max_length=MAX_WORDS)
+    if EXAMPLES:
+        gr.Examples([[str(file)] for file in EXAMPLES], sketch, label="Examples")
+    return sketch, button, live, words
+
+
+def _settings(names: list[str]) -> tuple:
+    with gr.Accordion("Settings and your own photos", open=False):
+        name = gr.Dropdown(names, value=names[0], label="Gallery")
+        k = gr.Slider(1, MAX_RESULTS, 12, step=1, label="Photos wanted")
+        weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the words")
+        text = f"Upload up to {MAX_OWN_PHOTOS} photos to search"
+        files = gr.UploadButton(text, file_count="multiple", file_types=["image"], elem_id="own")
+    return name, k, weight, files
+
+
+def _found() -> tuple:
+    status = gr.Markdown("Draw the outline of a thing, then press **Search**.", elem_id="status")
+    photos = gr.Gallery(
+        label="Photos found",
+        show_label=False,
+        elem_id="photos",
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        format="jpeg",
+        buttons=[],
+    )
+    return status, photos
+
+
+def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> None:
+    """Add the endpoints for programs, on components that no browser shows."""
+    with gr.Row(visible=False):
+        button, found = gr.Button(), gr.JSON()
+        sketch, row = gr.Image(type="pil", image_mode="RGBA", label="sketch"), gr.Number(label="row", precision=0)
+        button.click(actions.search, [sketch, *search_inputs], found, api_name="search")
+        button.click(actions.similar, [row, *similar_inputs], found, api_name="similar")
+        button.click(actions.galleries, None, found, api_name="galleries")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `splip space`."""
+    parser.add_argument(
+        "--gallery", action="append", help="folder that `splip index` wrote, or Hub dataset; repeatable"
+    )
+    parser.add_argument("--model", help="default: the one that the gallery was built with")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--host", help="address to listen on (default: this machine only)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the galleries and serve the app until it is stopped."""
+    hosted = [name.strip() for name in os.environ.get("SPLIP_GALLERY", "").split(",") if name.strip()]
+    folders = args.gallery or hosted or ([str(DEFAULT_GALLERY)] if DEFAULT_GALLERY.is_dir() else [])
+    if not folders:
+        raise FileNotFoundError(
+            "There is no gallery to search: make one with `make demo` or `splip index PHOTOS --model M --out G`, and "
+            "pass it with --gallery G."
+        )
+    app = build_app(Finder.open(folders, args.model or os.environ.get("SPLIP_MODEL")))
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL refuses an image of more than twice this before decoding it
+    options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "css": CSS, "footer_links": ["api"]}
+    app.launch(server_name=args.host, server_port=args.port, **options)
+    return 0
+
+
+def main() -> int:
+    """Run the app as a script, as a hosted Space does."""
+    parser = argparse.ArgumentParser(description="Draw in the browser and see the photos found.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except (OSError, ValueError) as error:
+        print(f"splip: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
