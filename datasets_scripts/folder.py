@@ -19,7 +19,7 @@ class FolderConfig(datasets.BuilderConfig):
     """Settings of `Folder`.
 
     - `split`: name of a packaged split, or path of a JSON file `{"seen": [...], "unseen": [...]}`.
-    - `unseen`: instead of `split`, the unseen classes; all others are seen. `["all"]` makes every class unseen.
+    - `unseen`: instead of `split`, the unseen classes; all others are seen.
     - `pairs`: whether sketch `<id>-<k>` was drawn of photo `<id>`; None finds out.
     - `scratch`: where compressed tar files may be unpacked.
     """
@@ -40,7 +40,7 @@ class Folder(SbirBuilder):
         """List `data_dir`. Raises FileNotFoundError, ValueError: no folder, no images, wrong split, missing photos."""
         files, problems = _find(self.config.data_dir, self.config.scratch)
         names = _class_names(files)
-        split = _split(self.config, names)
+        split = _split(self.config)
         unseen = resolve(split.unseen, names, f"the unseen classes of '{split.name}'")
         if split.seen is None:
             seen = [name for name in sorted(set(names.values())) if name not in unseen]
@@ -96,15 +96,14 @@ def _class_names(files: Found) -> dict[str, str]:
     return names
 
 
-def _split(config: FolderConfig, names: dict[str, str]) -> Split:
+def _split(config: FolderConfig) -> Split:
     if config.split and config.unseen:
         raise ValueError("give either a split or --unseen, not both")
     if config.split:
         return load_split(config.split)
     if not config.unseen:
-        raise ValueError("no split: give --unseen a,b,c (or all), --split NAME or --split-file FILE.json")
-    unseen = sorted(set(names.values())) if config.unseen == ["all"] else config.unseen
-    return Split("--unseen", None, tuple(unseen))
+        raise ValueError("no split: give --unseen a,b,c, --split NAME or --split-file FILE.json")
+    return Split("--unseen", None, tuple(config.unseen))
 
 
 def _require_both(files: Found, seen: list[str], unseen: list[str], problems: dict[str, list[str]]) -> None:

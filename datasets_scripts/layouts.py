@@ -139,7 +139,7 @@ def _try(files: Sequence[Member], layout: Layout, spellings: Mapping[str, str]) 
             roots[part][match["root"] or ""].append((member, match["folder"] or ""))
         else:
             found.ignored[_top(member)] += 1
-    if all(roots[part] for part in ("sketch", *layout.gallery[-1:])):
+    if roots["sketch"] and any(by_root for part, by_root in roots.items() if part != "sketch"):
         for part, by_root in roots.items():
             chosen = _best_root(by_root, part, spellings)
             _take(found, part, by_root.pop(chosen, []), spellings)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("folder")
     folder.add_argument("--split", help="name of a packaged split, or a JSON file")
     folder.add_argument("--split-file", dest="split", help='JSON file {"seen": [...], "unseen": [...]}')
-    folder.add_argument("--unseen", help="unseen classes, separated by commas (or: all); the others are seen")
+    folder.add_argument("--unseen", help="unseen classes, separated by commas; the others are seen")
     folder.add_argument("--title", help="name of the dataset (the split's or the data folder's)")
     folder.add_argument(
         "--pairs",
@@ -81,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
         _open_partial(partial, plan_hash(builder))
         written = write_shards(builder, partial / "data", args.num_proc)
     summary = _summary(builder, written, args)
-    if args.strict and summary["problems"]:
+    wrong = _why_not(summary, args.strict)
+    if wrong:
         shutil.rmtree(partial)
-        raise ValueError(f"--strict: {_first_problems(summary['problems'])}; nothing was written")
+        raise ValueError(f"{wrong}; nothing was written")
     _complete(partial, out, summary, builder)
     _report(out, summary)
     if args.push_to_hub:
@@ -176,6 +177,17 @@ def _summary(
     }
     summary["version"] = _version(builder, summary, written["digest"])
     return summary
+
+
+def _why_not(summary: Mapping[str, Any], strict: bool) -> str:
+    """Return why the result may not be kept, "" where it may."""
+    empty = [split for split in SPLITS if not summary["counts"][split]]
+    if empty:
+        need = "at least one seen class, and one unseen class with sketches and photos"
+        return f"no images for {quoted(empty)}: the data and the split must leave {need}"
+    if strict and summary["problems"]:
+        return f"--strict: {_first_problems(summary['problems'])}"
+    return ""
 
 
 def _name(args: argparse.Namespace, builder: datasets.GeneratorBasedBuilder) -> str:

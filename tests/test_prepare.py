@@ -1,0 +1,583 @@
+"""`splip prepare`: from miniature archives and real pictures to Parquet that `datasets` reads."""
+
+import argparse
+import json
+import shutil
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import archives
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from datasets_scripts import prepare, writing
+from datasets_scripts.archive import Member, list_files
+from datasets_scripts.base import Plan, Row, SbirBuilder, make_shards
+from datasets_scripts.folder import Folder
+from datasets_scripts.splits import load_split
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+COLUMNS = ["image", "modality", "label", "instance_id", "source", "copies"]
+
+
+def run(*arguments: str | Path) -> dict:
+    """Run the command as its user would and return splip_dataset.json."""
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    args = parser.parse_args([str(argument) for argument in arguments])
+    assert prepare.run(args) == 0
+    return json.loads((Path(args.out) / "splip_dataset.json").read_text("utf-8"))
+
+
+def rows(out: Path, split: str) -> list[dict]:
+    """Return a split's rows with the image's bytes and the label's name."""
+    table = []
+    for file in sorted((out / "data").glob(f"{split}-*.parquet")):
+        features = datasets.Features.from_arrow_schema(pq.read_schema(file))
+        for row in pq.read_table(file).to_pylist():
+            table.append(row | {"label": features["label"].int2str(row["label"])})
+    return table
+
+
+def tree_of(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def own_folder(tmp_path) -> Path:
+    """Three classes as a user may have them: two spellings of one class, no pairs."""
+    tree = {}
+    for name in ("cat", "stop_sign", "T-Rex"):
+        tree |= {f"photo/{name}/{k}.jpg": archives.image(f"{name} {k}") for k in range(3)}
+        sketches = name.replace("_", " ")
+        tree |= {f"sketch/{sketches}/s{k}.png": archives.image(f"{name} s{k}", "PNG") for k in range(2)}
+    return archives.write(tree, tmp_path / "own")
+
+
+@pytest.fixture(scope="module")
+def sketchy_tree() -> archives.Tree:
+    return archives.sketchy_sake()
+
+
+@pytest.fixture(scope="module")
+def sketchy2(tmp_path_factory, sketchy_tree) -> tuple[Path, dict]:
+    """Sketchy-2 prepared from a folder of layout 1."""
+    folder = tmp_path_factory.mktemp("sketchy2")
+    root = archives.write(sketchy_tree, folder / "data")
+    return folder / "out", run("sketchy2", "--data-dir", root, "--out", folder / "out")
+
+
+# Anyone's own folder
+
+
+def test_a_folder_becomes_three_splits(own_folder, tmp_path):
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "Stop-Sign")
+    assert summary["name"] == "own"
+    assert summary["seen"] == ["T-Rex", "cat"] and summary["unseen"] == ["stop sign"]
+    assert summary["counts"] == {"train": {"photo": 6, "sketch": 4}, "query": {"sketch": 2}, "gallery": {"photo": 3}}
+    assert summary["problems"] == {}
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(data) for split, data in loaded.items()} == {"train": 10, "query": 2, "gallery": 3}
+    assert loaded["train"].column_names == COLUMNS
+    assert loaded["query"].features["label"].names == ["T-Rex", "cat", "stop sign"]
+    assert isinstance(loaded["gallery"][0]["image"], Image.Image)
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "gallery")} == {f"stop sign/{k}" for k in range(3)}
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
+
+
+def test_a_prepared_dataset_streams_by_its_name(own_folder, tmp_path):
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat", "--title", "mine")
+    stream = datasets.load_dataset(str(tmp_path / "out"), "mine", split="train", streaming=True)
+    examples = list(stream)
+    assert len(examples) == 10
+    assert {example["image"].size for example in examples} == {(8, 8)}
+
+
+def test_bytes_are_stored_as_they_are_on_disk(own_folder, tmp_path):
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    stored = {row["image"]["bytes"] for split in ("train", "query", "gallery") for row in rows(tmp_path / "out", split)}
+    assert stored == set(tree_of(own_folder).values())
+
+
+def test_bytes_are_stored_even_where_the_current_folder_has_such_files(own_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(own_folder)
+    (own_folder / "0.jpg").write_bytes(b"not this one")
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    photos = [row["image"]["bytes"] for row in rows(tmp_path / "out", "gallery")]
+    assert photos == [archives.image(f"cat {k}") for k in range(3)]
+
+
+def test_a_split_file_may_leave_classes_out(own_folder, tmp_path):
+    (tmp_path / "s.json").write_text('{"name": "two", "seen": ["t rex"], "unseen": ["cat"]}')
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--split-file", tmp_path / "s.json")
+    assert (summary["name"], summary["seen"], summary["unseen"]) == ("two", ["T-Rex"], ["cat"])
+    assert summary["problems"] == {"classes_in_no_list": ["stop sign"]}
+    assert summary["counts"]["train"] == {"photo": 3, "sketch": 2}
+
+
+@pytest.fixture
+def pairs_folder(tmp_path) -> Path:
+    tree = {f"photo/{c}/a{k}.jpg": archives.image(f"{c} {k}") for c in ("cat", "dog") for k in range(2)}
+    tree["photo/dog/a1.png"] = archives.image("dog 1", "PNG")
+    for c in ("cat", "dog"):
+        tree |= {
+            f"sketch/{c}/a{k}-{n}.png": archives.image(f"{c} {k} {n}", "PNG") for k in range(2) for n in (1, 2, 12)
+        }
+    tree["sketch/dog/lost-1.png"] = archives.image("lost", "PNG")
+    return archives.write(tree, tmp_path / "pairs")
+
+
+def test_instance_pairs_are_found_out(pairs_folder, tmp_path):
+    summary = run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog")
+    assert summary["report"]["instance_pairs"] is True
+    assert summary["problems"] == {"unpaired": ["sketch/dog/lost-1.png"]}
+    drawn_of = {row["image"]["path"]: row["instance_id"] for row in rows(tmp_path / "out", "query")}
+    assert drawn_of["a1-12.png"] == "dog/a1" and drawn_of["lost-1.png"] == ""
+    photos = [row["instance_id"] for row in rows(tmp_path / "out", "gallery")]
+    assert sorted(photos) == ["dog/a0", "dog/a1", "dog/a1.png"]
+
+
+def test_instance_pairs_can_be_refused_and_demanded(pairs_folder, own_folder, tmp_path):
+    run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog", "--no-pairs")
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
+    with pytest.raises(ValueError, match="--pairs: no sketch names a photo"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "no", "--unseen", "cat", "--pairs")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--unseen", "catt"], ValueError, r"'catt' \(nearest known: 'cat'\)"),
+        ([], ValueError, "no split: give --unseen"),
+        (["--unseen", "cat", "--split", "real-mini"], ValueError, "either a split or --unseen"),
+        (["--split", "nowhere.json"], FileNotFoundError, r"split 'nowhere\.json' is neither a file nor"),
+        (["--unseen", "cat", "--num-proc", "0"], ValueError, "--num-proc is 0"),
+        (["--unseen", "cat", "--sketch-list", "all"], ValueError, "--sketch-list does not go with 'folder'"),
+    ],
+)
+def test_wrong_arguments_stop_with_nothing_written(own_folder, tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", *arguments)
+    assert list(tmp_path.iterdir()) == [own_folder]
+
+
+def test_an_unknown_dataset_names_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown dataset 'sketchy3'.*sketchy2"):
+        run("sketchy3", "--out", tmp_path / "out")
+
+
+def test_missing_photos_and_sketches_stop(own_folder, tmp_path):
+    shutil.rmtree(own_folder / "photo" / "cat")
+    with pytest.raises(ValueError, match="no photos for 'cat'"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "T-Rex")
+    shutil.rmtree(own_folder / "sketch" / "T-Rex")
+    shutil.rmtree(own_folder / "sketch" / "cat")
+    with pytest.raises(ValueError, match="no sketches for seen 'T-Rex'"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "stop sign")
+    shutil.rmtree(own_folder / "photo")
+    with pytest.raises(ValueError, match="no images in photo/<class>/"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert list(tmp_path.iterdir()) == [own_folder]
+
+
+def test_an_unseen_class_without_sketches_is_named(own_folder, tmp_path):
+    shutil.rmtree(own_folder / "sketch" / "cat")
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat,stop sign")
+    assert summary["problems"] == {"classes_without_sketches": ["cat"]}
+    assert summary["counts"]["gallery"] == {"photo": 6}
+
+
+@pytest.mark.parametrize(("unseen", "empty"), [("cat,stop sign,T-Rex", "train"), ("cat", "query")])
+def test_an_empty_split_stops(own_folder, tmp_path, unseen, empty):
+    shutil.rmtree(own_folder / "sketch" / "cat")
+    with pytest.raises(ValueError, match=f"no images for '{empty}'.*nothing was written"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", unseen)
+    assert list(tmp_path.iterdir()) == [own_folder]
+
+
+@pytest.fixture
+def damaged_folder(own_folder) -> Path:
+    """With an image cut short, an empty one, a PNG called .jpg, a text file, and an image without extension."""
+    whole = (own_folder / "photo/cat/0.jpg").read_bytes()
+    (own_folder / "photo/cat/0.jpg").write_bytes(whole[: len(whole) // 2])
+    (own_folder / "sketch/cat/s0.png").write_bytes(b"")
+    (own_folder / "photo/cat/1.jpg").write_bytes(archives.image("a PNG", "PNG"))
+    (own_folder / "photo/cat/notes.txt").write_text("not an image")
+    (own_folder / "photo/Thumbs.db").write_text("junk")
+    (own_folder / "photo/cat/a cat in the sun").write_bytes(archives.image("free name"))
+    return own_folder
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(damaged_folder, tmp_path):
+    summary = run("folder", "--data-dir", damaged_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert summary["problems"] == {
+        "junk": ["photo/Thumbs.db", "photo/cat/notes.txt"],
+        "unreadable": ["photo/cat/0.jpg (OSError)", "sketch/cat/s0.png (UnidentifiedImageError)"],
+        "wrong_extension": ["photo/cat/1.jpg (PNG)", "photo/cat/a cat in the sun (JPEG)"],
+    }
+    assert summary["counts"]["query"] == {"sketch": 1} and summary["counts"]["gallery"] == {"photo": 3}
+
+
+def test_strict_stops_and_leaves_nothing(damaged_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"--strict: 2 junk.*2 unreadable: 'photo/cat/0\.jpg.*nothing was written"):
+        run("folder", "--data-dir", damaged_folder, "--out", tmp_path / "out", "--unseen", "cat", "--strict")
+    assert list(tmp_path.iterdir()) == [damaged_folder]
+
+
+def test_an_output_that_exists_is_not_touched(own_folder, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("folder", "--data-dir", own_folder, "--out", out, "--unseen")
+    first = run(*arguments, "cat")
+    before = tree_of(out)
+    with pytest.raises(ValueError, match="exists; choose another --out"):
+        run(*arguments, "cat")
+    assert tree_of(out) == before
+    assert run(*arguments, "T-Rex", "--overwrite")["version"] != first["version"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
+    (out / "splip_dataset.json").unlink()
+    with pytest.raises(ValueError, match="not a prepared dataset"):
+        run(*arguments, "cat", "--overwrite")
+
+
+def test_an_output_that_cannot_be_written_stops(own_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write to.*file'.*choose another --out"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "file" / "out", "--unseen", "cat")
+
+
+# Restart, processes, memory, version
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(own_folder, tmp_path, monkeypatch):
+    arguments = ("folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--out")
+    whole = run(*arguments, tmp_path / "whole")
+    real, calls = writing._write_shard, []
+
+    def interrupted(builder, job, path, update):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(job[0])
+        return real(builder, job, path, update)
+
+    monkeypatch.setattr(writing, "_write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial/data").glob("*.parquet")}
+    assert len(kept) == 2
+    monkeypatch.setattr(writing, "_write_shard", lambda *a: calls.append(a[1][0]) or real(*a))
+    again = run(*arguments, tmp_path / "out")
+    assert calls == ["train", "query", "gallery"]
+    assert again == whole
+    assert (tmp_path / "out/data/train-00000-of-00001.parquet").stat().st_mtime_ns in kept.values()
+    assert sorted(tree_of(tmp_path / "out")) == sorted(tree_of(tmp_path / "whole"))
+
+
+def test_an_interrupted_run_of_other_data_is_not_continued(own_folder, tmp_path, monkeypatch):
+    arguments = ("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "_complete", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(*arguments)
+    (own_folder / "photo/cat/9.jpg").write_bytes(archives.image("new"))
+    assert run(*arguments)["counts"]["gallery"] == {"photo": 4}
+
+
+def test_the_version_tells_data_apart_but_not_where_they_lie(own_folder, tmp_path):
+    arguments = ("--unseen", "cat", "--title", "x", "--out")
+    first = run("folder", "--data-dir", own_folder, *arguments, tmp_path / "1")["version"]
+    archives.write(tree_of(own_folder), tmp_path / "packed.zip")
+    assert run("folder", "--data-dir", tmp_path / "packed.zip", *arguments, tmp_path / "2")["version"] == first
+    (own_folder / "photo/cat/0.jpg").write_bytes(archives.image("other"))
+    assert run("folder", "--data-dir", own_folder, *arguments, tmp_path / "3")["version"] != first
+
+
+def test_two_processes_write_the_same(damaged_folder, tmp_path):
+    arguments = ("folder", "--data-dir", damaged_folder, "--unseen", "cat", "--title", "x", "--out")
+    one = run(*arguments, tmp_path / "one")
+    two = run(*arguments, tmp_path / "two", "--num-proc", "2")
+    assert one == two
+    assert [rows(tmp_path / "one", s) for s in ("train", "query")] == [
+        rows(tmp_path / "two", s) for s in ("train", "query")
+    ]
+
+
+def test_shards_are_cut_by_bytes_and_rows():
+    sizes = [5, 5, 5, 20, 1, 1, 1, 1]
+    made = [Row(Member(str(i), size, "", ""), "photo", "x", "", "user", 1) for i, size in enumerate(sizes)]
+    shards = make_shards(made, most_bytes=10, most_rows=3)
+    assert [[row.member.size for row in shard] for shard in shards] == [[5, 5], [5], [20], [1, 1, 1], [1]]
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    photo = tmp_path / "large.png"
+    photo.write_bytes(archives.image("large", "PNG", 256))
+    member = list_files(tmp_path)[0]
+    count = 600
+    assert member.size > 190_000
+
+    class Large(SbirBuilder):
+        def make_plan(self):
+            many = [Row(member._replace(path=f"{i}.png"), "photo", "x", str(i), "user", 1) for i in range(count)]
+            return Plan(["x"], [], {"train": many, "query": [], "gallery": []})
+
+    builder = Large(cache_dir=str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    tracemalloc.start()
+    writing.write_shards(builder, tmp_path / "data")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < count * member.size / 2
+
+
+# Benchmarks
+
+
+def test_sketchy_rows_of_layout_1(sketchy2):
+    out, summary = sketchy2
+    split = load_split("sketchy2")
+    assert summary["seen"] == list(split.seen) and summary["unseen"] == list(split.unseen)
+    assert summary["counts"] == {
+        "train": {"photo": 104 * 3, "sketch": 104 * 3},
+        "query": {"sketch": 21 * 3},
+        "gallery": {"photo": 21 * 3},
+    }
+    gallery = rows(out, "gallery")
+    assert Counter(row["source"] for row in gallery) == {"sketchy": 42, "extended": 21}
+    assert Counter(row["copies"] for row in gallery) == {2: 42, 1: 21}
+    drawn_of = {row["instance_id"] for row in rows(out, "query")}
+    assert drawn_of == {row["instance_id"] for row in gallery if row["source"] == "sketchy"}
+    assert summary["problems"]["junk"] == ["Sketchy/EXTEND_image_sketchy_ready/cat/Thumbs.db"]
+    assert summary["report"]["layout"] == "SAKE and ZSE-SBIR"
+    assert "Sketchy/256x256/sketch" in summary["report"]["files_outside_the_layout"]
+
+
+def test_the_odd_camel_photo_is_the_original_again(sketchy2):
+    out, summary = sketchy2
+    camels = [row for row in rows(out, "train") if row["label"] == "camel" and row["modality"] == "photo"]
+    assert sorted((row["source"], row["copies"]) for row in camels) == [("extended", 1), ("sketchy", 2), ("sketchy", 2)]
+    odd = f"camel/{archives.photo_ids('camel')[1]}"
+    assert odd in {row["instance_id"] for row in camels}
+    assert summary["report"]["photos_merged_same_bytes_other_name"] == [
+        "Sketchy/EXTEND_image_sketchy_ready/camel/c.jpg"
+    ]
+
+
+def test_sketchy_counts_and_lists_that_are_not_the_known_ones_are_named(sketchy2):
+    _, summary = sketchy2
+    assert "bat: 3 sketch files, 635 known" in summary["problems"]["counts_that_differ"]
+    assert "Sketchy/zeroshot0/all_photo_filelist_zero.txt" in summary["problems"]["lists_that_differ"]
+
+
+def test_a_list_file_with_the_known_checksum_is_said_to_be_known(tmp_path, sketchy_tree, monkeypatch):
+    from datasets_scripts import benchmark
+
+    name = "Sketchy/zeroshot0/all_photo_filelist_zero.txt"
+    classes = benchmark.load_classes("sketchy")
+    import hashlib
+
+    classes.lists[name] = hashlib.md5(sketchy_tree[name]).hexdigest()
+    monkeypatch.setattr(benchmark, "load_classes", lambda dataset: classes)
+    root = archives.write(sketchy_tree, tmp_path / "data.zip")
+    summary = run("sketchy2", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["report"]["lists_as_known"] == [name]
+    assert name not in summary["problems"]["lists_that_differ"]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+def test_sketchy_from_packed_archives_is_the_same(tmp_path, sketchy_tree, sketchy2, suffix):
+    root = archives.write(sketchy_tree, tmp_path / f"dataset{suffix}")
+    summary = run("sketchy2", "--data-dir", root, "--out", tmp_path / "out", "--num-proc", "2")
+    assert summary["version"] == sketchy2[1]["version"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"dataset{suffix}", "out"]
+
+
+def test_sketchy_layout_2_counts_the_extended_gallery_only(tmp_path):
+    root = archives.write(archives.sketchy_sempcyc(), tmp_path / "data")
+    summary = run("sketchy1-sempcyc", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["report"]["layout"] == "sem-pcyc and doodle2search"
+    assert "jack-o-lantern" in summary["unseen"]
+    assert {row["copies"] for row in rows(tmp_path / "out", "gallery")} == {1}
+    assert {row["copies"] for row in rows(tmp_path / "out", "train")} == {1}
+    assert all(row["instance_id"] for row in rows(tmp_path / "out", "query"))
+
+
+@pytest.mark.parametrize("make", [archives.forked, archives.clipprompt, archives.table])
+def test_sketchy_layouts_3_to_5_hold_every_photo_once(tmp_path, make):
+    root = archives.write(make(archives.sketchy_sempcyc()), tmp_path / "data")
+    summary = run("sketchy1", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["counts"]["query"] == {"sketch": 25 * 3} and summary["counts"]["gallery"] == {"photo": 25 * 3}
+    camels = [row for row in rows(tmp_path / "out", "gallery") if row["label"] == "camel"]
+    assert len(camels) == 3 and "unpaired" not in summary["problems"]
+
+
+def test_the_sketch_list_in_circulation_is_an_option(tmp_path, sketchy_tree, sketchy2):
+    root = archives.write(sketchy_tree, tmp_path / "data")
+    arguments = ("--data-dir", root, "--sketch-list", "archive", "--out", tmp_path / "out")
+    summary = run("sketchy2", *arguments)
+    assert summary["counts"]["train"] == {"photo": 104 * 3, "sketch": 104 * 2}
+    assert summary["counts"]["query"] == {"sketch": 21 * 3}
+    assert summary["report"]["sketches_not_on_the_archive_list"] == 104
+    assert summary["version"] != sketchy2[1]["version"]
+    with pytest.raises(ValueError, match="--sketch-list archive needs the archive's own list"):
+        run("sketchy1-sempcyc", "--data-dir", root, "--sketch-list", "archive", "--out", tmp_path / "no")
+
+
+def test_flawed_sketches_can_be_left_out(tmp_path, sketchy_tree):
+    cat, bat = archives.photo_ids("cat")[0], archives.photo_ids("bat")[0]
+    info = {"info/invalid-error.txt": f"{cat}-1\n".encode(), "info/invalid-pose.txt": f"{bat},2\n{bat}-1\n".encode()}
+    root = archives.write(sketchy_tree, tmp_path / "data")
+    arguments = ("sketchy2", "--data-dir", root, "--out", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"invalid-error\.txt of Sketchy's info archive is missing"):
+        run(*arguments, "--drop-flawed", "error")
+    with pytest.raises(ValueError, match="unknown 'ugly'; known: error, ambiguous, pose, context"):
+        run(*arguments, "--drop-flawed", "ugly")
+    archives.write(info, tmp_path / "info.zip")
+    summary = run(*arguments, "--drop-flawed", "error,pose", "--info-dir", tmp_path / "info.zip")
+    assert summary["report"]["flawed_sketches_left_out"] == 3
+    assert summary["per_class"]["bat"]["sketch"] == 1 and summary["per_class"]["cat"]["sketch"] == 2
+
+
+def test_photos_that_the_list_lacks_or_the_disk_lacks(tmp_path, sketchy_tree):
+    extend = "EXTEND_image_sketchy_ready/bat"
+    tree = dict(sketchy_tree)
+    tree[f"Sketchy/{extend}/ext_9.jpg"] = archives.image("not listed")
+    del tree[f"Sketchy/{extend}/ext_1.jpg"]
+    root = archives.write(tree, tmp_path / "data")
+    summary = run("sketchy2", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["problems"]["listed_but_missing"] == ["bat/ext_1.jpg"]
+    copies = {row["image"]["path"]: row["copies"] for row in rows(tmp_path / "out", "gallery") if row["label"] == "bat"}
+    assert copies["ext_9.jpg"] == 0
+
+
+def test_tuberlin(tmp_path):
+    root = archives.write(archives.tuberlin_sake(), tmp_path / "data")
+    summary = run("tuberlin", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["counts"] == {
+        "train": {"photo": 440, "sketch": 220},
+        "query": {"sketch": 30},
+        "gallery": {"photo": 60},
+    }
+    gallery = rows(tmp_path / "out", "gallery")
+    assert {row["source"] for row in gallery} == {"tuberlin"} and {row["copies"] for row in gallery} == {1}
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
+    assert "listed_but_missing" not in summary["problems"]
+
+
+def test_tuberlin_with_joined_and_misspelt_folders(tmp_path):
+    root = archives.write(archives.tuberlin_sempcyc(), tmp_path / "data")
+    summary = run("tuberlin-sempcyc", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["counts"]["gallery"] == {"photo": 30} and summary["counts"]["query"] == {"sketch": 30}
+    by_label = {row["label"]: row["image"]["bytes"] for row in rows(tmp_path / "out", "gallery")}
+    assert by_label["walkie talkie"] == archives.image("tu walkie talkie")
+    photos = {
+        row["label"]: row["image"]["bytes"] for row in rows(tmp_path / "out", "train") if row["modality"] == "photo"
+    }
+    assert photos["giraffe"] == archives.image("tu giraffe")
+    assert photos["mouse"] == archives.image("tu mouse (animal)")
+
+
+def test_quickdraw_names_its_junk(tmp_path):
+    root = archives.write(archives.quickdraw(), tmp_path / "data")
+    summary = run("quickdraw", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["counts"]["gallery"] == {"photo": 60} and summary["counts"]["query"] == {"sketch": 30}
+    assert summary["problems"]["junk"] == ["QuickDraw/images/cactus/s.sh", "QuickDraw/images/class_labels.txt"]
+    assert len(summary["problems"]["wrong_extension"]) == 110
+    assert summary["per_class"]["Eiffel Tower"] == {"photo": 2, "sketch": 1}
+
+
+@pytest.mark.parametrize("halves", [True, False])
+def test_qmul(tmp_path, halves):
+    tree = archives.qmul("shoe", halves) | archives.qmul("chair", halves)
+    root = archives.write(tree, tmp_path / "data")
+    summary = run("chairv2", "--data-dir", root, "--out", tmp_path / "out")
+    assert summary["seen"] == summary["unseen"] == ["chair"]
+    assert summary["counts"] == {"train": {"photo": 3, "sketch": 6}, "query": {"sketch": 4}, "gallery": {"photo": 2}}
+    assert [name.rpartition("/")[2] for name in summary["problems"]["unpaired"]] == ["999_1.png"]
+    assert "300/964 and 100/311 (the online archive)" in summary["problems"]["counts_that_differ"][0]
+    gallery = {row["instance_id"]: row["image"]["bytes"] for row in rows(tmp_path / "out", "gallery")}
+    assert gallery["chair/113"] == archives.image("chair 113", "PNG")
+    assert Counter(row["instance_id"] for row in rows(tmp_path / "out", "query")) == {"chair/113": 2, "chair/114": 2}
+
+
+def test_qmul_without_lists_or_with_vector_sketches_stops(tmp_path):
+    tree = archives.qmul("shoe", False)
+    lists = {path: content for path, content in tree.items() if not path.endswith("photo_test.txt")}
+    with pytest.raises(ValueError, match=r"photo_test\.txt is missing"):
+        run("shoev2", "--data-dir", archives.write(lists, tmp_path / "lists"), "--out", tmp_path / "out")
+    vectors = {path.replace("_sketch_png/", "_sketch/").replace("_1.png", "_1.svg"): c for path, c in tree.items()}
+    vectors = {path: b"<svg/>" if path.endswith("svg") else c for path, c in vectors.items() if "_2.png" not in path}
+    with pytest.raises(ValueError, match="are SVG files; render them to PNG"):
+        run("shoev2", "--data-dir", archives.write(vectors, tmp_path / "svg"), "--out", tmp_path / "out")
+
+
+def test_benchmarks_need_a_data_folder(tmp_path):
+    for name in ("sketchy2", "shoev2", "folder"):
+        with pytest.raises(ValueError, match="no data folder: --data-dir"):
+            run(name, "--out", tmp_path / "out")
+
+
+# Real pictures, the drawn world, the builder by itself, the Hub
+
+
+def test_real_categories(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"the real drawings and photos are not at {SHARED}")
+    summary = run("folder", "--data-dir", SHARED / "real_mini", "--out", tmp_path / "out", "--split", "real-mini")
+    assert summary["name"] == "real-mini" and summary["problems"] == {}
+    assert summary["counts"] == {
+        "train": {"photo": 821, "sketch": 724},
+        "query": {"sketch": 262},
+        "gallery": {"photo": 339},
+    }
+    assert summary["report"]["instance_pairs"] is False
+
+
+def test_real_pairs(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"the real drawings and photos are not at {SHARED}")
+    summary = run("folder", "--data-dir", SHARED / "real_fg", "--out", tmp_path / "out", "--split", "real-fg")
+    assert summary["report"]["instance_pairs"] is True and summary["problems"] == {}
+    assert summary["counts"]["query"] == {"sketch": 421} and summary["counts"]["gallery"] == {"photo": 79}
+    photos = {row["instance_id"] for row in rows(tmp_path / "out", "gallery")}
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} <= photos
+
+
+def test_the_builder_works_without_the_command(own_folder, tmp_path):
+    builder = Folder(cache_dir=str(tmp_path / "cache"), data_dir=str(own_folder), unseen=["cat"])
+    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
+    loaded = datasets.load_dataset("parquet", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert len(loaded["train"]) == 10
+    assert len(list(builder.as_streaming_dataset("gallery"))) == 3
+
+
+def test_the_card_says_what_the_data_are(sketchy2):
+    out, summary = sketchy2
+    card = (out / "README.md").read_text("utf-8")
+    assert "path: data/gallery-*.parquet" in card and "config_name: sketchy2" in card
+    assert "| query | 63 | 0 |" in card
+    assert summary["version"] in card and "skyscraper" in card and "@article{sangkloy2016sketchy" in card
+
+
+def test_pushing_creates_a_repository_and_uploads_the_folder(own_folder, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Hub:  # the real one needs a network
+        def create_repo(self, repo_id, **options):
+            calls.append((repo_id, options["repo_type"], options["private"]))
+
+        def upload_folder(self, folder_path, repo_id, repo_type):
+            calls.append((repo_id, repo_type, sorted(tree_of(Path(folder_path)))))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    arguments = ("--out", tmp_path / "out", "--unseen", "cat", "--push-to-hub", "me/data", "--private")
+    run("folder", "--data-dir", own_folder, *arguments)
+    assert calls[0] == ("me/data", "dataset", True)
+    assert calls[1] == ("me/data", "dataset", sorted(tree_of(tmp_path / "out")))
