@@ -17,8 +17,8 @@ class GalleryLayout:
 
     names: Array  # (C,) classes of queries and gallery, sorted
     codes: Array  # (Q,) class of every query, an index into names
-    order: Array  # (N unique,) photos by class, those with 0 copies left out
-    repeat: Array | None  # (N,) position in `order` of every item of the gallery; None where each photo counts once
+    order: Array  # (N unique,) photos by class
+    repeat: Array | None  # (N,) position in `order` of every item of the gallery; None where all count once
     bounds: Array  # (C + 1,) class c owns the columns bounds[c]:bounds[c + 1]
 
     @classmethod
@@ -38,7 +38,6 @@ class GalleryLayout:
         names = np.unique(np.concatenate([query_array, gallery_array]))
         count = as_copies(copies, n_gallery)
         order = np.argsort(photo_codes, kind="stable")
-        order = order[count[order] > 0]
         repeat = None if (count[order] == 1).all() else np.repeat(np.arange(len(order)), count[order])
         sizes = np.bincount(photo_codes, weights=count, minlength=len(names)).astype(np.int64)  # (C,)
         check_missing(sizes[codes] == 0, query_array, "label", missing)
