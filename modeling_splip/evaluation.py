@@ -78,7 +78,7 @@ class Embedder:
         return torch.cat(embeddings).numpy()
 
 
-def measure(embedder: Embedder, view: View, gallery: str = "unique") -> dict[str, Any]:
+def measure(embedder: Embedder, view: View, gallery: str = "unique", per_query: bool = False) -> dict[str, Any]:
     """Return what `metrics.retrieval_metrics`, or for a fine-grained view `instance_accuracy`, says of a view."""
     if gallery not in GALLERIES:
         raise ValueError(f"gallery must be one of {GALLERIES}, got '{gallery}'.")
@@ -86,9 +86,13 @@ def measure(embedder: Embedder, view: View, gallery: str = "unique") -> dict[str
     side = _columns(embedder.dataset, view.query), _columns(embedder.dataset, view.gallery)
     if view.protocol in FINE_GRAINED:
         labels = (side[0]["label"], side[1]["label"]) if view.protocol == "fg-class" else (None, None)
-        return instance_accuracy(query, photos, side[0]["instance_id"], side[1]["instance_id"], *labels)
+        return instance_accuracy(
+            query, photos, side[0]["instance_id"], side[1]["instance_id"], *labels, per_query=per_query
+        )
     copies = side[1]["copies"] if gallery == "archive" else None
-    return retrieval_metrics(query, photos, side[0]["label"], side[1]["label"], gallery_copies=copies)
+    return retrieval_metrics(
+        query, photos, side[0]["label"], side[1]["label"], gallery_copies=copies, per_query=per_query
+    )
 
 
 def evaluate(
