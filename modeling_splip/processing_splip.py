@@ -2,11 +2,12 @@
 
 import enum
 import os
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
@@ -15,29 +16,54 @@ from .modeling_retriever import check_modality
 
 # A drawing whose grey levels span less than this (of 255) has nothing drawn on it. Ours.
 BLANK_RANGE = 16
-_IMAGE_SETTINGS = ("image_mean", "image_std", "size", "crop_size", "do_resize", "do_center_crop", "resample")
+# A drawing darker than this on the average (of 1), with few grey levels between, is likely white on black. Ours.
+DARK_MEAN = 0.3
+MIDDLE_GREYS = slice(64, 192)
+MIDDLE_SHARE = 0.15
+_IMAGE_SETTINGS = (
+    "image_mean", "image_std", "size", "crop_size", "do_resize", "do_center_crop", "resample", "do_rescale",
+    "rescale_factor", "do_normalize",
+)  # fmt: skip
 
 
 class SplipProcessor(ProcessorMixin):
     """Turns sketches, photos and texts into model inputs.
 
-    Accepts PIL images, paths, numpy arrays (H, W), (H, W, 3) or (H, W, 4) of 0..255 integers or 0..1 floats, and torch
-    tensors (3, H, W) of the same ranges. EXIF orientation is applied, transparency is laid on white, sketches are padded
-    to a square with white and never cropped; photos are resized and centre-cropped as the base CLIP does.
+    Accepts PIL images, paths, numpy arrays (H, W), (H, W, 3) or (H, W, 4) of 0..255 integers, 0..1 floats or booleans,
+    and torch tensors (H, W), (3, H, W) or (4, H, W) of the same ranges. EXIF orientation is applied, transparency is
+    laid on white, sketches are padded to a square with white and never cropped; photos are resized and centre-cropped
+    as the base CLIP does. PIL resizes, whether torchvision is installed or not, since the two differ.
 
     Args:
         image_processor: the base CLIP's.
         tokenizer: the base CLIP's; only texts need it.
+        invert_sketches: invert sketches that are likely white on black; without it they cause a warning.
     """
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, invert_sketches: bool = False, **kwargs: Any
+    ):
+        # A saved processor names the torchvision class, which is what loads where torchvision is installed.
+        if image_processor is not None and not isinstance(image_processor, CLIPImageProcessorPil):
+            image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
+        self.invert_sketches = invert_sketches
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
-    def from_clip(cls, base: str) -> "SplipProcessor":
-        """Build the processor of a pretrained CLIP: folder, Hub id or "mini_clip"."""
+    def from_clip(cls, base: str, **settings: Any) -> "SplipProcessor":
+        """Build the processor of a pretrained CLIP: folder, Hub id or "mini_clip".
+
+        Raises:
+            OSError: in one sentence, if there is none.
+        """
         path = resolve_base(base)
-        return cls(CLIPImageProcessorPil.from_pretrained(path), AutoTokenizer.from_pretrained(path))
+        try:
+            parts = CLIPImageProcessorPil.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            local = "has no loadable image processor and tokenizer"
+            where = local if os.path.isdir(path) else "is no local folder and not on the Hub or in the cache"
+            raise OSError(f"Base CLIP '{base}' {where}: check the name and the network.") from error
+        return cls(*parts, **settings)
 
     def __call__(self, images: Any = None, text: Any = None, modality: str = "photo", **kwargs: Any) -> BatchFeature:
         """Prepare images of one modality, or texts, or both.
@@ -67,7 +93,18 @@ class SplipProcessor(ProcessorMixin):
     def prepare(self, image: Any, modality: str) -> Image.Image:
         """Return the RGB image that the base CLIP's processor resizes; a sketch is padded to a square."""
         rgb = to_rgb(image)
-        if modality == "photo" or rgb.width == rgb.height:
+        if modality == "photo":
+            return rgb
+        if is_white_on_black(rgb):
+            if self.invert_sketches:
+                rgb = ImageChops.invert(rgb)
+            else:
+                warnings.warn(
+                    "A sketch looks white on black, but models expect black on white: invert it, or set "
+                    "invert_sketches=True on the processor.",
+                    stacklevel=2,
+                )
+        if rgb.width == rgb.height:
             return rgb
         side = max(rgb.size)
         square = Image.new("RGB", (side, side), "white")
@@ -81,7 +118,16 @@ class SplipProcessor(ProcessorMixin):
 
     def image_settings(self) -> dict[str, Any]:
         """Return the settings that decide the pixel values, for the fingerprint."""
-        return {name: _plain(getattr(self.image_processor, name, None)) for name in _IMAGE_SETTINGS}
+        settings = {name: _plain(getattr(self.image_processor, name, None)) for name in _IMAGE_SETTINGS}
+        return settings | {"invert_sketches": self.invert_sketches}
+
+
+def is_white_on_black(image: Any) -> bool:
+    """Return whether a drawing is likely light strokes on a dark ground: dark, with light parts, few greys between."""
+    counts = np.array(to_rgb(image).convert("L").histogram())
+    mean = (counts @ np.arange(256)) / counts.sum() / 255
+    middle, light = counts[MIDDLE_GREYS].sum(), counts[128:].sum()
+    return bool(mean < DARK_MEAN and light > 0 and middle < MIDDLE_SHARE * counts.sum())
 
 
 def to_rgb(image: Any) -> Image.Image:
@@ -93,12 +139,14 @@ def to_rgb(image: Any) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         image = _open(image)
     elif isinstance(image, torch.Tensor):
-        image = _from_array(image.detach().cpu().numpy().transpose(1, 2, 0) if image.ndim == 3 else image.cpu().numpy())
+        image = _from_tensor(image)
     elif isinstance(image, np.ndarray):
         image = _from_array(image)
     elif not isinstance(image, Image.Image):
         raise ValueError(f"An image must be a PIL image, a path, a numpy array or a torch tensor, got {type(image)}.")
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit greys, which PIL would clip
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "RGB":
         return image
     if image.has_transparency_data:
@@ -115,17 +163,35 @@ def _open(path: str | os.PathLike) -> Image.Image:
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image file '{path}'.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"'{path}' is not a readable image ({error}).") from error
 
 
+def _from_tensor(tensor: Tensor) -> Image.Image:
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
+    if tensor.ndim == 3:
+        tensor = tensor.movedim(0, -1)  # (H, W, channels)
+    elif tensor.ndim != 2:
+        raise ValueError(
+            f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
+            "of images for a batch."
+        )
+    return _from_array(tensor.numpy())
+
+
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
         raise ValueError(f"An image array must be (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}.")
-    if np.issubdtype(array.dtype, np.floating):
-        if array.min() < 0 or array.max() > 1:
-            raise ValueError("A float image array must lie in 0..1 (integers in 0..255).")
-        array = (array * 255).round()
+    largest = 255 if np.issubdtype(array.dtype, np.integer) else 1
+    # Also false for NaN.
+    if not (array.min() >= 0 and array.max() <= largest):
+        raise ValueError(
+            f"An image array of {array.dtype} must lie in 0..{largest}, got {array.min()}..{array.max()} (integers "
+            "lie in 0..255, floats in 0..1)."
+        )
+    if largest == 1:
+        array = (array * 255.0).round()
     array = array.astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 

@@ -1,0 +1,254 @@
+"""Whatever holds a picture becomes the same pixels; sketches are padded, never cropped, and black on white."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageOps
+from transformers import AutoProcessor, BaseImageProcessor, CLIPImageProcessorPil
+
+from modeling_splip.processing_splip import SplipProcessor, is_white_on_black, to_rgb
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_clip) -> SplipProcessor:
+    return SplipProcessor.from_clip(tiny_clip)
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8))
+
+
+def drawing(size: tuple[int, int] = (40, 40), ground: str = "white", ink: str = "black") -> Image.Image:
+    image = Image.new("RGB", size, ground)
+    ImageDraw.Draw(image).line([(3, 3), (size[0] - 4, size[1] - 4)], fill=ink, width=2)
+    return image
+
+
+def pixels(processor: SplipProcessor, image, modality: str = "photo") -> torch.Tensor:
+    return processor(images=[image], modality=modality)["pixel_values"]
+
+
+def test_every_container_of_one_picture_gives_the_same_pixels(processor, photo, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    array = np.asarray(photo)
+    tensor = torch.from_numpy(array.copy()).movedim(-1, 0)
+    same = [
+        photo,
+        tmp_path / "photo.png",
+        str(tmp_path / "photo.png"),
+        array,
+        array.astype(np.int64),
+        array / 255,
+        np.dstack([array, np.full((40, 40), 255, np.uint8)]),
+        tensor,
+        tensor.double() / 255,
+    ]
+    expected = pixels(processor, photo)
+    assert expected.shape == (1, 3, 32, 32) and expected.dtype == torch.float32
+    for image in same:
+        assert torch.equal(pixels(processor, image), expected), type(image)
+    # bfloat16 keeps eight bits of a number: pixels differ, but by no more than that.
+    assert torch.allclose(pixels(processor, tensor.bfloat16() / 255), expected, atol=0.05)
+
+
+def test_pixels_are_those_of_the_base_clip(processor, photo, tiny_clip):
+    theirs = CLIPImageProcessorPil.from_pretrained(tiny_clip)(photo, return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels(processor, photo), theirs)
+
+
+def transparent(mode: str) -> Image.Image:
+    """A black stroke on a ground that is black too but fully transparent."""
+    stroke = drawing().convert("L").point(lambda grey: 255 if grey < 128 else 0)
+    if mode == "LA":
+        return Image.merge("LA", [Image.new("L", (40, 40), 0), stroke])
+    if mode == "P":
+        image = Image.new("P", (40, 40), 0)
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.paste(1, mask=stroke)
+        image.info["transparency"] = 0
+        return image
+    if mode == "L":
+        image = Image.new("L", (40, 40), 1)
+        image.paste(0, mask=stroke)
+        image.info["transparency"] = 1
+        return image
+    return Image.merge("RGBA", [*Image.new("RGB", (40, 40), "black").split(), stroke])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_transparency_is_laid_on_white(processor, mode, tmp_path):
+    image = transparent(mode)
+    assert image.mode == mode
+    expected = pixels(processor, drawing(), "sketch")
+    assert torch.equal(pixels(processor, image, "sketch"), expected)
+    image.save(tmp_path / "drawing.png")
+    assert torch.equal(pixels(processor, tmp_path / "drawing.png", "sketch"), expected)
+
+
+def test_half_transparent_ink_is_half_white():
+    image = Image.new("RGBA", (1, 1), (0, 0, 0, 128))
+    assert to_rgb(image).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_grey_and_one_bit_images(processor):
+    expected = pixels(processor, drawing(), "sketch")
+    grey = drawing().convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    assert deep.mode == "I;16"
+    bits = np.asarray(grey) > 128
+    arrays = [np.asarray(grey), np.asarray(grey)[..., None], bits, torch.tensor(bits)]
+    for image in [grey, drawing().convert("1"), drawing().convert("P"), deep, *arrays]:
+        assert torch.equal(pixels(processor, image, "sketch"), expected)
+
+
+def test_exif_orientation_is_applied(processor, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to stand upright
+    photo.save(tmp_path / "turned.png", exif=exif)
+    upright = photo.transpose(Image.Transpose.ROTATE_270)
+    assert torch.equal(pixels(processor, tmp_path / "turned.png"), pixels(processor, upright))
+
+
+@pytest.mark.parametrize("size", [(80, 40), (40, 80), (41, 40)])
+def test_sketches_are_padded_with_white_and_never_cropped(processor, size):
+    image = drawing(size)
+    square = processor.prepare(image, "sketch")
+    assert square.size == (max(size), max(size))
+    left, top = (max(size) - size[0]) // 2, (max(size) - size[1]) // 2
+    assert square.crop((left, top, left + size[0], top + size[1])).tobytes() == image.tobytes()
+    black = lambda picture: int((np.asarray(picture.convert("L")) < 128).sum())  # noqa: E731
+    assert black(square) == black(image) > 0
+    # A photo is cropped at its centre instead.
+    assert processor.prepare(image, "photo").size == size
+
+
+def test_is_blank(processor):
+    assert processor.is_blank(Image.new("RGB", (30, 20), "white"))
+    assert processor.is_blank(Image.new("RGBA", (30, 20), (0, 0, 0, 0)))
+    assert processor.is_blank(np.full((20, 30), 250, np.uint8))
+    assert not processor.is_blank(drawing())
+    assert not processor.is_blank(transparent("RGBA"))
+    assert not processor.is_blank(drawing(ground="black", ink="white"))
+
+
+def test_white_on_black_is_named_and_inverted_where_asked(processor, tiny_clip):
+    expected = pixels(processor, drawing((60, 40)), "sketch")
+    dark = drawing((60, 40), ground="black", ink="white")
+    with pytest.warns(UserWarning, match="white on black.*invert_sketches=True"):
+        assert not torch.equal(pixels(processor, dark, "sketch"), expected)
+    inverting = SplipProcessor.from_clip(tiny_clip, invert_sketches=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # Inverted before it is padded: the padding is white in both.
+        assert torch.equal(pixels(inverting, dark, "sketch"), expected)
+        assert torch.equal(pixels(inverting, drawing((60, 40)), "sketch"), expected)
+        # Photos are never inverted.
+        assert torch.equal(pixels(inverting, dark, "photo"), pixels(processor, dark, "photo"))
+    assert inverting.image_settings() != processor.image_settings()
+
+
+def test_what_looks_white_on_black(real_mini):
+    smooth = drawing((100, 100), ground="black", ink="white").resize((50, 50), Image.Resampling.BILINEAR)
+    assert is_white_on_black(smooth)
+    assert not is_white_on_black(ImageOps.invert(smooth))
+    assert not is_white_on_black(Image.new("RGB", (40, 40), "black"))  # nothing drawn
+    rng = np.random.default_rng(0)
+    night = np.clip(rng.normal(50, 40, (40, 40)), 0, 255).astype(np.uint8)
+    assert not is_white_on_black(night)
+    drawings = sorted(real_mini.rglob("sketch/*/*"))[::40]
+    assert len(drawings) > 10
+    for path in drawings:
+        assert not is_white_on_black(path), path
+        assert is_white_on_black(ImageOps.invert(to_rgb(path))), path
+
+
+def test_saved_and_loaded(tiny_clip, photo, tmp_path):
+    before = SplipProcessor.from_clip(tiny_clip, invert_sketches=True)
+    before.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after = SplipProcessor.from_pretrained(tmp_path)
+    assert after.invert_sketches
+    assert after.image_settings() == before.image_settings()
+    assert torch.equal(pixels(after, photo), pixels(before, photo))
+    text = ["a zebra", "an ant"]
+    assert torch.equal(after(text=text)["input_ids"], before(text=text)["input_ids"])
+    assert not SplipProcessor.from_pretrained(tmp_path, invert_sketches=False).invert_sketches
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), SplipProcessor)
+
+
+def test_pixels_are_always_those_of_pil(processor, photo):
+    class CLIPImageProcessor(BaseImageProcessor):
+        """Another class with the same settings, as is loaded where torchvision is installed."""
+
+    other = SplipProcessor(CLIPImageProcessor(**processor.image_processor.to_dict()), processor.tokenizer)
+    assert type(other.image_processor) is CLIPImageProcessorPil
+    assert other.image_settings() == processor.image_settings()
+    assert torch.equal(pixels(other, photo), pixels(processor, photo))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_mean", [0.0] * 3),
+        ("image_std", [1.0] * 3),
+        ("size", {"shortest_edge": 36}),
+        ("crop_size", {"height": 16, "width": 16}),
+        ("resample", 0),
+        ("do_resize", False),
+        ("do_rescale", False),
+        ("rescale_factor", 1.0),
+        ("do_normalize", False),
+    ],
+)
+def test_every_setting_that_changes_pixels_is_in_the_fingerprint(processor, tiny_clip, photo, name, value):
+    changed = SplipProcessor(CLIPImageProcessorPil.from_pretrained(tiny_clip, **{name: value}), processor.tokenizer)
+    assert not torch.equal(pixels(changed, photo), pixels(processor, photo))
+    assert changed.image_settings() != processor.image_settings()
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (np.zeros((2, 40, 40, 3)), r"An image array must be \(H, W\)"),
+        (np.zeros((40, 40, 2)), r"An image array must be \(H, W\)"),
+        (np.zeros((0, 4)), r"An image array must be \(H, W\)"),
+        (np.full((4, 4), 300), r"An image array of int64 must lie in 0..255, got 300..300"),
+        (np.full((4, 4), -1), r"must lie in 0..255, got -1..-1"),
+        (np.full((4, 4), 2.0), r"An image array of float64 must lie in 0..1, got 2.0..2.0"),
+        (np.full((4, 4), np.nan), r"must lie in 0..1, got nan"),
+        (torch.zeros(2, 3, 4, 4), r"An image tensor must be \(channels, H, W\).*pass a list"),
+        (3, r"An image must be a PIL image, a path"),
+        ("nowhere.png", r"There is no image file 'nowhere.png'"),
+    ],
+)
+def test_bad_images(processor, image, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        pixels(processor, image)
+
+
+def test_bad_files_and_calls(processor, tmp_path, photo):
+    (tmp_path / "text.png").write_text("no image")
+    photo.save(tmp_path / "torn.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:-200])
+    for path in (tmp_path / "text.png", tmp_path / "torn.png", tmp_path):
+        with pytest.raises(ValueError, match="is not a readable image"):
+            pixels(processor, path)
+    with pytest.raises(ValueError, match="modality must be 'sketch' or 'photo'"):
+        pixels(processor, photo, "drawing")
+    with pytest.raises(ValueError, match="images is empty"):
+        processor(images=[])
+    with pytest.raises(ValueError, match="Nothing to process"):
+        processor()
+
+
+def test_a_base_that_is_not_there(tmp_path):
+    with pytest.raises(OSError, match="Base CLIP 'someone/no-clip' is no local folder and not on the Hub") as error:
+        SplipProcessor.from_clip("someone/no-clip")
+    assert "\n" not in str(error.value)
+    with pytest.raises(OSError, match="has no loadable image processor and tokenizer"):
+        SplipProcessor.from_clip(str(tmp_path))
