@@ -21,7 +21,7 @@ class ClassPrompts(NamedTuple):
         mask: (S, S), 0 where row i may look at column j, -inf elsewhere.
         eos: (C,) index of each class's EOS.
         weights: (S,) sum to 1: the mean over all classes and their tokens but the m prompts; a prefix token, which
-            stands here once, counts once for each class.
+            stands here once, counts once for each class. On the CPU in float64: round it once, to the type it meets.
     """
 
     token_ids: Tensor
@@ -43,7 +43,7 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
     visible &= torch.ones_like(visible).tril()
     mask = torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))  # (S, S)
     eos = len(head) - 1 + torch.tensor(lengths, device=device).cumsum(0)  # (C,)
-    counts = torch.ones(len(token_ids), device=device)
+    counts = torch.ones(len(token_ids), dtype=torch.float64)
     counts[: len(head)] = len(classes)
     counts[1 : 1 + m] = 0
     return ClassPrompts(token_ids, positions, mask, eos, counts / counts.sum())
@@ -55,7 +55,7 @@ def tokenize_class_prompts(
     """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
 
     Raises:
-        ValueError: if a name is empty or occurs twice, or the template does not hold `{modality}` before `{class_name}`.
+        ValueError: if a name is empty or occurs twice, or the template lacks `{modality}` before `{class_name}`.
     """
     for name in class_names:
         if not name.strip():

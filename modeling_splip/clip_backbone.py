@@ -3,7 +3,7 @@
 Nothing here holds state. LayerNorms and prompts come in as arguments, so that several adapters can share one frozen
 CLIP and calls from several threads cannot disturb each other.
 
-Shapes: B images, P patches, d_v and d_t the vision and text widths, L_v and L_t the numbers of layers, D the projection.
+Shapes: B images, P patches, d_v and d_t the vision and text widths, L_v and L_t their layers, D the projection.
 """
 
 import os
@@ -278,7 +278,8 @@ def _attend(
     weights = None
     if attention == "eager" or output_attentions:
         logits = q @ k.transpose(-1, -2) * module.scale
-        weights = (logits if mask is None else logits + mask).float().softmax(dim=-1).to(v.dtype)
+        logits = logits if mask is None else logits + mask
+        weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
         attended = weights @ v
     else:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)

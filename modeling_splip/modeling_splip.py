@@ -206,7 +206,8 @@ class SplipModel(Retriever):
         x = x.expand(1 if prompts is None else prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
         norms = self.text_adapter if config.layer_norms in ("both", "text") else text_norms(self.clip)
         output = run_text(self.clip, x, norms, packed.mask, prompts, config.prompt_depth, self._attention())
-        means = torch.stack([packed.weights.to(w.dtype) @ w for w in output.layers])  # (L_t, B or 1, d_t)
+        weights = packed.weights.to(output.last.dtype).to(device)  # (S,)
+        means = torch.stack([weights @ w for w in output.layers])  # (L_t, B or 1, d_t)
         classes = project_text(self.clip, norms[-1], output.last[:, packed.eos]) if with_classes else None
         return means, classes
 
@@ -243,8 +244,8 @@ class SplipModel(Retriever):
         for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
             if prefix + len(ids) > limit:
                 raise ValueError(
-                    f"The prompt of class '{name}' has {prefix + len(ids)} tokens with m={config.m}, but the text tower "
-                    f"takes {limit}: shorten the class name, the template or m."
+                    f"The prompt of class '{name}' has {prefix + len(ids)} tokens with m={config.m}, but the text "
+                    f"tower takes {limit}: shorten the class name, the template or m."
                 )
 
 
