@@ -80,9 +80,13 @@ class JigsawSolver(nn.Module):
         self.classifier = nn.Linear(dimension, count)
 
     def forward(self, image: Tensor, permuted: Tensor) -> Tensor:
-        """Return logits over the permutations, (B, |Y|), for r = [F_v(image), F_v(permuted)], each (B, D)."""
-        pair = torch.stack([image, permuted], dim=1) + self.place  # (B, 2, D)
-        return self.classifier(self.encoder(pair).mean(dim=1))
+        """Return logits over the permutations, (B, |Y|), for r = [F_v(image), F_v(permuted)], each (B, D).
+
+        The solver is small and its logits are compared with each other: it leaves autocast.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            pair = torch.stack([image, permuted], dim=1).to(self.place.dtype) + self.place  # (B, 2, D)
+            return self.classifier(self.encoder(pair).mean(dim=1))
 
 
 def _all_permutations(tiles: int) -> np.ndarray:

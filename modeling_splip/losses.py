@@ -34,7 +34,7 @@ def triplet_loss(sketch: Tensor, positive: Tensor, negative: Tensor, margin: Ten
 
 
 def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float) -> Tensor:
-    """Return the cross-entropy of cos(f, F_t(c)) / tau over the seen classes.
+    """Return the cross-entropy of cos(f, F_t(c)) / tau over the seen classes, in float32 or wider also under autocast.
 
     Args:
         embeds: f, (B, D).
@@ -42,8 +42,9 @@ def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float)
         labels: (B,) in 0..C-1.
         tau: temperature, above 0.
     """
-    logits = torch.einsum("bd,bcd->bc", embeds.float(), class_embeds.float().expand(embeds.shape[0], -1, -1)) / tau
-    return F.cross_entropy(logits, labels)
+    with torch.autocast(embeds.device.type, enabled=False):
+        classes = _wide(class_embeds).expand(embeds.shape[0], -1, -1)  # (B, C, D)
+        return F.cross_entropy(torch.einsum("bd,bcd->bc", _wide(embeds), classes) / tau, labels)
 
 
 def conditional_jigsaw_loss(
@@ -56,8 +57,9 @@ def conditional_jigsaw_loss(
         labels: y, (B,), the permutation's index.
         keep: (B,) which rows have a p-; all by default.
     """
-    gap = F.cross_entropy(positive, labels, reduction="none") - F.cross_entropy(negative, labels, reduction="none")
-    return F.cross_entropy(own, labels) + (gap if keep is None else gap[keep]).relu().mean()
+    own, positive, negative = (F.cross_entropy(_wide(x), labels, reduction="none") for x in (own, positive, negative))
+    gap = positive - negative  # (B,)
+    return own.mean() + (gap if keep is None else gap[keep]).relu().mean()
 
 
 def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,9 +72,14 @@ def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: T
     Returns:
         (B,) indices into `photo`, and (B,) whether there is such a photo; where there is none the index is 0.
     """
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(sketch.device.type, enabled=False):
         candidate = (labels[:, None] == labels[None]) & (instances[:, None] != instances[None])  # (B, B)
-        similarity = (sketch.float() @ photo.float().T).masked_fill(~candidate, float("-inf"))
+        similarity = (_wide(sketch) @ _wide(photo).T).masked_fill(~candidate, float("-inf"))
         exists = candidate.any(dim=1)
         index = torch.where(exists, similarity.argmax(dim=1), 0)
         return index, exists
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return x in float32 or wider: half-precision logits and ranks are not good enough."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
