@@ -12,8 +12,8 @@ LAYER_NORMS = ("both", "vision", "text", "none")
 class SplipConfig(PretrainedConfig):
     """Settings of a `SplipModel`.
 
-    Marks: [P] as the paper is reported by public notes, [R] what independent re-implementations agree on, [O] our choice,
-    because no readable source says.
+    Marks: [P] as the paper is reported by public notes, [R] what independent re-implementations agree on, [O] our
+    choice, because no readable source says.
 
     Args:
         clip_config: shape of the base CLIP.
@@ -70,6 +70,11 @@ class SplipConfig(PretrainedConfig):
                 raise ValueError(
                     f"{name} must be at least 1, got {value}; switch a part off by its use_ field instead."
                 )
+        if prompt_depth is not None and prompt_depth < 1:
+            raise ValueError(
+                f"prompt_depth must be at least 1, or None for all layers, got {prompt_depth}; switch prompts off by "
+                "the use_ fields instead."
+            )
         self.clip_config = CLIPConfig(**clip_config) if isinstance(clip_config, dict) else clip_config or CLIPConfig()
         self.base_model = base_model
         self.base_fingerprint = base_fingerprint
