@@ -29,8 +29,8 @@ class SplipEncoder(RetrieverEncoder):
         self.visual_projection = nn.Linear(d_v, config.projection_dim, bias=False)
         if not config.share_layer_norms:
             eps = config.clip_config.vision_config.layer_norm_eps
-            adapters = {modality: LayerNormAdapter(2 * l_v + 2, d_v, eps) for modality in MODALITIES}
-            self.vision_adapters = nn.ModuleDict(adapters)
+            # The sketches' LayerNorms stand in the vision tower, so that nothing unused is stored.
+            self.photo_norms = LayerNormAdapter(2 * l_v + 2, d_v, eps)
         # For each modality one tensor of keys and values: (2, prompts of all layers, d_v).
         self.sketch_prompts = nn.Buffer(torch.zeros(2, sum(config.prompt_counts["sketch"]), d_v))
         self.photo_prompts = nn.Buffer(torch.zeros(2, sum(config.prompt_counts["photo"]), d_v))
@@ -76,7 +76,8 @@ class SplipEncoder(RetrieverEncoder):
 
     def layer_norms(self, modality: str) -> Sequence[nn.LayerNorm]:
         """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
-        return vision_norms(self) if self.config.share_layer_norms else self.vision_adapters[modality]
+        own = modality == "photo" and not self.config.share_layer_norms
+        return self.photo_norms if own else vision_norms(self)
 
     def model_fingerprint(self) -> str:
         """Return the fingerprint of the model that was folded."""
