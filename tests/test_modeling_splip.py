@@ -1,0 +1,248 @@
+"""SpLIP: the packed model equals the plain one of `plain_splip.py`, and each silent error breaks that."""
+
+import threading
+
+import pytest
+import torch
+from conftest import CLASSES, byte_tokenizer, save_clip, tiny_config
+from plain_splip import build, differences
+from torch.nn import functional as F
+from transformers import CLIPModel
+
+from modeling_splip import modeling_splip
+from modeling_splip.modeling_retriever import MODALITIES
+from modeling_splip.modeling_splip import SplipModel
+
+TIGHT = {"embeds": 1e-10, "class_embeds": 1e-10, "means": 1e-10, "gradients": 1e-10}
+SINGLE = {"embeds": 1e-5, "class_embeds": 1e-5, "means": 1e-5, "gradients": 1e-5}
+NO_PROMPTS = {"use_b_t": False, "use_b_v": False, "use_b_vt": False}
+PACK = modeling_splip.pack_class_prompts
+
+
+def assert_equal_to_plain(model, pixels, modality, bounds=TIGHT):
+    for name, difference in differences(model, pixels, modality).items():
+        assert difference < bounds[name], f"{name} differs by {difference}"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("conditioning", ["image", "domain"])
+@pytest.mark.parametrize(("dtype", "bounds"), [(torch.float64, TIGHT), (torch.float32, SINGLE)], ids=["fp64", "fp32"])
+def test_equals_plain(tiny_clip, pixels, dtype, bounds, conditioning, attention, modality):
+    model = build(tiny_clip, conditioning=conditioning, attn_implementation=attention).to(dtype)
+    assert model.config._attn_implementation == attention
+    assert_equal_to_plain(model, pixels.to(dtype), modality, bounds)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"prompt_depth": depth} for depth in (1, 2, 3, 4)),
+        {"use_b_t": False},
+        {"use_b_v": False},
+        {"use_b_vt": False},
+        {"use_b_v": False, "use_b_vt": False},
+        NO_PROMPTS,
+        {"layer_norms": "vision"},
+        {"layer_norms": "text"},
+        {"layer_norms": "none"},
+        {"share_layer_norms": False},
+        {"m": 1, "n": 3, "bottleneck": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("conditioning", ["image", "domain"])
+def test_every_row_of_the_module_ablation_equals_plain(tiny_clip, pixels, settings, conditioning):
+    model = build(tiny_clip, conditioning=conditioning, **settings).double()
+    assert_equal_to_plain(model, pixels.double(), "photo")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 7])
+def test_equals_plain_for_any_ratio_of_layers(tmp_path, pixels, layers):
+    """Vision layer l reads text layer ceil(l L_t / L_v); L_t is 3."""
+    model = build(save_clip(tiny_config(num_hidden_layers=layers), tmp_path)).double()
+    assert_equal_to_plain(model, pixels.double(), "sketch")
+
+
+def bool_mask(packed):
+    return packed._replace(mask=packed.mask == 0)
+
+
+def no_mask(packed):
+    return packed._replace(mask=torch.zeros_like(packed.mask))
+
+
+def causal_without_blocks(packed):
+    return packed._replace(mask=torch.full_like(packed.mask, float("-inf")).triu(1))
+
+
+def positions_run_on(packed):
+    return packed._replace(positions=torch.arange(len(packed.positions)).clamp(max=47))
+
+
+def prefix_counted_once(packed):
+    counts = (packed.weights > 0).double()
+    return packed._replace(weights=counts / counts.sum())
+
+
+def prompts_counted(packed):
+    weights = packed.weights.clone()
+    weights[1:5] = weights[0]
+    return packed._replace(weights=weights / weights.sum())
+
+
+@pytest.mark.parametrize(
+    "fault", [bool_mask, no_mask, causal_without_blocks, positions_run_on, prefix_counted_once, prompts_counted]
+)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_silent_errors_are_seen(tiny_clip, pixels, monkeypatch, fault, attention):
+    model = build(tiny_clip, attn_implementation=attention)
+    monkeypatch.setattr(modeling_splip, "pack_class_prompts", lambda *args: fault(PACK(*args)))
+    found = differences(model, pixels, "sketch")
+    assert found["embeds"] > 100 * SINGLE["embeds"] and found["means"] > 100 * SINGLE["means"]
+    if fault not in (prefix_counted_once, prompts_counted):
+        assert found["class_embeds"] > 100 * SINGLE["class_embeds"]
+
+
+def test_trained_layer_norms_matter(tiny_clip, pixels):
+    """Otherwise the comparisons above would not see a model that ignores them."""
+    for part in ("vision_adapters", "text_adapter"):
+        model = build(tiny_clip)
+        before = model.encode(pixels, "photo")
+        with torch.no_grad():
+            for parameter in getattr(model, part).parameters():
+                parameter.mul_(1.5)
+        assert (model.encode(pixels, "photo") - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [NO_PROMPTS, NO_PROMPTS | {"layer_norms": "none"}], ids=["untrained", "without"])
+def test_all_off_is_plain_clip(tiny_clip, pixels, settings):
+    model = SplipModel.from_clip(tiny_clip, **settings)
+    plain = CLIPModel.from_pretrained(tiny_clip).get_image_features(pixels).pooler_output
+    for modality in MODALITIES:
+        torch.testing.assert_close(model.encode(pixels, modality), F.normalize(plain, dim=-1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_frozen_class_embeds_are_plain_clip(tiny_clip, modality):
+    model = build(tiny_clip)
+    texts = byte_tokenizer()([f"{modality} of a {name}" for name in CLASSES], padding=True, return_tensors="pt")
+    plain = CLIPModel.from_pretrained(tiny_clip).get_text_features(**texts).pooler_output
+    torch.testing.assert_close(model.frozen_class_embeds(modality), F.normalize(plain, dim=-1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.encode_text(**texts), F.normalize(plain, dim=-1), atol=1e-6, rtol=0)
+
+
+def test_class_embeds_of_domain_conditioning(tiny_clip, pixels):
+    model = build(tiny_clip, conditioning="domain")
+    output = model(pixels, "sketch")
+    assert output.class_embeds.shape == (1, len(CLASSES), 16)
+    torch.testing.assert_close(model.class_embeds("sketch"), output.class_embeds[0])
+    with pytest.raises(ValueError, match="conditioning='image'"):
+        build(tiny_clip).class_embeds("sketch")
+
+
+@pytest.mark.parametrize("conditioning", ["image", "domain"])
+def test_rows_do_not_depend_on_their_batch(tiny_clip, pixels, conditioning):
+    model = build(tiny_clip, conditioning=conditioning)
+    together = model(pixels, "photo")
+    for row in range(len(pixels)):
+        alone = model(pixels[row : row + 1], "photo")
+        torch.testing.assert_close(alone.embeds[0], together.embeds[row], atol=1e-6, rtol=0)
+        own = row if conditioning == "image" else 0
+        torch.testing.assert_close(alone.class_embeds[0], together.class_embeds[own], atol=1e-6, rtol=0)
+
+
+def test_modalities_and_images_differ(tiny_clip, pixels):
+    model = build(tiny_clip)
+    assert (model.encode(pixels, "sketch") - model.encode(pixels, "photo")).abs().max() > 1e-3
+    classes = model(pixels, "sketch").class_embeds
+    assert (classes[0] - classes[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("settings", [{}, {"conditioning": "domain", "share_layer_norms": False}], ids=str)
+def test_two_threads_on_two_modalities(tiny_clip, pixels, settings):
+    model = build(tiny_clip, **settings)
+    alone = {modality: model.encode(pixels, modality) for modality in MODALITIES}
+    found = {modality: [] for modality in MODALITIES}
+
+    def work(modality):
+        for _ in range(20):
+            found[modality].append(model.encode(pixels, modality))
+
+    threads = [threading.Thread(target=work, args=(modality,)) for modality in MODALITIES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for modality in MODALITIES:
+        assert len(found[modality]) == 20
+        for embeds in found[modality]:
+            torch.testing.assert_close(embeds, alone[modality], atol=1e-6, rtol=0)
+
+
+def test_encoding_twice_gives_the_same_bits(tiny_clip, pixels):
+    model = build(tiny_clip).train()
+    assert torch.equal(model.encode(pixels, "sketch"), model.encode(pixels, "sketch"))
+    assert torch.equal(build(tiny_clip).encode(pixels, "sketch"), model.encode(pixels, "sketch"))
+
+
+def test_output(tiny_clip, pixels):
+    model = build(tiny_clip)
+    output = model(pixels, "photo", output_hidden_states=True, output_attentions=True)
+    assert output.embeds.shape == (3, 16) and output.class_embeds.shape == (3, len(CLASSES), 16)
+    assert [tuple(state.shape) for state in output.hidden_states] == [(3, 17, 32)] * 5
+    assert torch.equal(output.hidden_states[-1], output.tokens)
+    # The template's tokens and two multimodal prompts stand before CLS and the 16 patches.
+    prompts = len(model.config.prefix_token_ids["photo"]) + 2
+    assert [tuple(weights.shape) for weights in output.attentions] == [(3, 4, 17, prompts + 17)] * 4
+    for weights in output.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, 17))
+    plain = model(pixels, "photo", return_dict=False, return_class_embeds=False)
+    assert isinstance(plain, tuple) and [tuple(part.shape) for part in plain] == [(3, 16), (3, 17, 32)]
+    torch.testing.assert_close(plain[0], output.embeds, atol=1e-6, rtol=0)
+
+
+def test_domain_conditioning_wants_the_means(tiny_clip, pixels):
+    model = SplipModel.from_clip(tiny_clip, CLASSES, conditioning="domain")
+    model.set_domain_mean("sketch", model.mean_patch(pixels).mean(dim=0))
+    model.encode(pixels, "sketch")
+    with pytest.raises(ValueError, match=r"set_domain_mean\('photo', mean\)"):
+        model.encode(pixels, "photo")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"conditioning": "both"}, r"conditioning must be one of .*'image', 'domain'.* got 'both'"),
+        ({"layer_norms": "all"}, r"layer_norms must be one of .*'both', 'vision', 'text', 'none'.* got 'all'"),
+        ({"m": 0}, "m must be at least 1, got 0"),
+        ({"n": -1}, "n must be at least 1, got -1"),
+        ({"prompt_depth": 0}, "prompt_depth must be at least 1, or None for all layers, got 0"),
+    ],
+    ids=str,
+)
+def test_bad_settings(tiny_clip, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        SplipModel.from_clip(tiny_clip, CLASSES, **settings)
+
+
+@pytest.mark.parametrize("call", ["encode", "set_domain_mean", "class_embeds"])
+def test_bad_modality(tiny_clip, pixels, call):
+    model = build(tiny_clip, conditioning="domain")
+    arguments = {
+        "encode": (pixels, "drawing"),
+        "set_domain_mean": ("drawing", torch.ones(32)),
+        "class_embeds": ("drawing",),
+    }
+    with pytest.raises(ValueError, match=r"modality must be 'sketch' or 'photo'.*got 'drawing'"):
+        getattr(model, call)(*arguments[call])
+
+
+def test_checkpoint_of_another_width(tiny_clip, tmp_path):
+    model = build(tiny_clip)
+    model.save_pretrained(tmp_path / "adapters")
+    other = save_clip(tiny_config(hidden_size=48), tmp_path / "wide")
+    with pytest.raises(
+        ValueError, match=r"vision_config.hidden_size=48, but the checkpoint was trained on 32: pass base_model="
+    ):
+        SplipModel.from_pretrained(tmp_path / "adapters", base_model=other)
