@@ -1,7 +1,7 @@
 """A prepared dataset and its views: which sketches query which photos under each protocol.
 
-The stored splits are `train` (seen classes), `query` (unseen sketches) and `gallery` (unseen photos); everything else is
-a choice of their rows, by name and seed. docs/protocol.md says who uses which protocol.
+The stored splits are `train` (seen classes), `query` (unseen sketches) and `gallery` (unseen photos); everything else
+is a choice of their rows, by name and seed. docs/protocol.md says who uses which protocol.
 """
 
 import json
@@ -18,6 +18,8 @@ from huggingface_hub import hf_hub_download
 INFO_FILE = "splip_dataset.json"
 PROTOCOLS = ("zs", "gzs-distractors", "gzs-sempcyc", "gzs-ocean", "gzs-drclip", "fg-class", "fg-pooled")
 FINE_GRAINED = ("fg-class", "fg-pooled")
+# Columns that are read at once; the types hold for an empty split too.
+_COLUMNS = {"modality": str, "label": int, "instance_id": str, "copies": int}
 
 
 class Part(NamedTuple):
@@ -61,10 +63,9 @@ class SbirDataset:
     @cached_property
     def columns(self) -> dict[str, dict[str, np.ndarray]]:
         """The columns other than the image, as arrays: columns[split][name]."""
-        names = ["modality", "label", "instance_id", "copies"]
         splits = {"train": self.train, "query": self.query, "gallery": self.gallery}
         return {
-            split: {name: np.asarray(rows.select_columns([name])[:][name]) for name in names}
+            split: {name: np.array(rows.select_columns([name])[:][name], kind) for name, kind in _COLUMNS.items()}
             for split, rows in splits.items()
         }
 
@@ -103,6 +104,9 @@ class SbirDataset:
         Args:
             protocol: one of `PROTOCOLS`.
             seed: chooses the seen items or classes, where a protocol samples them.
+
+        Raises:
+            ValueError: if there is no such protocol, or this dataset lacks what it needs.
         """
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'.")
@@ -113,6 +117,12 @@ class SbirDataset:
         if protocol in FINE_GRAINED:
             return self._paired(protocol, query, gallery)
         sketches, photos = self._seen_items(protocol, len(query.rows), len(gallery.rows), seed)
+        if not len(photos):
+            raise ValueError(
+                f"'{protocol}' adds no seen photos to dataset '{self.name}' ({len(self.seen)} seen classes, "
+                f"{len(self.unseen)} unseen ones), so it would be 'zs' by another name: evaluate 'zs', or another "
+                "generalised protocol."
+            )
         queries = (query, Part("train", sketches)) if len(sketches) else (query,)
         return View(protocol, queries, (gallery, Part("train", photos)))
 
@@ -139,8 +149,8 @@ class SbirDataset:
         found = (drawn != "") & np.isin(drawn, photos)
         if not found.any():
             raise ValueError(
-                f"Dataset '{self.name}' has no sketch whose photo is known, so '{protocol}' cannot be evaluated: prepare "
-                "it with instance pairs (splip prepare folder --pairs)."
+                f"Dataset '{self.name}' has no sketch whose photo is known, so '{protocol}' cannot be evaluated: "
+                "prepare it with instance pairs (splip prepare folder --pairs)."
             )
         kept = Part(query.split, query.rows[found]), Part(gallery.split, gallery.rows[wanted])
         return View(protocol, (kept[0],), (kept[1],))
@@ -151,6 +161,7 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
 
     Raises:
         FileNotFoundError: if it is neither.
+        ValueError: if a folder's files are missing or damaged.
     """
     folder = Path(path)
     if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") != 1 or str(path).startswith(".")):
@@ -159,26 +170,31 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
         )
     if folder.is_dir() and not (folder / INFO_FILE).is_file():
         raise FileNotFoundError(
-            f"'{path}' holds no {INFO_FILE}, so it is no prepared dataset: prepare the data first: splip prepare folder "
-            f"--data-dir {path} --out OUT."
+            f"'{path}' holds no {INFO_FILE}, so it is no prepared dataset: prepare the data first: splip prepare "
+            f"folder --data-dir {path} --out OUT."
         )
     try:
         info = json.loads((folder / INFO_FILE).read_text("utf-8")) if folder.is_dir() else _hub_info(str(path))
         splits = datasets.load_dataset(str(path))
-    except (OSError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        return SbirDataset(
+            name=info["name"],
+            version=info["version"],
+            train=splits["train"],
+            query=splits["query"],
+            gallery=splits["gallery"],
+            seen=tuple(info["seen"]),
+            unseen=tuple(info["unseen"]),
+        )
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        if folder.is_dir():
+            raise ValueError(
+                f"'{path}' is a prepared dataset, but files are missing or damaged ({type(error).__name__}): prepare "
+                "it again with --overwrite."
+            ) from error
         raise FileNotFoundError(
             f"'{path}' is no local folder and could not be read from the Hub or its cache: check the name and the "
             "network, or prepare the data first: splip prepare NAME --out OUT."
         ) from error
-    return SbirDataset(
-        name=info["name"],
-        version=info["version"],
-        train=splits["train"],
-        query=splits["query"],
-        gallery=splits["gallery"],
-        seen=tuple(info["seen"]),
-        unseen=tuple(info["unseen"]),
-    )
 
 
 def _hub_info(repo: str) -> dict:

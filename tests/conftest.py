@@ -82,3 +82,58 @@ def real_mini() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real drawings and photos are not at {folder}")
     return folder
+
+
+SEEN = ["ant", "cup", "kite", "owl", "star", "zebra"]
+UNSEEN = ["bell", "fish", "hot air balloon"]
+
+
+def draw_pair(folder: Path, name: str, corners: int, number: int, sketches: int) -> None:
+    """Write a photo of a coloured polygon, whose corners tell the class, and drawings of its outline."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    rng = np.random.default_rng([corners, number])
+    angles = rng.uniform(0, 6.28) + np.arange(corners) * 6.28 / corners
+    points = np.stack([20 + 13 * np.cos(angles), 16 + 13 * np.sin(angles)], axis=1)
+    photo = Image.fromarray(rng.integers(90, 160, (32, 40, 3), np.uint8))
+    colour = (25 * corners, int(rng.integers(256)), 255 - 25 * corners)
+    ImageDraw.Draw(photo).polygon([tuple(point) for point in points], fill=colour)
+    photo.save(folder / "photo" / name / f"{name}{number}.png")
+    for index in range(sketches):
+        sketch = Image.new("L", (40, 32), 255)
+        near = points + rng.normal(0, 1, points.shape)
+        ImageDraw.Draw(sketch).polygon([tuple(point) for point in near], outline=0, width=2)
+        sketch.save(folder / "sketch" / name / f"{name}{number}-{index + 1}.png")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """Folder that `splip prepare folder` wrote: SEEN and UNSEEN classes with 6 photos each, 2 drawings of every photo.
+
+    Besides, every unseen class has photo 6 that nothing was drawn of, and every class but "bell" a drawing of no photo.
+    """
+    from modeling_splip.cli import main
+
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("prepared") / "polygons"
+    for corners, name in enumerate(SEEN + UNSEEN, 3):
+        for modality in ("photo", "sketch"):
+            (raw / modality / name).mkdir(parents=True)
+        for number in range(6):
+            draw_pair(raw, name, corners, number, 2)
+        if name in UNSEEN:
+            draw_pair(raw, name, corners, 6, 0)
+        if name != "bell":
+            draw_pair(raw, name, corners, 9, 1)
+            (raw / "photo" / name / f"{name}9.png").unlink()
+    arguments = ["--data-dir", str(raw), "--out", str(out), "--unseen", ",".join(UNSEEN), "--title", "polygons"]
+    assert main(["prepare", "folder", *arguments]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def polygons(prepared):
+    """The dataset in `prepared`, opened."""
+    from modeling_splip.data import open_dataset
+
+    return open_dataset(prepared)
