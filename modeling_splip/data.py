@@ -16,6 +16,7 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 
 INFO_FILE = "splip_dataset.json"
+SPLITS = ("train", "query", "gallery")
 PROTOCOLS = ("zs", "gzs-distractors", "gzs-sempcyc", "gzs-ocean", "gzs-drclip", "fg-class", "fg-pooled")
 FINE_GRAINED = ("fg-class", "fg-pooled")
 # Columns that are read at once; the types hold for an empty split too.
@@ -63,7 +64,7 @@ class SbirDataset:
     @cached_property
     def columns(self) -> dict[str, dict[str, np.ndarray]]:
         """The columns other than the image, as arrays: columns[split][name]."""
-        splits = {"train": self.train, "query": self.query, "gallery": self.gallery}
+        splits = {split: getattr(self, split) for split in SPLITS}
         return {
             split: {name: np.array(rows.select_columns([name])[:][name], kind) for name, kind in _COLUMNS.items()}
             for split, rows in splits.items()
@@ -175,7 +176,10 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
         )
     try:
         info = json.loads((folder / INFO_FILE).read_text("utf-8")) if folder.is_dir() else _hub_info(str(path))
-        splits = datasets.load_dataset(str(path))
+        splits = _load_folder(folder) if folder.is_dir() else datasets.load_dataset(str(path))
+        for split, counts in info["counts"].items():
+            if len(splits[split]) != sum(counts.values()):
+                raise ValueError(f"'{split}' has {len(splits[split])} rows instead of {sum(counts.values())}")
         return SbirDataset(
             name=info["name"],
             version=info["version"],
@@ -195,6 +199,16 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
             f"'{path}' is no local folder and could not be read from the Hub or its cache: check the name and the "
             "network, or prepare the data first: splip prepare NAME --out OUT."
         ) from error
+
+
+def _load_folder(folder: Path) -> datasets.DatasetDict:
+    """Load the stored splits by their files.
+
+    `load_dataset(folder)` would take the folder's and the configuration's name for the dataset's identity, and answer
+    from its cache with another folder's rows of the same names; files are told apart by path and time.
+    """
+    files = {split: sorted(map(str, (folder / "data").glob(f"{split}-*.parquet"))) for split in SPLITS}
+    return datasets.load_dataset("parquet", data_files=files)
 
 
 def _hub_info(repo: str) -> dict:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SEEN, UNSEEN
+from conftest import SEEN, UNSEEN, draw_pair
 
+from modeling_splip.cli import main
 from modeling_splip.data import PROTOCOLS, Part, SbirDataset, open_dataset
 
 # Of each class in `polygons`: photos 0..5 with two drawings each; the unseen classes have photo 6 too, without any.
@@ -151,7 +153,30 @@ def test_where_there_is_no_dataset(tmp_path):
         open_dataset("someone/nothing")
 
 
-@pytest.mark.parametrize("damage", ["a torn file", "a missing file", "no files", "a torn summary", "a short summary"])
+def test_datasets_of_one_name_are_not_mixed_up(prepared, tmp_path):
+    # The same folder name and title, other content: whoever cached by names would show the first one's rows.
+    first = open_dataset(shutil.copytree(prepared, tmp_path / "first" / "data"))
+    arguments = ["--data-dir", str(_raw(tmp_path)), "--unseen", "bell", "--title", "polygons"]
+    assert main(["prepare", "folder", "--out", str(tmp_path / "second" / "data"), *arguments]) == 0
+    second = open_dataset(tmp_path / "second" / "data")
+    assert first.name == second.name and first.version != second.version
+    assert len(first.gallery) == 21 and len(second.gallery) == 2
+    assert main(["prepare", "folder", "--out", str(tmp_path / "first" / "data"), "--overwrite", *arguments]) == 0
+    assert len(open_dataset(tmp_path / "first" / "data").gallery) == 2
+
+
+def _raw(folder: Path) -> Path:
+    for name in ("bell", "fish"):
+        for modality in ("photo", "sketch"):
+            (folder / "raw" / modality / name).mkdir(parents=True)
+        for number in range(2):
+            draw_pair(folder / "raw", name, 5, number, 1)
+    return folder / "raw"
+
+
+@pytest.mark.parametrize(
+    "damage", ["a torn file", "too few rows", "a missing file", "no files", "a torn summary", "a short summary"]
+)
 def test_a_damaged_dataset(prepared, tmp_path, damage):
     folder = shutil.copytree(prepared, tmp_path / "damaged")
     train, summary = next((folder / "data").glob("train-*")), folder / "splip_dataset.json"
@@ -159,6 +184,8 @@ def test_a_damaged_dataset(prepared, tmp_path, damage):
         train.write_bytes(train.read_bytes()[:-100])
     elif damage == "a missing file":
         train.unlink()
+    elif damage == "too few rows":
+        shutil.copy(next((folder / "data").glob("query-*")), train)
     elif damage == "no files":
         shutil.rmtree(folder / "data")
     else:
