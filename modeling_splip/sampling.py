@@ -4,6 +4,7 @@ Every draw is a function of (seed, epoch, position), so that a batch is the same
 processes, and a run continues where it stopped.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,6 +38,9 @@ class TrainingItems(Dataset):
         processor: prepares the images.
         level: "category" or "fine_grained".
         seed: of all draws.
+
+    Raises:
+        ValueError: in one sentence, if the data cannot be trained on at this level.
     """
 
     def __init__(self, dataset: SbirDataset, classes: list[str], processor: Any, level: str, seed: int):
@@ -49,6 +53,8 @@ class TrainingItems(Dataset):
         for name, photos in zip(classes, self.photos, strict=True):
             if not len(photos):
                 raise ValueError(f"Seen class '{name}' has no photos: add photos, or leave the class out of the split.")
+        if level == "category" and len(classes) < 2:
+            raise ValueError("Category-level training needs two seen classes or more: hold back fewer of them.")
         if level == "fine_grained":
             self._pair(dataset.name, columns["instance_id"])
         if not len(self.sketches):
@@ -87,7 +93,8 @@ class TrainingItems(Dataset):
         self.sketches = np.array([row for row in self.sketches if self.photo_of[int(row)] is not None], dtype=int)
         if not len(self.sketches):
             raise ValueError(
-                f"Dataset '{name}' has no training sketch whose photo is known: fine-grained training needs instance pairs."
+                f"Dataset '{name}' has no training sketch whose photo is known: fine-grained training needs instance "
+                "pairs."
             )
 
     def images(self, modality: str) -> np.ndarray:
@@ -125,19 +132,15 @@ class EpochBatches(Sampler):
         self.start = 0  # global batches to skip, on resuming
         if items.level == "fine_grained" and batch_size % pairs_per_class:
             raise ValueError(
-                f"A micro-batch of {batch_size} cannot hold whole groups of pairs_per_class={pairs_per_class}: make the "
-                "batch size over processes and accumulation a multiple of it."
+                f"A micro-batch of {batch_size} cannot hold whole groups of pairs_per_class={pairs_per_class}: make "
+                "the batch size over processes and accumulation a multiple of it."
             )
+        self.steps = len(self._order(0)) // (batch_size * micro_batches)  # global batches in an epoch
         if self.steps == 0:
             raise ValueError(
-                f"{len(items)} training sketches do not fill one global batch of {batch_size * micro_batches}: lower "
-                "batch_size."
+                f"{len(self._order(0))} training sketches do not fill one global batch of {batch_size * micro_batches}"
+                ": lower batch_size."
             )
-
-    @property
-    def steps(self) -> int:
-        """Global batches in an epoch."""
-        return len(self._order(0)) // (self.batch_size * self.micro_batches)
 
     def __len__(self) -> int:
         return (self.steps - self.start) * self.micro_batches
@@ -158,7 +161,7 @@ class EpochBatches(Sampler):
 
     def _grouped(self, rng: np.random.Generator) -> np.ndarray:
         """Return the sketches in groups of one class with different photos, groups shuffled."""
-        size, groups = self.pairs_per_class, []
+        size, groups, small = self.pairs_per_class, [], 0
         labels = self.items.labels[self.items.sketches]
         for label in np.unique(labels):
             rows = rng.permutation(self.items.sketches[labels == label])
@@ -170,11 +173,17 @@ class EpochBatches(Sampler):
                 if turn == len(rounds):
                     rounds.append([])
                 rounds[turn].append(row)
+            small += len(rounds[0]) < size
             for chosen in rounds:
                 groups += [chosen[i : i + size] for i in range(0, len(chosen) - size + 1, size)]
         if not groups:
             raise ValueError(
                 f"No seen class has {size} photos with sketches: lower pairs_per_class, or train at category level."
+            )
+        if small:
+            warnings.warn(
+                f"{small} seen classes have fewer than pairs_per_class={size} photos with sketches and are left out.",
+                stacklevel=2,
             )
         return np.concatenate([groups[i] for i in rng.permutation(len(groups))])
 
