@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 
 from .gallery_encode import Job, KnownRows, encode_photos
 from .gallery_index import build_index, choose_kind, save_index
@@ -76,7 +76,7 @@ def build_gallery(
     Under `accelerate launch` every process encodes its share; the main one puts the gallery together.
     """
     choose_kind(1, index)
-    state = PartialState()
+    state = process_state()
     source = find_photos(photos, split)
     out = Path(out).expanduser()
     features = table_features(model.config.projection_dim, source.metadata)
@@ -102,6 +102,11 @@ def build_gallery(
         if lock is not None:
             lock.release()
     return report
+
+
+def process_state() -> PartialState:
+    """Return this process's place among those that `accelerate launch` started, and its device."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
@@ -215,7 +220,9 @@ def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> Non
     """Move the finished data folder in, switch the manifest, and clear what is left over."""
     out.mkdir(exist_ok=True)
     os.rename(data, out / data.name)
-    for name, text in (("README.md", CARD), (MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))):
+    # The card names the data folder: `load_dataset` caches by the card's text, not by the files' content.
+    card = CARD.format(data=data.name)
+    for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))):
         (side / name).write_text(text, encoding="utf-8")
         os.replace(side / name, out / name)
     for folder in data_folders(out):

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from .data import INFO_FILE, open_dataset
 from .gallery_table import HUB_ID
 from .processing_splip import to_rgb
 
@@ -17,6 +18,7 @@ SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", "
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
 NOT_A_FILE = -1
+_SPLITS = ("train", "query", "gallery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,13 @@ def find_photos(
         return _from_files([Path(path) for path in photos])
     name, folder = str(photos), Path(photos).expanduser()
     if folder.is_dir():
-        if (folder / "splip_dataset.json").is_file():
-            return _load_dataset(name, split)
+        if (folder / INFO_FILE).is_file():
+            return _from_prepared(folder, split or "gallery")
         return _from_folder(folder)
     if folder.exists():
         raise ValueError(f"'{name}' is a file: pass the folder of photos, or a list of files in Python.")
     if HUB_ID.match(name) and not folder.parent.is_dir():
-        return _load_dataset(name, split)
+        return _from_hub(name, split)
     raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
 
 
@@ -136,13 +138,17 @@ def _from_files(files: list[Path]) -> PhotoSource:
     return PhotoSource("files", "", [_file_photo(file, file.as_posix(), "") for file in unique], {})
 
 
-def _load_dataset(name: str, split: str | None) -> PhotoSource:
-    """Load a prepared folder or a Hub dataset, and take its gallery."""
+def _from_prepared(folder: Path, split: str) -> PhotoSource:
+    prepared = open_dataset(str(folder))
+    if split not in _SPLITS:
+        raise ValueError(f"Prepared dataset '{folder}' has no split '{split}', only {', '.join(_SPLITS)}.")
+    return _from_dataset(str(folder), getattr(prepared, split), split)
+
+
+def _from_hub(name: str, split: str | None) -> PhotoSource:
     try:
-        splits = datasets.load_dataset(str(Path(name).expanduser()))
+        splits = datasets.load_dataset(name)
     except Exception as error:  # the Hub client raises a dozen kinds: offline, gated, unknown, script-based
-        if Path(name).expanduser().is_dir():
-            raise OSError(f"Prepared dataset '{name}' cannot be read ({error}): prepare it again.") from error
         raise OSError(
             f"'{name}' is no folder here, and no dataset came from the Hub or the cache ({type(error).__name__}): "
             f"check the name and the network."

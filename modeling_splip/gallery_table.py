@@ -30,7 +30,7 @@ configs:
 - config_name: default
   data_files:
   - split: train
-    path: data-*/photos-*.parquet
+    path: {data}/photos-*.parquet
 ---
 # Photo gallery
 Written by `splip index`; open it with `modeling_splip.gallery.Gallery.open`, or its table with `datasets.load_dataset`.

@@ -1,9 +1,9 @@
-"""make a folder of photos searchable by drawing"""
+"""Make a folder of photos searchable by drawing."""
 
 import argparse
 import sys
 
-from .gallery_build import build_gallery
+from .gallery_build import build_gallery, process_state
 from .gallery_index import KINDS
 from .registry import load_retriever
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     model, processor = load_retriever(args.model)
-    model.to(args.device or default_device())
+    model.to(args.device or process_state().device)
     report = build_gallery(
         args.photos,
         model,
@@ -61,10 +61,3 @@ def run(args: argparse.Namespace) -> int:
             )
     print(f"Search it with: splip search SKETCH --gallery {args.out}")
     return 0
-
-
-def default_device() -> str:
-    """Return the device of this process: its own GPU under `accelerate launch`, a GPU where there is one, or cpu."""
-    from accelerate import PartialState
-
-    return str(PartialState().device)

@@ -1,4 +1,4 @@
-"""find the photos of a gallery that a sketch shows"""
+"""Find the photos of a gallery that a sketch shows."""
 
 import argparse
 import json

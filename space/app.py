@@ -1,4 +1,4 @@
-"""draw in the browser and see the photos found"""
+"""Draw in the browser and see the photos found."""
 
 import argparse
 import os
@@ -93,7 +93,8 @@ def _pictures(action: Callable, *args: Any) -> tuple[list[tuple[Image.Image, str
     start = time.perf_counter()
     found = _sentence(action, *args)
     pictures = [(result.thumbnail, f"{result.label or _name(result)} {result.score:.3f}") for result in found]
-    status = f"{len(found)} photos in {1000 * (time.perf_counter() - start):.0f} ms, best first, with their scores. Click one for similar ones."
+    took = 1000 * (time.perf_counter() - start)
+    status = f"{len(found)} photos in {took:.0f} ms, best first, with their scores. Click one for similar ones."
     return pictures, [result.row for result in found], status
 
 
