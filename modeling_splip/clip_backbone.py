@@ -107,6 +107,11 @@ def embed_patches(clip: nn.Module, pixel_values: Tensor, interpolate: bool = Fal
             f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]}, but this CLIP takes image_size="
             f"{config.image_size}: use its processor, or pass interpolate_pos_encoding=True."
         )
+    if interpolate and any(side % config.patch_size for side in pixel_values.shape[2:]):
+        raise ValueError(
+            f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]}, but interpolate_pos_encoding needs "
+            f"multiples of patch_size={config.patch_size}: resize the images."
+        )
     return clip.vision_model.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
 
 
