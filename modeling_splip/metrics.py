@@ -143,7 +143,8 @@ def instance_accuracy(
 
     Args:
         query, gallery: embeddings (Q, D) and (N, D) as in `retrieval_metrics`, ranked in float32.
-        query_instances, gallery_instances: instance ids (Q,) and (N,), all integers or all strings.
+        query_instances, gallery_instances: instance ids (Q,) and (N,), all integers or all strings; without labels they
+            must be unique across classes.
         missing: "error", or "exclude" the sketches without a photo from the means.
         per_query: also return `per_query`: `rank` of the sketch's photo from 1 (NaN where excluded) and every `acc_k`.
 

@@ -1,7 +1,9 @@
 """The metrics against a plain per-query loop, scikit-learn, hand-made cases and the definitions of published code."""
 
+import json
 import tracemalloc
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sklearn.metrics import average_precision_score
 from modeling_splip import metric_ranking
 from modeling_splip.metrics import instance_accuracy, metrics_from_scores, retrieval_metrics, unit_norm
 
+ROOT = Path(__file__).resolve().parents[1]
 KS, ACC_KS = (3, 10, 40), (1, 5)
 
 
@@ -443,3 +446,18 @@ def test_infinite_scores_are_ranks_like_others():
     result = metrics_from_scores(scores, [1], [0, 1, 1, 0], ks=(2,))
     assert result["metrics"]["map_all"] == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert result["ties"]["mixed"] == 1
+
+
+def test_the_protocol_page_quotes_the_result_file():
+    page = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+    result = json.loads((ROOT / "benchmarks" / "results" / "metrics_speed.json").read_text("utf-8"))["sketchy2"]
+    names = ("p_200", "map_200_prefix", "map_200_min", "map_200_min_voc", "map_200_all")
+    assert "| " + " | ".join(f"{result['one_ranking'][name]:.3f}" for name in names) + " |" in page
+    assert all(str(moved) in page for moved in result["map_all_moved_by"].values())
+
+
+def test_the_protocol_page_names_every_metric():
+    page = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+    for name in metrics_from_scores([np.ones((1, 2))], [0], [0, 0], ks=(7,), acc_ks=(7,))["metrics"]:
+        stem = name.replace("_7", "_k").removesuffix("_voc")
+        assert f"| `{stem}` |" in page, name
