@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     for target in (args.out, args.picture):
         if target is not None:
             check_writable(target)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
     accelerator = Accelerator()
     dataset = open_dataset(args.dataset)
     model, processor = load_retriever(args.model)
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if args.out:
             write_json(args.out, records if len(records) > 1 else records[0])
         if args.picture:
+            args.picture.parent.mkdir(parents=True, exist_ok=True)
             retrieval_picture(embedder, dataset.view(args.protocol[0], args.seed), args.picture)
     return 0
 
@@ -65,14 +68,15 @@ def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError before any long work if a file cannot be written there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"Cannot write to '{path.parent}': choose another folder.")
+    """Raise OSError before any long work if a file cannot be written there; makes nothing."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(f"Cannot write the file '{path}': choose another path.")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside and move it into place."""
+    """Write JSON aside and move it into place; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".partial")
     aside.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
     aside.replace(path)

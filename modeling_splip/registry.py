@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from .clip_backbone import MINI_CLIP
@@ -57,6 +58,8 @@ def load_retriever(name: str, **kwargs) -> tuple[RetrieverEncoder, SplipProcesso
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
+        if os.path.isdir(name):
+            raise ValueError(f"'{name}/config.json' is damaged or of no known method: save the model again.") from error
         raise OSError(
             f"'{name}' is no local checkpoint folder, and no configuration of a known method came from the Hub or the "
             f"cache (offline, misspelt, or not a splip model): check the name and the network."
@@ -65,5 +68,15 @@ def load_retriever(name: str, **kwargs) -> tuple[RetrieverEncoder, SplipProcesso
         raise ValueError(
             f"'{name}' is a '{config.model_type}' model, not one of {sorted(METHODS)}; a plain CLIP is 'clip:{name}'."
         )
-    model = METHODS[config.model_type].model.from_pretrained(name, **kwargs)
-    return model.eval(), SplipProcessor.from_pretrained(name)
+    try:
+        model = METHODS[config.model_type].model.from_pretrained(name, **kwargs)
+    except SafetensorError as error:
+        raise OSError(f"The weights in '{name}' are damaged ({error}): save or download the model again.") from error
+    try:
+        processor = SplipProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"'{name}' holds a model but no processor: save one beside it, "
+            "SplipProcessor.from_clip(base).save_pretrained(folder)."
+        ) from error
+    return model.eval(), processor

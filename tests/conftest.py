@@ -137,3 +137,9 @@ def polygons(prepared):
     from modeling_splip.data import open_dataset
 
     return open_dataset(prepared)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Sums in one order, so that equal runs are equal to the bit; tiny models are faster so, too."""
+    torch.set_num_threads(1)

@@ -1,0 +1,30 @@
+"""Runs this project's commands in processes of their own, as a user would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {
+    "ACCELERATE_USE_CPU": "true",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+ACCELERATE += ["--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+def accelerate(processes: int) -> list[str]:
+    """Return the words before a script: `accelerate launch` with that many processes on the CPU (gloo)."""
+    return [*ACCELERATE, "--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else ["--cpu"])]
+
+
+def torchrun(processes: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+
+
+def run(command: list[str], timeout: float = 300, **options) -> subprocess.CompletedProcess:
+    """Run a command to its end; its output is in the result."""
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, **options)
