@@ -49,7 +49,7 @@ def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Memb
     if not root.exists():
         raise FileNotFoundError(f"data folder '{root}' does not exist; check --data-dir")
     if root.is_dir():
-        files = list(_walk(root))
+        files = list(tqdm(_walk(root), desc=f"listing {root.name}", unit="file", delay=2))
         for archive in [Path(str(f.key)) for f in files if "/" not in f.path and f.name.endswith(ARCHIVE_SUFFIXES)]:
             stem = _stem(archive)
             if not (root / stem).is_dir():

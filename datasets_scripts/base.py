@@ -136,7 +136,7 @@ def make_shards(rows: Iterable[Row], most_bytes: int = SHARD_BYTES, most_rows: i
 
 def is_image(member: Member) -> bool:
     """Say whether a file is one by its extension or, where that is unknown, by its first bytes."""
-    if member.name.startswith((".", "Thumbs.db")) or "__MACOSX" in member.path.split("/"):
+    if member.name.startswith(".") or "__MACOSX" in member.path.split("/"):
         return False
     return suffix(member.name) in IMAGE_FORMATS or _starts_as_image(member)
 

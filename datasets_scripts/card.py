@@ -9,6 +9,12 @@ from .schema import SPLITS
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
+USAGE = """```python
+from datasets import load_dataset
+
+queries = load_dataset("path or Hub id of this dataset", split="query")
+```"""
+
 COLUMNS = """| column | content |
 | --- | --- |
 | `image` | the picture, its bytes as they were in the archive |
@@ -36,7 +42,7 @@ def dataset_card(summary: Mapping[str, Any], about: Mapping[str, str]) -> str:
         f"Prepared by `splip prepare {summary['prepared']}`, version `{summary['version']}`.",
         _counts_table(summary["counts"]),
         "`train` holds the seen classes, `query` the unseen sketches, `gallery` the unseen photos.",
-        f'```python\nfrom datasets import load_dataset\n\nqueries = load_dataset("{name}", split="query")\n```',
+        USAGE,
         "## Columns\n\n" + COLUMNS,
         "## Classes",
         f"Seen ({len(summary['seen'])}): {', '.join(summary['seen']) or 'none'}.",

@@ -116,7 +116,9 @@ def find(files: Sequence[Member], dataset: str, spellings: Mapping[str, str]) ->
             return _complete(found, spellings)
     table = _from_table(files, spellings)
     if table is None:
-        raise ValueError(f"no known layout of {dataset} in --data-dir; expected {_expected(dataset)}")
+        packed = [member.name for member in files if member.name.lower().endswith((".7z", ".rar"))]
+        hint = f"unpack {quoted(packed)} first, or " if packed else ""
+        raise ValueError(f"no known layout of {dataset} in --data-dir; {hint}see that it has {_expected(dataset)}")
     return _complete(table, spellings)
 
 

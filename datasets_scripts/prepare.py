@@ -248,10 +248,14 @@ def _first_problems(problems: Mapping[str, Sequence[str]]) -> str:
 
 
 def push(folder: Path, repo_id: str, private: bool) -> None:
-    """Upload a prepared dataset to the Hub. Raises what huggingface_hub raises."""
+    """Upload a prepared dataset to the Hub. Raises OSError where that fails; the folder stays as it is."""
     from huggingface_hub import HfApi
 
     api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
+    try:
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
+    except Exception as error:  # network, rights or name: huggingface_hub raises errors of many families
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(f"'{folder}' is prepared, but pushing it to '{repo_id}' failed: {reason}") from error
     print(f"pushed to {repo_id}")

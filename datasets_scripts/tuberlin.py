@@ -16,7 +16,7 @@ class TuBerlin(BenchmarkBuilder):
         "title": "TU-Berlin-Ext for sketch-based image retrieval",
         "description": "20,000 human-drawn sketches in 250 classes, and about 204,000 photos of the same classes.",
         "license": "other",
-        "licence_note": "The sketches are commonly stated as Creative Commons Attribution 4.0 by their authors; "
+        "licence_note": "The sketches are licensed by their authors under Creative Commons Attribution 4.0; "
         "the photos were collected from ImageNet and the web and carry no licence.",
         "citation": """@article{eitz2012humans,
   title = {How Do Humans Sketch Objects?},

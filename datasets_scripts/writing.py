@@ -55,8 +55,11 @@ def write_shards(builder: datasets.GeneratorBasedBuilder, folder: Path, num_proc
 
 def plan_hash(builder: datasets.GeneratorBasedBuilder) -> str:
     """Return a hash of what `builder` would write: an interrupted run is continued only where it is the same."""
-    text = repr((type(builder).__name__, builder.config.name, builder.info.features, _jobs(builder)))
-    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest.update(repr((type(builder).__name__, builder.config.name, builder.info.features)).encode())
+    for job in _jobs(builder):
+        digest.update(repr(job).encode())
+    return digest.hexdigest()
 
 
 def _jobs(builder: datasets.GeneratorBasedBuilder) -> list[Job]:

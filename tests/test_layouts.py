@@ -128,6 +128,8 @@ def test_a_missing_class_stops_with_its_name():
 def test_no_known_layout_says_what_is_expected():
     with pytest.raises(ValueError, match=r"no known layout of sketchy.*EXTEND_image_sketchy_ready/<class>/"):
         recognise({"a/b/c.jpg": b""})
+    with pytest.raises(ValueError, match=r"unpack 'Sketchy\.7z' first"):
+        recognise({"Sketchy.7z": b""})
 
 
 def test_known_counts_are_compared_per_class_and_part():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 import tracemalloc
 from collections import Counter
@@ -15,8 +16,9 @@ from PIL import Image
 
 from datasets_scripts import prepare, writing
 from datasets_scripts.archive import Member, list_files
-from datasets_scripts.base import Plan, Row, SbirBuilder, make_shards
+from datasets_scripts.base import Plan, Row, SbirBuilder, make_shards, photo_id_of
 from datasets_scripts.folder import Folder
+from datasets_scripts.sketchy import Sketchy
 from datasets_scripts.splits import load_split
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -204,8 +206,7 @@ def test_an_empty_split_stops(own_folder, tmp_path, unseen, empty):
 @pytest.fixture
 def damaged_folder(own_folder) -> Path:
     """With an image cut short, an empty one, a PNG called .jpg, a text file, and an image without extension."""
-    whole = (own_folder / "photo/cat/0.jpg").read_bytes()
-    (own_folder / "photo/cat/0.jpg").write_bytes(whole[: len(whole) // 2])
+    (own_folder / "photo/cat/0.jpg").write_bytes(archives.image("cut short", size=64)[:-500])
     (own_folder / "sketch/cat/s0.png").write_bytes(b"")
     (own_folder / "photo/cat/1.jpg").write_bytes(archives.image("a PNG", "PNG"))
     (own_folder / "photo/cat/notes.txt").write_text("not an image")
@@ -282,7 +283,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(own_folder, tmp_path, monke
 def test_an_interrupted_run_of_other_data_is_not_continued(own_folder, tmp_path, monkeypatch):
     arguments = ("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare, "_complete", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(writing, "_finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         run(*arguments)
     (own_folder / "photo/cat/9.jpg").write_bytes(archives.image("new"))
     assert run(*arguments)["counts"]["gallery"] == {"photo": 4}
@@ -305,6 +306,14 @@ def test_two_processes_write_the_same(damaged_folder, tmp_path):
     assert [rows(tmp_path / "one", s) for s in ("train", "query")] == [
         rows(tmp_path / "two", s) for s in ("train", "query")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "photo"),
+    [("n02691156_58-1.png", "n02691156_58"), ("a-b-12.png", "a-b"), ("a-b.png", ""), ("plain.png", "")],
+)
+def test_the_photo_of_a_sketch(name, photo):
+    assert photo_id_of(name) == photo
 
 
 def test_shards_are_cut_by_bytes_and_rows():
@@ -389,12 +398,26 @@ def test_a_list_file_with_the_known_checksum_is_said_to_be_known(tmp_path, sketc
     assert name not in summary["problems"]["lists_that_differ"]
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("n02437136_5405.jpg", "sketchy"),
+        ("n02437136_5405-2.png", "sketchy"),
+        ("ext_12.jpg", "extended"),
+        ("n.jpg", "extended"),
+    ],
+)
+def test_originals_are_known_by_their_names(name, source):
+    assert Sketchy.source(None, name) == source
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
 def test_sketchy_from_packed_archives_is_the_same(tmp_path, sketchy_tree, sketchy2, suffix):
     root = archives.write(sketchy_tree, tmp_path / f"dataset{suffix}")
     summary = run("sketchy2", "--data-dir", root, "--out", tmp_path / "out", "--num-proc", "2")
     assert summary["version"] == sketchy2[1]["version"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"dataset{suffix}", "out"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "data", "splip_dataset.json"]
 
 
 def test_sketchy_layout_2_counts_the_extended_gallery_only(tmp_path):
@@ -405,6 +428,13 @@ def test_sketchy_layout_2_counts_the_extended_gallery_only(tmp_path):
     assert {row["copies"] for row in rows(tmp_path / "out", "gallery")} == {1}
     assert {row["copies"] for row in rows(tmp_path / "out", "train")} == {1}
     assert all(row["instance_id"] for row in rows(tmp_path / "out", "query"))
+
+
+def test_sketchy_without_added_photos_is_enough_for_instance_pairs(tmp_path):
+    tree = {path: content for path, content in archives.sketchy_sempcyc().items() if "extended_photo" not in path}
+    summary = run("sketchy2", "--data-dir", archives.write(tree, tmp_path / "data"), "--out", tmp_path / "out")
+    assert summary["counts"]["gallery"] == {"photo": 42}
+    assert {row["copies"] for row in rows(tmp_path / "out", "gallery")} == {1}
 
 
 @pytest.mark.parametrize("make", [archives.forked, archives.clipprompt, archives.table])
@@ -548,6 +578,16 @@ def test_real_pairs(tmp_path):
     assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} <= photos
 
 
+def test_the_drawn_world_is_prepared_by_name(tmp_path):
+    args = argparse.Namespace(name="mini", **dict.fromkeys((*prepare.LISTS, *prepare.PLAIN)))
+    builder = prepare.make_builder(args, str(tmp_path), tmp_path)
+    assert builder.config.name == "mini-fold0"
+    assert set(builder.config.seen).isdisjoint(builder.config.unseen)
+    args.name = "mini-fold9"
+    with pytest.raises(ValueError, match="unknown dataset 'mini-fold9'; known: mini, mini-fold0"):
+        prepare.make_builder(args, str(tmp_path), tmp_path)
+
+
 def test_the_builder_works_without_the_command(own_folder, tmp_path):
     builder = Folder(cache_dir=str(tmp_path / "cache"), data_dir=str(own_folder), unseen=["cat"])
     builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
@@ -581,3 +621,21 @@ def test_pushing_creates_a_repository_and_uploads_the_folder(own_folder, tmp_pat
     run("folder", "--data-dir", own_folder, *arguments)
     assert calls[0] == ("me/data", "dataset", True)
     assert calls[1] == ("me/data", "dataset", sorted(tree_of(tmp_path / "out")))
+
+
+def test_a_failed_push_keeps_the_dataset_and_says_so(own_folder, tmp_path):
+    arguments = ("--out", tmp_path / "out", "--unseen", "cat", "--push-to-hub", "not a repository id")
+    with pytest.raises(OSError, match=r"out' is prepared, but pushing it to 'not a repository id' failed: \w+"):
+        run("folder", "--data-dir", own_folder, *arguments)
+    assert (tmp_path / "out" / "splip_dataset.json").is_file()
+
+
+def test_the_page_about_data_names_every_benchmark_and_option():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text("utf-8")
+    for name in prepare.benchmarks():
+        assert f"splip prepare {name}" in page or f"`{name} ...`" in page
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page):
+        assert option in known | {"--gallery"}
