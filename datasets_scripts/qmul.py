@@ -10,7 +10,6 @@ import datasets
 
 from .archive import Member, list_files, read_member
 from .base import Plan, Row, SbirBuilder, is_image, photo_id_of, stem
-from .splits import quoted
 
 # (photos, sketches) of the training and the test half, by who counted them.
 COUNTS = {
@@ -185,4 +184,4 @@ def _count_line(rows: Mapping[str, Sequence[Row]], label: str) -> str:
         for who, counts in COUNTS[label].items()
     ]
     train, test = _tally(rows)
-    return f"photos/sketches: {train[0]}/{train[1]} and {test[0]}/{test[1]}; known {quoted(known)}"
+    return f"photos/sketches: {train[0]}/{train[1]} and {test[0]}/{test[1]}; known {' or '.join(known)}"
