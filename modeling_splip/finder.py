@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from .gallery import Gallery
+from .gallery_photos import decode_photo
 from .gallery_result import Result
 from .registry import load_retriever
 
@@ -123,6 +124,18 @@ class Finder:
         except BaseException:
             folder.cleanup()
             raise
+
+
+def read_sketch(path: str, max_pixels: int) -> Image.Image:
+    """Decode an uploaded sketch.
+
+    Raises:
+        ValueError: in one sentence that does not name the server's file, if it is no image or has too many pixels.
+    """
+    try:
+        return decode_photo(Path(path).read_bytes(), max_pixels)
+    except Exception as error:  # a decoder may raise anything on damaged data
+        raise ValueError(f"The sketch is no readable image of at most {max_pixels:,d} pixels: send another.") from error
 
 
 def _count(k: float) -> int:

@@ -13,7 +13,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 from PIL import Image
 
-from modeling_splip.finder import MAX_OWN_PHOTOS, MAX_RESULTS, MAX_WORDS, OWN_PHOTOS, Finder, OwnPhotos
+from modeling_splip.finder import MAX_OWN_PHOTOS, MAX_RESULTS, MAX_WORDS, OWN_PHOTOS, Finder, OwnPhotos, read_sketch
 from modeling_splip.gallery_result import Result
 
 DEFAULT_GALLERY = Path("runs/demo/gallery")
@@ -22,7 +22,7 @@ MAX_FILE = "15mb"
 MAX_PIXELS = 40_000_000
 KEEP_SECONDS = 3600
 CSS = """
-.gradio-container {max-width: 1200px !important; margin: auto !important}
+.gradio-container {max-width: 1200px !important; width: 100% !important; margin: auto !important}
 #photos .grid-wrap {max-height: none !important}
 #photos .grid-container {grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important}
 @media (max-width: 640px) {.gradio-container {padding: 8px !important}}
@@ -57,9 +57,9 @@ class Actions:
         """Find photos like the one clicked."""
         return _pictures(self.finder.similar, rows[event.index], name, k, own)
 
-    def upload(self, files: list[str], name: str | None, own: OwnPhotos | None) -> tuple:
-        """Make this session's photos searchable, in place of its earlier ones."""
-        new = _sentence(self.finder.index, files, name, MAX_PIXELS)
+    def upload(self, files: list[str], gallery: str | None, own: OwnPhotos | None) -> tuple:
+        """Make this session's photos searchable with a gallery's model, in place of its earlier ones."""
+        new = _sentence(self.finder.index, files, gallery, MAX_PIXELS)
         if own is not None:
             own.delete()
         bad = len(new.gallery.manifest["unreadable"])
@@ -68,13 +68,17 @@ class Actions:
         )
         return new, gr.Dropdown(choices=[*self.finder.galleries, OWN_PHOTOS], value=OWN_PHOTOS), note
 
-    def search(self, *args: Any) -> dict[str, list]:
-        """Search by a sketch, words or both; at least one of them. Returns photos, best first."""
-        return {"photos": [_record(result) for result in _sentence(self.finder.search, *args)]}
+    def search(
+        self, sketch: str | None, words: str, weight: float, gallery: str, k: float, own: OwnPhotos | None
+    ) -> dict[str, list]:
+        """Search by a sketch's file, words or both; at least one of them. Returns photos, best first."""
+        image = _sentence(read_sketch, sketch, MAX_PIXELS) if sketch else None
+        found = _sentence(self.finder.search, image, words, weight, gallery, k, own)
+        return {"photos": [_record(result) for result in found]}
 
-    def similar(self, *args: Any) -> dict[str, list]:
+    def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, list]:
         """Find photos like one that was found, by its row. Returns photos, best first."""
-        return {"photos": [_record(result) for result in _sentence(self.finder.similar, *args)]}
+        return {"photos": [_record(result) for result in _sentence(self.finder.similar, row, gallery, k, own)]}
 
     def galleries(self) -> dict[str, int]:
         """List the galleries by name, with their numbers of photos."""
@@ -117,16 +121,18 @@ def build_app(finder: Finder) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 sketch, button, live, words = _drawing()
-                name, k, weight, files = _settings(list(finder.galleries))
             with gr.Column(scale=3, min_width=280):
                 status, photos = _found()
+        examples = gr.Examples([[str(file)] for file in EXAMPLES], sketch, label="Examples") if EXAMPLES else None
+        name, k, weight, files = _settings(list(finder.galleries))
         inputs, outputs = [sketch, words, weight, name, k, own], [photos, rows, status]
         quiet: dict[str, Any] = {"api_visibility": "private"}
         gr.on([button.click, words.submit], actions.draw, inputs, outputs, **quiet)
         # While a search runs, only the newest stroke waits: a fast hand does not fill the queue.
-        sketch.change(
-            actions.stroke, [live, *inputs], outputs, trigger_mode="always_last", show_progress="hidden", **quiet
-        )
+        stroke = {"trigger_mode": "always_last", "show_progress": "hidden", **quiet}
+        gr.on([sketch.change, sketch.upload], actions.stroke, [live, *inputs], outputs, **stroke)
+        if examples is not None:
+            examples.load_input_event.then(actions.stroke, [live, *inputs], outputs, **quiet)
         photos.select(actions.click, [rows, name, k, own], outputs, **quiet)
         app.load(None, js=TAKE_BRUSH, **quiet)
         files.upload(actions.upload, [files, name, own], [own, name, status], api_name="own_photos")
@@ -152,8 +158,6 @@ def _drawing() -> tuple:
     button = gr.Button("Search", variant="primary", elem_id="search")
     live = gr.Checkbox(True, label="Search after each stroke")
     words = gr.Textbox(label="Words beside the sketch", placeholder="for example: red", max_length=MAX_WORDS)
-    if EXAMPLES:
-        gr.Examples([[str(file)] for file in EXAMPLES], sketch, label="Examples")
     return sketch, button, live, words
 
 
@@ -188,7 +192,7 @@ def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> None:
     """Add the endpoints for programs, on components that no browser shows."""
     with gr.Row(visible=False):
         button, found = gr.Button(), gr.JSON()
-        sketch, row = gr.Image(type="pil", image_mode="RGBA", label="sketch"), gr.Number(label="row", precision=0)
+        sketch, row = gr.File(label="sketch"), gr.Number(label="row", precision=0)
         button.click(actions.search, [sketch, *search_inputs], found, api_name="search")
         button.click(actions.similar, [row, *similar_inputs], found, api_name="similar")
         button.click(actions.galleries, None, found, api_name="galleries")
