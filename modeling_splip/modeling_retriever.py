@@ -1,25 +1,27 @@
 """What every retrieval model has in common: the calls, frozen CLIP plus small adapters, and the checkpoints."""
 
+import copy
 import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput, cached_file
 
-from .clip_backbone import TowerOutput, frozen_text_embeds, load_clip, project_image, resolve_base
+from .clip_backbone import Clip, LayerNorms, TowerOutput, frozen_text_embeds, load_clip, project_image, resolve_base
 
 MODALITIES = ("sketch", "photo")
 WEIGHTS = "model.safetensors"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_BASE_ARGUMENTS = ("cache_dir", "local_files_only", "token")  # those that hold for the base CLIP's repository too
 # Fields that say where weights lie or what they are, not what the model computes with them.
 _NOT_FINGERPRINTED = ("self", "kwargs", "clip_config", "base_model", "checkpoint", "class_names")
 
@@ -51,8 +53,8 @@ def check_modality(modality: str) -> str:
 
 
 def retrieval_output(
-    clip: nn.Module,
-    norms: Sequence[nn.LayerNorm],
+    clip: Clip,
+    norms: LayerNorms,
     embeddings: Tensor,
     output: TowerOutput,
     class_embeds: Tensor | None,
@@ -77,7 +79,7 @@ def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -115,6 +117,49 @@ class RetrieverEncoder(PreTrainedModel):
         """
         settings = json.dumps(processor.image_settings(), sort_keys=True) if processor is not None else ""
         return hashlib.blake2b((self.model_fingerprint() + settings).encode(), digest_size=8).hexdigest()
+
+    def freeze(self) -> None:
+        """Freeze what never trains: here everything."""
+        self.requires_grad_(False)
+
+    @classmethod
+    def base_state(cls, config: Any, base_model: str | None, hub: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint of this configuration leaves to the base CLIP."""
+        return {}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, base_model: str | None = None, **kwargs: Any
+    ):
+        """Load a checkpoint of any form, from safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            base_model: for an adapter-only checkpoint, the base CLIP's folder or id instead of the config's.
+            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
+
+        Raises:
+            ValueError: if the base CLIP has another shape or other weights than the one trained on.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
+        config = kwargs.pop("config", None)
+        if not isinstance(config, PretrainedConfig):
+            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
+        config = copy.deepcopy(config)
+        _set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")))
+        state = cls.base_state(config, base_model, {name: hub[name] for name in _BASE_ARGUMENTS if name in hub})
+        state |= load_file(cached_file(pretrained_model_name_or_path, WEIGHTS, **hub))
+        # Tensors mapped from a file lie off the alignment of those made here, where kernels round differently.
+        state = {name: tensor.clone() for name, tensor in state.items()}
+        loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        if base_model is not None:
+            model.config.base_model = str(base_model)
+        model.freeze()
+        return loaded
 
 
 class Retriever(RetrieverEncoder):
@@ -167,6 +212,7 @@ class Retriever(RetrieverEncoder):
             class_names=class_names,
             **settings,
         )
+        _set_tower_dtypes(config, torch.get_default_dtype())  # whatever the base is stored in
         model = cls(config)
         model.clip.load_state_dict(clip.state_dict())
         model.start_from_clip()
@@ -214,55 +260,32 @@ class Retriever(RetrieverEncoder):
             self.config.checkpoint = before
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, base_model: str | None = None, **kwargs: Any
-    ):
-        """Load a checkpoint of either form.
-
-        Args:
-            pretrained_model_name_or_path: folder or Hub id.
-            base_model: for an adapter-only checkpoint, the base CLIP's folder or id instead of the config's.
-            **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
-
-        Raises:
-            ValueError: if the base CLIP has another shape or other weights than the one trained on.
-        """
-        if pretrained_model_name_or_path is None:
-            return super().from_pretrained(None, *args, **kwargs)
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        config = kwargs.pop("config", None)
-        if not isinstance(config, PretrainedConfig):
-            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
+    def base_state(cls, config: Any, base_model: str | None, hub: dict[str, Any]) -> dict[str, Tensor]:
+        """Load the base CLIP's tensors under `clip.`; refuses another CLIP than the one that was trained on."""
         if config.checkpoint == "full":
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
-        else:
-            state = _base_state(config, base_model)
-            state |= load_file(cached_file(pretrained_model_name_or_path, WEIGHTS, **hub))
-            kwargs = {name: value for name, value in kwargs.items() if name not in _HUB_ARGUMENTS}
-            loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if base_model is not None:
-            model.config.base_model = str(base_model)
-        model.freeze()
-        return loaded
+            return {}
+        base = base_model or config.base_model
+        clip = load_clip(base, **hub)
+        for tower in ("vision_config", "text_config"):
+            expected, found = getattr(config.clip_config, tower), getattr(clip.config, tower)
+            for field in ("hidden_size", "num_hidden_layers"):
+                if getattr(expected, field) != getattr(found, field):
+                    raise ValueError(
+                        f"Base CLIP '{base}' has {tower}.{field}={getattr(found, field)}, but the checkpoint was "
+                        f"trained on {getattr(expected, field)}: pass base_model= with the CLIP that it was trained on."
+                    )
+        state = clip.state_dict()
+        fingerprint = weights_fingerprint(state)
+        if config.base_fingerprint and fingerprint != config.base_fingerprint:
+            raise ValueError(
+                f"Base CLIP '{base}' has other weights (fingerprint {fingerprint}) than the one that the checkpoint "
+                f"was trained on ({config.base_fingerprint}): pass base_model= with that one."
+            )
+        return {f"clip.{name}": tensor for name, tensor in state.items()}
 
 
-def _base_state(config: Any, base_model: str | None) -> dict[str, Tensor]:
-    """Load the base CLIP's tensors under `clip.`, refusing another CLIP than the one that the adapters were trained on."""
-    base = base_model or config.base_model
-    clip = load_clip(base)
-    for tower in ("vision_config", "text_config"):
-        expected, found = getattr(config.clip_config, tower), getattr(clip.config, tower)
-        for field in ("hidden_size", "num_hidden_layers"):
-            if getattr(expected, field) != getattr(found, field):
-                raise ValueError(
-                    f"Base CLIP '{base}' has {tower}.{field}={getattr(found, field)}, but the checkpoint was trained on "
-                    f"{getattr(expected, field)}: pass base_model= with the CLIP that it was trained on."
-                )
-    state = clip.state_dict()
-    if config.base_fingerprint and weights_fingerprint(state) != config.base_fingerprint:
-        raise ValueError(
-            f"Base CLIP '{base}' has other weights (fingerprint {weights_fingerprint(state)}) than the one that the "
-            f"checkpoint was trained on ({config.base_fingerprint}): pass base_model= with that one."
-        )
-    return {f"clip.{name}": tensor for name, tensor in state.items()}
+def _set_tower_dtypes(config: Any, dtype: torch.dtype | str | None) -> None:
+    """Ask for the towers in the model's dtype: CLIP builds them in that of their own configurations."""
+    dtype = config.dtype if dtype in (None, "auto") else dtype
+    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
+        tower.dtype = dtype

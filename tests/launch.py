@@ -25,6 +25,6 @@ def torchrun(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
 
 
-def run(command: list[str], timeout: float = 300, **options) -> subprocess.CompletedProcess:
-    """Run a command to its end; its output is in the result."""
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, **options)
+def run(command: list[str], timeout: float = 300, env: dict[str, str] = ENVIRONMENT, **options):
+    """Run a command to its end; its output is in the `subprocess.CompletedProcess` that it returns."""
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, **options)

@@ -1,0 +1,336 @@
+"""Every form of every method comes back as it was: here, elsewhere without the package, and from the Hub's cache."""
+
+import ast
+import json
+import logging
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, save_clip, tiny_config
+from launch import ENVIRONMENT, ROOT, run
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
+
+from modeling_splip.modeling_retriever import Retriever, RetrieverEncoder
+from modeling_splip.processing_splip import SplipProcessor
+from modeling_splip.registry import METHODS, load_retriever
+
+# A method joins with its row in the registry; what it can be besides its defaults stands here.
+SETTINGS = {"splip": [{}, {"conditioning": "domain", "share_layer_norms": False}]}
+CASES = [(name, each) for name, row in METHODS.items() if row.objective for each in SETTINGS.get(name, [{}])]
+MODALITIES = ("sketch", "photo")
+
+
+def build(name: str, settings: dict, base: str) -> Retriever:
+    """Return a model whose trained parts are no longer those of the start."""
+    torch.manual_seed(3)
+    model = METHODS[name].model.from_clip(base, CLASSES, **settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    if settings.get("conditioning") == "domain":
+        for modality in MODALITIES:
+            model.set_domain_mean(modality, torch.randn(model.config.clip_config.vision_config.hidden_size))
+    return model
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
+def saved(request, tiny_clip, tmp_path_factory) -> tuple[Retriever, dict[str, Path]]:
+    """A model and the folder of each of its forms, with the processor beside it."""
+    name, settings = request.param
+    model, folder = build(name, settings, tiny_clip), tmp_path_factory.mktemp(name)
+    forms: dict[str, RetrieverEncoder] = {"adapter": model, "full": model}
+    if settings.get("conditioning") == "domain":
+        forms["folded"] = model.fold()
+    for form, one in forms.items():
+        one.save_pretrained(folder / form, **({"full": True} if form == "full" else {}))
+        SplipProcessor.from_clip(tiny_clip).save_pretrained(folder / form)
+    return model, {form: folder / form for form in forms}
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_form_is_exact(saved, images):
+    model, forms = saved
+    for folder in forms.values():
+        loaded = AutoModel.from_pretrained(folder)
+        for modality in MODALITIES:
+            assert torch.equal(loaded.encode(images, modality), model.encode(images, modality)), folder.name
+        if folder.name != "folded":
+            ours, theirs = (each(images, "sketch").class_embeds for each in (model, loaded))
+            assert torch.equal(ours, theirs)
+
+
+def test_nothing_is_missing_or_unexpected(saved, caplog):
+    _, forms = saved
+    logging.getLogger("transformers").propagate = True
+    for folder in forms.values():
+        config = AutoConfig.from_pretrained(folder)
+        with caplog.at_level(logging.WARNING):
+            _, report = METHODS[config.model_type].model.from_pretrained(folder, output_loading_info=True)
+        assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    assert not caplog.records
+
+
+def test_what_a_form_holds(saved):
+    model, forms = saved
+    names = {form: set(load_file(folder / "model.safetensors")) for form, folder in forms.items()}
+    assert names["adapter"] == set(model.adapter_state()) and not any(n.startswith("clip.") for n in names["adapter"])
+    assert names["full"] == set(model.state_dict())
+    for folder in forms.values():
+        assert not {path.suffix for path in folder.iterdir()} - {".json", ".py", ".safetensors"}
+        # At the root it would make AutoModel load the base CLIP instead.
+        assert not (folder / "adapter_config.json").exists()
+    if "folded" in forms:
+        assert not any("text" in name or name.startswith(("b_", "clip.")) for name in names["folded"])
+
+
+def test_ready_to_encode_right_after_loading(saved):
+    model, forms = saved
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trains and not any(name.startswith("clip.") for name in trains)
+    for form, folder in forms.items():
+        loaded = AutoModel.from_pretrained(folder)
+        found = {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+        assert found == (set() if form == "folded" else trains)
+        assert not any(module.training for module in loaded.modules())
+        assert loaded.name_or_path == str(folder)
+        assert loaded.config.class_names == CLASSES and loaded.config.projection_dim == 16
+
+
+def test_the_solver_is_never_exported(saved, tiny_clip, tmp_path):
+    model, forms = saved
+    method = METHODS[model.config.model_type]
+    objective = method.objective(AutoModel.from_pretrained(forms["adapter"]))
+    extra = [name for name in objective.state_dict() if not name.startswith("model.")]
+    objective.model.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.adapter_state())
+    assert not {name.split(".")[0] for name in extra} & {name.split(".")[0] for name in model.state_dict()}
+
+
+def test_one_fingerprint_for_all_forms(saved, tiny_clip):
+    model, forms = saved
+    processor = SplipProcessor.from_clip(tiny_clip)
+    for folder in forms.values():
+        loaded = AutoModel.from_pretrained(folder)
+        assert loaded.fingerprint(processor) == model.fingerprint(processor)
+        assert loaded.fingerprint(AutoProcessor.from_pretrained(folder)) == model.fingerprint(processor)
+    changed = AutoModel.from_pretrained(forms["adapter"])
+    with torch.no_grad():
+        next(parameter for parameter in changed.parameters() if parameter.requires_grad).add_(1e-3)
+    assert changed.fingerprint(processor) != model.fingerprint(processor)
+    other = SplipProcessor.from_clip(tiny_clip, invert_sketches=True)
+    assert model.fingerprint(other) != model.fingerprint(processor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dtypes_and_devices(saved, images, dtype):
+    model, forms = saved
+    for folder in forms.values():
+        loaded = AutoModel.from_pretrained(folder, dtype=dtype, device_map="cpu")
+        tensors = [*loaded.parameters(), *loaded.buffers()]
+        assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {dtype}
+        embeds = loaded.encode(images.to(dtype), "sketch")
+        assert embeds.dtype == torch.float32
+        assert torch.allclose(embeds, model.encode(images, "sketch"), atol=0.1 if dtype is torch.bfloat16 else 1e-5)
+
+
+def test_a_base_stored_in_half_precision(tiny_clip, tmp_path, images):
+    base = shutil.copytree(tiny_clip, tmp_path / "half")
+    CLIPModel.from_pretrained(tiny_clip).half().save_pretrained(base)
+    for name, settings in CASES:
+        model = build(name, settings, str(base))
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        model.save_pretrained(tmp_path / name)
+        loaded = AutoModel.from_pretrained(tmp_path / name)
+        assert torch.equal(loaded.encode(images, "photo"), model.encode(images, "photo"))
+
+
+def test_another_base_is_refused_by_name(saved, tiny_clip, tmp_path, images):
+    model, forms = saved
+    moved = shutil.copytree(tiny_clip, tmp_path / "moved")
+    loaded = AutoModel.from_pretrained(forms["adapter"], base_model=str(moved))
+    assert torch.equal(loaded.encode(images, "sketch"), model.encode(images, "sketch"))
+    assert loaded.config.base_model == str(moved)
+
+    wider = save_clip(tiny_config(hidden_size=64, intermediate_size=64), tmp_path / "wider")
+    with pytest.raises(ValueError, match=r"wider' has vision_config.hidden_size=64, but .* on 32: pass base_model="):
+        AutoModel.from_pretrained(forms["adapter"], base_model=wider)
+    other = CLIPModel.from_pretrained(tiny_clip)
+    with torch.no_grad():
+        other.logit_scale.add_(1)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other' has other weights \(fingerprint [0-9a-f]{16}\) than the one"):
+        AutoModel.from_pretrained(forms["adapter"], base_model=str(tmp_path / "other"))
+    with pytest.raises(OSError, match="Base CLIP '/no/such/clip' is no local folder and not on the Hub"):
+        AutoModel.from_pretrained(forms["adapter"], base_model="/no/such/clip")
+    # The full form needs no base.
+    config = json.loads((forms["full"] / "config.json").read_text())
+    homeless = shutil.copytree(forms["full"], tmp_path / "homeless")
+    (homeless / "config.json").write_text(json.dumps(config | {"base_model": "/no/such/clip"}))
+    assert torch.equal(AutoModel.from_pretrained(homeless).encode(images, "sketch"), model.encode(images, "sketch"))
+
+
+def needed_code(folder: Path) -> set[str]:
+    """Return the files that the entry points of a saved folder import, and what these import."""
+    entries = set()
+    for name in ("config.json", "processor_config.json"):
+        entries |= {value.split(".")[0] for value in json.loads((folder / name).read_text())["auto_map"].values()}
+    todo, found = list(entries), set()
+    while todo:
+        module = todo.pop()
+        found.add(f"{module}.py")
+        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and f"{node.module}.py" not in found:
+                todo.append(node.module)
+    return found
+
+
+def test_the_folder_holds_exactly_the_code_that_it_needs(saved):
+    _, forms = saved
+    for folder in forms.values():
+        assert {path.name for path in folder.glob("*.py")} == needed_code(folder)
+        for path in folder.glob("*.py"):
+            assert path.read_bytes() == (ROOT / "modeling_splip" / path.name).read_bytes()
+        # The folded encoder needs neither the model that it was folded from nor its class prompts.
+        assert (folder.name == "folded") == (not (folder / "class_prompts.py").exists())
+
+
+ELSEWHERE = """
+import json, sys
+import numpy as np, torch
+torch.set_num_threads(1)
+for name in ("modeling_splip", "datasets_scripts"):
+    sys.modules[name] = None  # as if it were not installed
+from transformers import AutoModel, AutoProcessor
+
+jobs = json.load(open(sys.argv[1]))
+for job in jobs:
+    try:
+        AutoModel.from_pretrained(job["name"], trust_remote_code=False)
+    except ValueError as error:
+        assert "trust_remote_code" in str(error), error
+    else:
+        raise AssertionError("code ran that nobody trusted")
+    processor = AutoProcessor.from_pretrained(job["name"], trust_remote_code=True)
+    model = AutoModel.from_pretrained(job["name"], trust_remote_code=True, **job["options"])
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
+    pixels = processor(images=[job["image"]], modality="sketch")["pixel_values"]
+    np.save(job["out"], model.encode(pixels, "sketch").numpy())
+    print(model.fingerprint(processor))
+"""
+
+
+def cache_as_hub(cache: Path, name: str, folder: Path) -> None:
+    """Put a folder where huggingface_hub keeps a downloaded repository."""
+    repository, commit = cache / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+
+
+def test_elsewhere_without_the_package(tiny_clip, prepared, tmp_path):
+    raw = sorted(prepared.parent.parent.glob("raw*"))[0]
+    image = raw / "sketch" / "owl" / "owl0-1.png"
+    processor = SplipProcessor.from_clip(tiny_clip)
+    expected, jobs = [], []
+
+    def job(name, model: RetrieverEncoder, **options) -> None:
+        out = str(tmp_path / f"{len(jobs)}.npy")
+        jobs.append({"name": str(name), "options": options, "image": str(image), "out": out})
+        embeds = model.encode(processor(images=[image], modality="sketch")["pixel_values"], "sketch")
+        expected.append((embeds.numpy(), model.fingerprint(processor)))
+
+    hub = tmp_path / "hub"
+    cache_as_hub(hub, "someone/clip", Path(tiny_clip))
+    for number, (name, settings) in enumerate(CASES):
+        model = build(name, settings, tiny_clip)
+        forms = {"adapter": model, "full": model} | ({"folded": model.fold()} if "domain" in settings.values() else {})
+        for form, one in forms.items():
+            folder = tmp_path / f"{name}{number}-{form}"
+            one.save_pretrained(folder, **({"full": True} if form == "full" else {}))
+            processor.save_pretrained(folder)
+            job(folder, model)
+        # By the id of a repository in the Hub's cache, whose base CLIP is another one there.
+        model.config.base_model = "someone/clip"
+        model.save_pretrained(tmp_path / f"{name}{number}-hub")
+        processor.save_pretrained(tmp_path / f"{name}{number}-hub")
+        cache_as_hub(hub, f"someone/{name}{number}", tmp_path / f"{name}{number}-hub")
+        job(f"someone/{name}{number}", model)
+    job(tmp_path / f"{CASES[0][0]}0-hub", build(*CASES[0], tiny_clip), base_model=tiny_clip)
+
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    (tmp_path / "elsewhere").mkdir()
+    env = ENVIRONMENT | {"HF_HUB_CACHE": str(hub), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-I", "-c", ELSEWHERE, str(tmp_path / "jobs.json")]
+    result = run(command, env=env, cwd=tmp_path / "elsewhere")
+    assert result.returncode == 0, result.stderr[-3000:]
+    for word in ("warning", "missing", "unexpected", "newly initialized", "falling back"):
+        assert word not in result.stderr.lower(), result.stderr
+    for one, (embeds, fingerprint), printed in zip(jobs, expected, result.stdout.split(), strict=True):
+        assert np.array_equal(np.load(one["out"]), embeds), one["name"]
+        assert printed == fingerprint, one["name"]
+
+
+class Bomb:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_no_pickle_is_opened(saved, tmp_path):
+    _, forms = saved
+    for form, folder in forms.items():
+        bait = shutil.copytree(folder, tmp_path / form)
+        (bait / "model.safetensors").unlink()
+        for name in ("pytorch_model.bin", "training_args.bin", "model.pt"):
+            (bait / name).write_bytes(pickle.dumps({"weight": Bomb(tmp_path / "opened")}))
+        with pytest.raises(OSError, match=r"model.safetensors"):
+            AutoModel.from_pretrained(bait)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_no_code_of_ours_reads_pickles():
+    forbidden = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}
+    folders = ("modeling_splip", "datasets_scripts", "space", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 30
+    for path in [*files, ROOT / "train_accelerate.py"]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                )
+                assert not {name.partition(".")[0] for name in names} & forbidden, path
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "eval", "exec", "yaml.load", "yaml.unsafe_load"), path
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert keywords.get("allow_pickle", "False") == "False", path
+                assert keywords.get("trust_remote_code", "False") == "False", path
+
+
+def test_plain_clip_is_a_retriever(tiny_clip, images):
+    model, processor = load_retriever(f"clip:{tiny_clip}")
+    base = CLIPModel.from_pretrained(tiny_clip).eval()
+    features = base.get_image_features(pixel_values=images)
+    features = features if isinstance(features, torch.Tensor) else features.pooler_output
+    expected = nn.functional.normalize(features, dim=-1)
+    for modality in MODALITIES:
+        assert torch.allclose(model.encode(images, modality), expected, atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in model.parameters()) and processor.tokenizer is not None
