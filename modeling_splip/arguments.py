@@ -3,18 +3,27 @@
 import argparse
 import difflib
 import inspect
+import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.utils import LoggerType
 
 from .registry import METHODS
 
 RECIPES = Path(__file__).parent / "recipes"
 _SCHEDULES = ("constant", "cosine")
 _PRECISIONS = ("no", "bf16", "fp16")
+_TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
+_AT_LEAST = {
+    0: ("max_steps", "warmup_steps", "validation_classes", "checkpoint_every", "seed", "workers", "clip_norm",
+        "mapper_learning_rate"),
+    1: ("epochs", "batch_size", "accumulation", "evaluate_every", "pairs_per_class"),
+}  # fmt: skip
 # Fields of a model's configuration that from_clip fills in.
 _FILLED_IN = (
     "self", "kwargs", "clip_config", "base_model", "base_fingerprint", "checkpoint", "class_names", "class_token_ids",
@@ -52,44 +61,60 @@ class TrainingArguments:
     seed: int = _option(0, "of everything random")
     workers: int = _option(0, "processes that decode images")
     tracker: str = _option("tensorboard", "any tracker of Accelerate by name, or none")
+    invert_sketches: bool = _option(False, "invert sketches that look white on black")
     resume: bool = _option(False, "continue from the newest whole checkpoint in output")
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ValueError in one sentence for an unknown name or an impossible combination."""
+        """Give every value its type; raise ValueError in one sentence for an unknown name or impossible values."""
+        for item in fields(self):
+            if item.name not in ("model", "loss"):
+                setattr(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
         _known("method", self.method, [name for name, row in METHODS.items() if row.objective])
         _known("schedule", self.schedule, _SCHEDULES)
         _known("mixed_precision", self.mixed_precision, _PRECISIONS)
-        for name in self.model:
-            _known("model.", name, model_fields(self.method))
-        for name in self.loss:
-            _known("loss.", name, loss_fields(self.method))
-        for name in ("epochs", "batch_size", "accumulation", "evaluate_every", "pairs_per_class"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        _known("tracker", self.tracker, _TRACKERS)
+        for group, defaults in (("model", model_fields(self.method)), ("loss", loss_fields(self.method))):
+            values = getattr(self, group)
+            if not isinstance(values, dict):
+                raise ValueError(f"{group} must be a mapping of names to values, got {values!r}.")
+            for name in values:
+                _known(f"{group}.", name, defaults)
+            typed = {name: _typed(f"{group}.{name}", value, defaults[name]) for name, value in values.items()}
+            setattr(self, group, typed)
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}.")
         if not self.dataset:
             raise ValueError("No dataset: pass --dataset with a folder that `splip prepare` wrote.")
+        METHODS[self.method].config(**self.model)
+        if getattr(self.settings(), "level", "category") == "fine_grained" and self.pairs_per_class < 2:
+            raise ValueError("Fine-grained training needs pairs_per_class of at least 2, to find negatives in a class.")
 
     def settings(self) -> Any:
         """Return the objective's settings."""
         return METHODS[self.method].objective.settings_class(**self.loss)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return all values, for the run's record."""
         return asdict(self)
 
 
-def model_fields(method: str) -> list[str]:
-    """Return the configuration fields of a method that a recipe may set."""
+def model_fields(method: str) -> dict[str, Any]:
+    """Return the configuration fields of a method that a recipe may set, with their defaults."""
     parameters = inspect.signature(METHODS[method].config.__init__).parameters
-    return [name for name in parameters if name not in _FILLED_IN]
+    return {name: parameter.default for name, parameter in parameters.items() if name not in _FILLED_IN}
 
 
-def loss_fields(method: str) -> list[str]:
-    """Return the settings of a method's objective."""
-    return [item.name for item in fields(METHODS[method].objective.settings_class)]
+def loss_fields(method: str) -> dict[str, Any]:
+    """Return the settings of a method's objective, with their defaults."""
+    return {item.name: item.default for item in fields(METHODS[method].objective.settings_class)}
 
 
 def parse_arguments(argv: list[str] | None = None, description: str = "") -> TrainingArguments:
@@ -100,7 +125,9 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
     Raises:
         ValueError, FileNotFoundError: in one sentence.
     """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", help=f"YAML file, or a name of {', '.join(recipe_names())}")
     plain = [item for item in fields(TrainingArguments) if item.name not in ("model", "loss")]
     for item in plain:
@@ -109,13 +136,13 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
             parser.add_argument(f"--{item.name}", action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             parser.add_argument(f"--{item.name}", type=type(item.default), default=None, help=text)
-    parser.epilog = "--model.FIELD VALUE and --loss.FIELD VALUE set fields of the method's configuration and objective."
+    parser.epilog = _dotted_help()
     known, rest = parser.parse_known_args(argv)
     values = load_recipe(known.recipe) if known.recipe else {}
     values |= {item.name: getattr(known, item.name) for item in plain if getattr(known, item.name) is not None}
     for name, value in _dotted(rest, [item.name for item in plain]).items():
         group, _, key = name.partition(".")
-        values[group] = values.get(group, {}) | {key: yaml.safe_load(value)}
+        values[group] = (values.get(group) or {}) | {key: value}
     arguments = TrainingArguments(**values)
     arguments.check()
     return arguments
@@ -135,15 +162,14 @@ def load_recipe(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe '{name}'{_nearest(name, recipe_names())}.")
-    values = yaml.safe_load(path.read_text("utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"Recipe '{path}' is not YAML ({error}).") from error
     if not isinstance(values, dict):
         raise ValueError(f"Recipe '{path}' must be a mapping of argument names to values.")
-    kinds = {item.name: item for item in fields(TrainingArguments)}
-    for key, value in values.items():
-        _known(f"key in recipe '{path.name}':", key, kinds)
-        # YAML reads 1e-3 as a string.
-        if isinstance(kinds[key].default, float) and not isinstance(value, float):
-            values[key] = float(value)
+    for key in values:
+        _known(f"key in recipe '{path.name}':", key, [item.name for item in fields(TrainingArguments)])
     return values
 
 
@@ -160,7 +186,48 @@ def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
     return result
 
 
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """Return the value in its default's type. Flags are text, and YAML reads 1e-3 as text too."""
+    kind = type(default)
+    if default is None:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    try:
+        if kind is bool:
+            result = yaml.safe_load(value) if isinstance(value, str) else value
+        elif kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            result = float(value)
+        else:
+            result = int(value) if kind is int and isinstance(value, str) else value
+    except (ValueError, yaml.YAMLError):
+        result = None
+    if type(result) is not kind:
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        raise ValueError(f"{name} must be {kinds[kind]}, got {value!r}.")
+    return result
+
+
+def _dotted_help() -> str:
+    """Explain --model.x and --loss.x from the docstrings of the classes that take them."""
+    lines = []
+    for method, row in METHODS.items():
+        if row.objective is None:
+            continue
+        groups = {"model": (row.config, model_fields), "loss": (row.objective.settings_class, loss_fields)}
+        for group, (owner, names) in groups.items():
+            lines.append(f"\n{method}, --{group}.NAME VALUE:")
+            texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+            for name, default in names(method).items():
+                text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
+                indent = " " * 24
+                lines += [
+                    f"  --{group}.{name}",
+                    textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent),
+                ]
+    return "\n".join(lines)
+
+
 def _known(what: str, name: str, names: Iterable[str]) -> None:
+    """Raise ValueError with the nearest of the names where this is none of them."""
     if name not in names:
         space = "" if what.endswith(".") else " "
         raise ValueError(f"Unknown {what}{space}{name}{_nearest(name, list(names))}.")
