@@ -19,8 +19,7 @@ class LayerNormAdapter(nn.ModuleList):
     def copy_from(self, norms: Sequence[nn.LayerNorm]) -> None:
         """Start from the tower's own weights; `norms` has one LayerNorm for each of the adapter's."""
         for own, original in zip(self, norms, strict=True):
-            own.weight.copy_(original.weight)
-            own.bias.copy_(original.bias)
+            own.load_state_dict(original.state_dict())
 
 
 class TextPromptMapper(nn.Module):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from transformers import CLIPConfig, CLIPModel
 MINI_CLIP = "mini_clip"
 
 KeyValue = tuple[Tensor, Tensor]
+# A CLIPModel, or another module that holds its vision tower. Torch types a module's parts as "Tensor | Module".
+Clip = Any
+# A sequence of nn.LayerNorm in a tower's order; a LayerNormAdapter is one, though torch types its items as Module.
+LayerNorms = Any
 
 
 class TowerOutput(NamedTuple):
@@ -75,21 +79,21 @@ def dimensions(config: CLIPConfig) -> tuple[int, int, int, int]:
     return vision.hidden_size, text.hidden_size, vision.num_hidden_layers, text.num_hidden_layers
 
 
-def vision_norms(clip: nn.Module) -> list[nn.LayerNorm]:
+def vision_norms(clip: Clip) -> list[nn.LayerNorm]:
     """Return the vision tower's LayerNorms in order: before the layers, two a layer, after CLS is read: 2 L_v + 2."""
     tower = clip.vision_model
     inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
     return [tower.pre_layrnorm, *inner, tower.post_layernorm]
 
 
-def text_norms(clip: nn.Module) -> list[nn.LayerNorm]:
+def text_norms(clip: Clip) -> list[nn.LayerNorm]:
     """Return the text tower's LayerNorms in order: two a layer, then the last: 2 L_t + 1."""
     tower = clip.text_model
     inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
     return [*inner, tower.final_layer_norm]
 
 
-def embed_patches(clip: nn.Module, pixel_values: Tensor, interpolate: bool = False) -> Tensor:
+def embed_patches(clip: Clip, pixel_values: Tensor, interpolate: bool = False) -> Tensor:
     """Return [CLS, patches] with positions, before the first LayerNorm: (B, 1 + P, d_v). The patches are E_0.
 
     Args:
@@ -115,18 +119,18 @@ def embed_patches(clip: nn.Module, pixel_values: Tensor, interpolate: bool = Fal
     return clip.vision_model.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
 
 
-def embed_tokens(clip: nn.Module, token_ids: Tensor) -> Tensor:
+def embed_tokens(clip: Clip, token_ids: Tensor) -> Tensor:
     """Return token embeddings without positions: (..., d_t)."""
     return clip.text_model.embeddings.token_embedding(token_ids)
 
 
-def text_positions(clip: nn.Module, positions: Tensor) -> Tensor:
+def text_positions(clip: Clip, positions: Tensor) -> Tensor:
     """Return the text tower's position embeddings: (..., d_t)."""
     return clip.text_model.embeddings.position_embedding(positions)
 
 
 def prompt_key_values(
-    clip: nn.Module, norms: Sequence[nn.LayerNorm], prompts: Sequence[Tensor | None]
+    clip: Clip, norms: LayerNorms, prompts: Sequence[Tensor | None]
 ) -> list[KeyValue | None]:
     """Return what each vision layer's attention needs of its prompt tokens: their keys and values.
 
@@ -148,9 +152,9 @@ def prompt_key_values(
 
 
 def run_vision(
-    clip: nn.Module,
+    clip: Clip,
     embeddings: Tensor,
-    norms: Sequence[nn.LayerNorm],
+    norms: LayerNorms,
     prompts: Sequence[KeyValue | None] | None = None,
     attention: str = "sdpa",
     output_attentions: bool = False,
@@ -165,7 +169,8 @@ def run_vision(
     """
     layers = clip.vision_model.encoder.layers
     x = norms[0](embeddings)
-    outputs, attentions = [], []
+    outputs: list[Tensor] = []
+    attentions: list[Any] = []
     for index, layer in enumerate(layers):
         extra = prompts[index] if prompts is not None else None
         x, weights = _encoder_layer(
@@ -177,9 +182,9 @@ def run_vision(
 
 
 def run_text(
-    clip: nn.Module,
+    clip: Clip,
     embeddings: Tensor,
-    norms: Sequence[nn.LayerNorm],
+    norms: LayerNorms,
     mask: Tensor,
     prompts: Tensor | None = None,
     depth: int | None = None,
@@ -212,17 +217,17 @@ def project(head: nn.Linear, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         return F.normalize(F.linear(x, head.weight.to(dtype)), dim=-1)
 
 
-def project_image(clip: nn.Module, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
+def project_image(clip: Clip, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
     """Return f(x), (B, D), of the CLS outputs (B, d_v)."""
     return project(clip.visual_projection, norm, cls)
 
 
-def project_text(clip: nn.Module, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
+def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
     """Return F_t, (..., D), of the EOS outputs (..., d_t)."""
     return project(clip.text_projection, norm, eos)
 
 
-def frozen_text_embeds(clip: CLIPModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the plain CLIP text embeddings, (N, D), unit norm, float32 or wider, without gradients."""
     with torch.no_grad():
         output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
@@ -231,7 +236,7 @@ def frozen_text_embeds(clip: CLIPModel, input_ids: Tensor, attention_mask: Tenso
 
 
 def _encoder_layer(
-    layer: nn.Module,
+    layer: Any,
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
@@ -248,7 +253,7 @@ def _encoder_layer(
 
 
 def _layer_forward(
-    layer: nn.Module,
+    layer: Any,
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
@@ -263,7 +268,7 @@ def _layer_forward(
 
 
 def _attend(
-    module: nn.Module,
+    module: Any,
     x: Tensor,
     mask: Tensor | None,
     extra: KeyValue | None,

@@ -5,8 +5,7 @@ layer l, V_tg and V_ms the visual prompts, f the embedding (D), F_t(c | x) the e
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMa
 from .class_prompts import pack_class_prompts, tokenize_class_prompts
 from .clip_backbone import (
     KeyValue,
+    LayerNorms,
     dimensions,
     embed_patches,
     embed_tokens,
@@ -91,7 +91,7 @@ class SplipModel(Retriever):
         """Start the LayerNorm adapters from the base CLIP's own weights."""
         if self.config.layer_norms in ("both", "vision"):
             for adapter in self.vision_adapters.values():
-                adapter.copy_from(vision_norms(self.clip))
+                cast(LayerNormAdapter, adapter).copy_from(vision_norms(self.clip))
         if self.config.layer_norms in ("both", "text"):
             self.text_adapter.copy_from(text_norms(self.clip))
         self._check_context()
@@ -123,8 +123,9 @@ class SplipModel(Retriever):
         norms = self.layer_norms(modality)
         means, class_embeds = None, None
         if config.use_b_vt or (return_class_embeds and config.class_names):
-            prompts = self._text_prompts(embeddings, modality) if config.use_b_t else None  # (B or 1, m, d_t)
-            means, class_embeds = self._text_pass(prompts, modality, return_class_embeds)
+            prompts = self._text_prompts(embeddings, modality)  # (B or 1, m, d_t)
+            means, eos = self._text_pass(prompts, modality)
+            class_embeds = self._project_classes(eos) if return_class_embeds else None  # (B or 1, C, D)
         visual = prompt_key_values(self.clip, norms, self._visual_prompts(means, modality))
         output = run_vision(
             self.clip, embeddings, norms, visual, attention=self._attention(), output_attentions=output_attentions
@@ -143,8 +144,8 @@ class SplipModel(Retriever):
             raise ValueError(
                 "With conditioning='image' class embeddings depend on the image: read them from the output."
             )
-        prompts = self._text_prompts(None, check_modality(modality)) if self.config.use_b_t else None
-        return self._text_pass(prompts, modality, True)[1][0]
+        _, eos = self._text_pass(self._text_prompts(None, check_modality(modality)), modality)
+        return self._project_classes(eos)[0]
 
     @torch.no_grad()
     def frozen_class_embeds(self, modality: str = "photo") -> Tensor:
@@ -180,13 +181,14 @@ class SplipModel(Retriever):
         """Return the constant keys and values of each layer's visual prompts: (1, K, d_v) each, or None."""
         means = None
         if self.config.use_b_vt:
-            prompts = self._text_prompts(None, modality) if self.config.use_b_t else None
-            means, _ = self._text_pass(prompts, modality, False)
+            means, _ = self._text_pass(self._text_prompts(None, modality), modality)
         return prompt_key_values(self.clip, self.layer_norms(modality), self._visual_prompts(means, modality))
 
-    def _text_prompts(self, embeddings: Tensor | None, modality: str) -> Tensor:
+    def _text_prompts(self, embeddings: Tensor | None, modality: str) -> Tensor | None:
         """T = B_t(E_0): (B, m, d_t) from each image, or (1, m, d_t) from the modality's mean."""
-        if self.config.conditioning == "image":
+        if not self.config.use_b_t:
+            return None
+        if self.config.conditioning == "image" and embeddings is not None:
             return self.b_t(embeddings[:, 1:].mean(dim=1))
         mean = self.domain_mean[MODALITIES.index(modality)]
         if not torch.compiler.is_compiling() and not mean.any():
@@ -196,20 +198,27 @@ class SplipModel(Retriever):
             )
         return self.b_t(mean[None])
 
-    def _text_pass(self, prompts: Tensor | None, modality: str, with_classes: bool) -> tuple[Tensor, Tensor | None]:
-        """Run the class prompts; return the means of W_l, (L_t, B or 1, d_t), and F_t(c | x), (B or 1, C, D)."""
+    def _text_pass(self, prompts: Tensor | None, modality: str) -> tuple[Tensor, Tensor]:
+        """Run the class prompts; return the means of W_l, (L_t, B or 1, d_t), and the EOS outputs, (B or 1, C, d_t)."""
         config = self.config
         m = 0 if prompts is None else config.m
         device = self.clip.logit_scale.device
         packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
         x = x.expand(1 if prompts is None else prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
-        norms = self.text_adapter if config.layer_norms in ("both", "text") else text_norms(self.clip)
-        output = run_text(self.clip, x, norms, packed.mask, prompts, config.prompt_depth, self._attention())
+        output = run_text(
+            self.clip, x, self._text_norms(), packed.mask, prompts, config.prompt_depth, self._attention()
+        )
         weights = packed.weights.to(output.last.dtype).to(device)  # (S,)
         means = torch.stack([weights @ w for w in output.layers])  # (L_t, B or 1, d_t)
-        classes = project_text(self.clip, norms[-1], output.last[:, packed.eos]) if with_classes else None
-        return means, classes
+        return means, output.last[:, packed.eos]
+
+    def _project_classes(self, eos: Tensor) -> Tensor:
+        """F_t(c | x) of the EOS outputs: (B or 1, C, D), unit norm."""
+        return project_text(self.clip, self._text_norms()[-1], eos)
+
+    def _text_norms(self) -> LayerNorms:
+        return self.text_adapter if self.config.layer_norms in ("both", "text") else text_norms(self.clip)
 
     def _visual_prompts(self, means: Tensor | None, modality: str) -> list[Tensor | None]:
         """Return [V_tg, V_ms,l] for every vision layer l, (B or 1, K, d_v), or None beyond the prompts' depth."""
@@ -228,7 +237,7 @@ class SplipModel(Retriever):
                 parts[layer].append(mapped[math.ceil((layer + 1) * l_t / l_v) - 1])
         return [_join(part) for part in parts]
 
-    def layer_norms(self, modality: str) -> Sequence[nn.LayerNorm]:
+    def layer_norms(self, modality: str) -> LayerNorms:
         """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
         if self.config.layer_norms not in ("both", "vision"):
             return vision_norms(self.clip)

@@ -1,6 +1,5 @@
 """SpLIP folded: with domain conditioning all prompts are constants, and an image costs what plain CLIP costs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, initialization
 
 from .adapters import LayerNormAdapter
-from .clip_backbone import dimensions, embed_patches, run_vision, vision_norms
+from .clip_backbone import LayerNorms, dimensions, embed_patches, run_vision, vision_norms
 from .configuration_splip import SplipEncoderConfig
 from .modeling_retriever import MODALITIES, RetrievalOutput, RetrieverEncoder, check_modality, retrieval_output
 
@@ -74,7 +73,7 @@ class SplipEncoder(RetrieverEncoder):
                 encoder._prompts(modality).copy_(stacked)
         return encoder.eval()
 
-    def layer_norms(self, modality: str) -> Sequence[nn.LayerNorm]:
+    def layer_norms(self, modality: str) -> LayerNorms:
         """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
         own = modality == "photo" and not self.config.share_layer_norms
         return self.photo_norms if own else vision_norms(self)

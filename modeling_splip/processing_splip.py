@@ -113,8 +113,7 @@ class SplipProcessor(ProcessorMixin):
 
     def is_blank(self, image: Any) -> bool:
         """Return whether nothing is drawn: the grey levels, transparency laid on white, hardly differ."""
-        low, high = to_rgb(image).convert("L").getextrema()
-        return high - low < BLANK_RANGE
+        return int(np.ptp(np.asarray(to_rgb(image).convert("L")))) < BLANK_RANGE
 
     def image_settings(self) -> dict[str, Any]:
         """Return the settings that decide the pixel values, for the fingerprint."""

@@ -129,7 +129,7 @@ def differences(model: SplipModel, pixels: Tensor, modality: str) -> dict[str, f
     model.zero_grad()
     output = model(pixels, modality)
     embeds, classes, means = plain(pixels, modality)
-    own_means, _ = model._text_pass(_prompts(model, pixels, modality), modality, False)
+    own_means, _ = model._text_pass(_prompts(model, pixels, modality), modality)
     generator = torch.Generator().manual_seed(3)
     for found in ((output.embeds, output.class_embeds), (embeds, classes)):
         generator.manual_seed(3)
@@ -144,8 +144,6 @@ def differences(model: SplipModel, pixels: Tensor, modality: str) -> dict[str, f
 
 
 def _prompts(model: SplipModel, pixels: Tensor, modality: str) -> Tensor | None:
-    if not model.config.use_b_t:
-        return None
     return model._text_prompts(model.clip.vision_model.embeddings(pixels), modality)
 
 

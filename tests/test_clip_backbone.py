@@ -31,7 +31,7 @@ def test_published_shapes_in_full_without_memory(name):
     with torch.device("meta"):
         model = SplipModel(config)
         embeddings = embed_patches(model.clip, torch.empty(2, 3, size, size))
-        means, _ = model._text_pass(model._text_prompts(embeddings, "sketch"), "sketch", False)
+        means, _ = model._text_pass(model._text_prompts(embeddings, "sketch"), "sketch")
         norms = model.layer_norms("sketch")
         visual = prompt_key_values(model.clip, norms, model._visual_prompts(means, "sketch"))
         output = run_vision(model.clip, embeddings, norms, visual)
@@ -55,7 +55,7 @@ def test_width_of_b32_equals_stock_layers():
         plain.swap_norms("photo")
         visual = model.encode(pixels, "photo")
         embeddings = plain.clip.vision_model.embeddings(pixels)
-        means, _ = model._text_pass(model._text_prompts(embeddings, "photo"), "photo", False)
+        means, _ = model._text_pass(model._text_prompts(embeddings, "photo"), "photo")
         # The template's tokens come from the config here: there is no tokenizer of that vocabulary.
         plain.tokenizer = lambda text: {"input_ids": [*model.config.prefix_token_ids["photo"], 599]}
         expected = plain.vision(embeddings, means, "photo")
