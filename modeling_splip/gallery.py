@@ -249,7 +249,7 @@ class Gallery:
                 break
             wanted = min(4 * wanted, available)
         return [
-            [self.result(int(found[query, at]), float(scores[query, at])) for at in positions]
+            [self.result(int(found[query, at]), float(np.clip(scores[query, at], -1, 1))) for at in positions]
             for query, positions in enumerate(kept)
         ]
 

@@ -1,5 +1,6 @@
 """The Space in a real browser and over its API, as a visitor and a program meet it."""
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_splip.finder import OWN_PHOTOS, Finder
 from modeling_splip.gallery import Gallery
 from modeling_splip.registry import load_retriever
 
@@ -28,6 +30,7 @@ BROWSER_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+HOSTILE = "mug<b>bold"  # a label that must stay text in a page
 # Screenshots for a person to look at; git ignores the folder.
 SHOTS = ROOT / "runs" / "screenshots"
 
@@ -48,10 +51,11 @@ def world(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("world") / "photos"
     for name in ("fish", "tree", "house", "clock", "mug"):
-        (folder / name).mkdir(parents=True)
+        label = HOSTILE if name == "mug" else name
+        (folder / label).mkdir(parents=True)
         for number in range(6):
             pixels = draw_photo(make_instance(name, number, "gallery", 0))
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
     return folder
 
 
@@ -251,7 +255,8 @@ def test_draw_press_and_see_photos(page, address):
     page.click("#search")
     captions = found(page)
     assert len(captions) == 12
-    assert all(re.fullmatch(r"(fish|tree|house|clock|mug) \d\.\d{3}", caption) for caption in captions)
+    assert all(re.fullmatch(rf"(fish|tree|house|clock|{HOSTILE}) -?\d\.\d{{3}}", caption) for caption in captions)
+    assert not page.query_selector_all("#photos b")
     scores = [float(caption.split()[-1]) for caption in captions]
     assert scores == sorted(scores, reverse=True)
     assert "12 photos in" in page.inner_text("#status")
@@ -293,7 +298,7 @@ def test_upload_a_sketch_and_own_photos(page, sketch, world):
     page.get_by_text("Settings and your own photos").click()
     page.set_input_files(
         '#own input[type="file"], input[type="file"][multiple]',
-        [str(path) for path in sorted((world / "mug").glob("*.png"))],
+        [str(path) for path in sorted((world / HOSTILE).glob("*.png"))],
     )
     page.get_by_text("6 photos of yours can be searched now.").wait_for()
     page.click("#search")
@@ -322,18 +327,47 @@ def test_phone_width_in_the_dark(page):
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def run_app(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, str(ROOT / "space" / "app.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
+@pytest.fixture
+def app(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("space_app", ROOT / "space" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPLIP_GALLERY", raising=False)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    return module
 
 
-def test_without_a_gallery_it_says_how_to_make_one(tmp_path):
-    done = run_app(folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("splip: There is no gallery to search: make one with `make demo`")
-    done = run_app(folder=tmp_path, SPLIP_GALLERY="owner/unknown")
-    assert done.returncode == 2 and "'owner/unknown' is no gallery folder here" in done.stderr.splitlines()[-1]
+def test_without_a_gallery_it_says_how_to_make_one(app, monkeypatch, capsys):
+    assert app.main() == 2
+    assert capsys.readouterr().err.startswith("splip: There is no gallery to search: make one with `make demo` or")
+    monkeypatch.setenv("SPLIP_GALLERY", "owner/unknown")
+    assert app.main() == 2
+    assert capsys.readouterr().err.startswith("splip: 'owner/unknown' is no gallery folder here")
+
+
+def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
+    model, processor = load_retriever("clip")
+    Gallery.build(world / "fish", model, processor, tmp_path / "fishes", model_name="clip", progress=False)
+    finder = Finder.open([str(gallery.folder), str(tmp_path / "fishes")])
+    one, other = finder.galleries["mini"], finder.galleries["fishes"]
+    assert one.model is other.model and len(other) == 6
+    with pytest.raises(ValueError, match="There is no gallery 'birds', only mini, fishes"):
+        finder.choose("birds", None)
+
+
+def test_own_photos_are_deleted_and_limited(gallery, world):
+    finder = Finder({"mini": gallery})
+    own = finder.index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
+    folder = Path(own.folder.name)
+    assert len(finder.search(None, "red", 0.5, OWN_PHOTOS, 50, own)) == 6 and folder.is_dir()
+    own.delete()
+    assert not folder.exists()
+    for count in (0, 201):
+        with pytest.raises(ValueError, match="Upload 1 to 200 photos"):
+            finder.index(["x.png"] * count, None, 10_000)
+    with pytest.raises(ValueError, match="no photos of your own"):
+        finder.choose(OWN_PHOTOS, None)
 
 
 def test_the_header_names_the_app_and_a_licence():
