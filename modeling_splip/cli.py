@@ -24,12 +24,21 @@ def main(argv: list[str] | None = None) -> int:
     # Only the command that runs is imported, for the others their names are enough.
     wanted = argv[0] if argv and argv[0] in modules else None
     for name in sorted(modules):
-        if wanted in (None, name):
+        if wanted not in (None, name):
+            continue
+        try:
             module = importlib.import_module(modules[name])
-            text = _first_line(module)
-            module.add_arguments(commands.add_parser(name, help=text, description=text))
+        except ModuleNotFoundError as error:
+            needs = f"needs {error.name}, which is not installed: pip install 'splip[{name}]'"
             if wanted:
-                run = module.run
+                print(f"splip: {name} {needs}.", file=sys.stderr)
+                return 2
+            commands.add_parser(name, help=needs)
+            continue
+        text = _first_line(module)
+        module.add_arguments(commands.add_parser(name, help=text, description=text))
+        if wanted:
+            run = module.run
     args = parser.parse_args(argv)
     try:
         return run(args)
