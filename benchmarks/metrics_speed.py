@@ -285,9 +285,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file; the other size's entry is kept")
     args = parser.parse_args()
     threads = 2 if args.quickdraw else 1
+    load = round(os.getloadavg()[0], 1)  # of other programs: wall-clock times grow with it
     torch.set_num_threads(threads)
     with threadpool_limits(threads):
         entry = {"quickdraw": quickdraw()} if args.quickdraw else {"sketchy2": sketchy2(args.repeats, args.sample)}
+    for measured in entry.values():
+        measured["load_before"] = load
     kept = json.loads(args.output.read_text()) if args.output.exists() else {}
     machine = {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__}
     report = kept | {"machine": machine | {"torch": torch.__version__}} | entry
