@@ -54,27 +54,31 @@ class PhotoKnobs:
     """How hard photos are. Lengths are in pixels of the 64 px image unless said otherwise.
 
     Attributes:
+        hard: range of an instance's own hardness, see `Instance`.
         tilt: standard deviation of the object's rotation, degrees; shared with its sketches.
         stretch: largest relative change of width against height; shared with its sketches.
         size: range of the object's half extent, as a share of half the image.
         offset: largest shift of the object from the centre, as a share of half the image.
         clutter: largest number of distractor shapes behind the object.
         occlusion: probability that something covers a corner of the object.
+        backdrop: range of the background pattern's strength, grey levels.
         blur: largest radius of the blur.
         noise: largest standard deviation of the noise, grey levels.
         texture: largest relative strength of the texture on the object.
         shade: largest relative strength of the shading.
     """
 
+    hard: tuple[float, float] = (0.1, 1.0)
     tilt: float = 18.0
     stretch: float = 0.18
-    size: tuple[float, float] = (0.62, 0.92)
-    offset: float = 0.22
-    clutter: int = 5
-    occlusion: float = 0.25
-    blur: float = 0.9
-    noise: float = 14.0
-    texture: float = 0.32
+    size: tuple[float, float] = (0.68, 0.94)
+    offset: float = 0.18
+    clutter: int = 4
+    occlusion: float = 0.2
+    backdrop: tuple[float, float] = (10.0, 36.0)
+    blur: float = 0.7
+    noise: float = 12.0
+    texture: float = 0.26
     shade: float = 0.4
 
 
@@ -128,7 +132,7 @@ class Instance:
         tilt: rotation in degrees, clockwise.
         stretch: width against height, about 1.
         size: half extent as a share of half the image; `x` and `y` are the centre, in the same unit.
-        hard: 0 (no clutter, occlusion, blur or noise) to 1 (all that the knobs allow).
+        hard: 0 (dark contours on a pale ground, no clutter, occlusion or noise) to 1 (all that the knobs allow).
         seed: seed of everything in the pictures that no caption names.
     """
 
@@ -155,13 +159,13 @@ def generator(*keys: int | str) -> np.random.Generator:
 
 
 def make_instance(
-    category: str, number: int, stream: str, seed: int = 0, hard: float = 1.0, knobs: Knobs = KNOBS
+    category: str, number: int, stream: str, seed: int = 0, hard: float | None = None, knobs: Knobs = KNOBS
 ) -> Instance:
     """Return instance `number` of a category.
 
     Args:
         stream: name of the sequence of instances, such as "gallery"; sequences share no instance.
-        hard: how hard its photo is, 0 to 1.
+        hard: how hard its photo is, 0 to 1; where not given, drawn from `knobs.photo.hard`.
 
     Raises:
         ValueError: where the world has no such category.
@@ -170,10 +174,10 @@ def make_instance(
         raise ValueError(f"unknown category {category!r}: the drawn world has {', '.join(sorted(CATEGORIES))}.")
     kind, photo = CATEGORIES[category], knobs.photo
     rng = generator(WORLD_VERSION, seed, stream, category, number)
-    u = rng.random(10 + len(kind.attributes)).tolist()
+    u = rng.random(11 + len(kind.attributes)).tolist()
     values = tuple(
         a.low + (a.high - a.low) * r if isinstance(a, Scale) else int(r * len(a.phrases))
-        for a, r in zip(kind.attributes.values(), u[10:], strict=True)
+        for a, r in zip(kind.attributes.values(), u[11:], strict=True)
     )
     colours = list(COLOURS)
     main = int(u[0] * 12)
@@ -192,7 +196,7 @@ def make_instance(
         texture=TEXTURES[int(u[7] * len(TEXTURES))],
         background=BACKGROUNDS[int(u[8] * len(BACKGROUNDS))],
         background_colour=colours[(main + 1 + int(u[9] * 11)) % 12],
-        hard=hard,
+        hard=photo.hard[0] + (photo.hard[1] - photo.hard[0]) * u[10] if hard is None else hard,
         seed=int(rng.integers(2**31)),
     )
 

@@ -74,13 +74,12 @@ def _placed(
 ) -> tuple[np.ndarray, float]:
     """Return all parts' points, (N, 2), in fine pixels, and the fine pixels of one unit-frame length."""
     points = np.array([point for part in parts for point in part.points], dtype=np.float64)
-    low, high = points.min(0), points.max(0)
-    extent = float((high - low).max()) / 2
-    unit = size * SIZE * FINE / 2 / max(extent, 1e-6)
-    flat = (points - (low + high) / 2) * (instance.stretch * (-1 if instance.mirrored else 1), 1 / instance.stretch)
+    stretched = points * (instance.stretch * (-1 if instance.mirrored else 1), 1 / instance.stretch)
     cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
-    turned = flat @ np.array([[cos, sin], [-sin, cos]])
-    return turned * unit + (np.array(centre) + 1) * (SIZE * FINE / 2), unit
+    turned = stretched @ np.array([[cos, sin], [-sin, cos]])
+    low, high = turned.min(0), turned.max(0)
+    unit = size * SIZE * FINE / float((high - low).max())
+    return (turned - (low + high) / 2) * unit + (np.array(centre) + 1) * (SIZE * FINE / 2), unit
 
 
 def _slices(parts: list[Part]) -> list[slice]:
@@ -93,11 +92,18 @@ def _tint(name: str, rng: np.random.Generator) -> tuple[int, int, int]:
     return r, g, b
 
 
+def _patterned(instance: Instance) -> float:
+    """Return the share of the patterns' strength that this hardness allows: the easiest photos are plain."""
+    return min(1.0, 0.1 + 1.2 * instance.hard)
+
+
 def _background(instance: Instance, rng: np.random.Generator, knobs: Knobs) -> Image.Image:
     """Return the backdrop with its clutter, 64 x 64."""
     u = rng.random(8).tolist()
     base = np.array(_tint(instance.background_colour, rng), dtype=np.float32)
-    strength = 18 + 32 * u[4]
+    base = 255 - (255 - base) * min(1.0, 0.2 + 1.2 * instance.hard)
+    low, high = knobs.photo.backdrop
+    strength = (low + (high - low) * u[4]) * _patterned(instance)
     pattern = _pattern(instance.background, u) * np.ones_like(_ROWS)
     picture = Image.fromarray(np.clip(base + strength * pattern[..., None], 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
@@ -125,21 +131,25 @@ def _object(instance: Instance, rng: np.random.Generator, knobs: Knobs) -> tuple
     inks |= {"dark": (int(dark),) * 3, "light": (int(light),) * 3}
     canvas = Image.new("RGBA", (SIZE * FINE, SIZE * FINE))
     draw = ImageDraw.Draw(canvas)
+    # The easiest photos have the dark contours of a cartoon, the hardest the darker rim of a round body.
+    depth, rim = 0.15 + 0.45 * instance.hard, 1 + round(2 * (1 - instance.hard))
     for part, where in zip(parts, _slices(parts), strict=True):
         flat = points[where].ravel().tolist()
-        ink = (*inks[part.role], 255)
+        ink, edge = (*inks[part.role], 255), (*(int(depth * c) for c in inks[part.role]), 255)
         if part.width:
-            draw.line(flat, fill=ink, width=max(2, round(part.width * unit)), joint="curve")
+            thick = max(2, round(part.width * unit))
+            draw.line(flat, fill=edge, width=thick + rim, joint="curve")
+            draw.line(flat, fill=ink, width=max(1, thick - rim), joint="curve")
         else:
-            edge = (*(int(0.72 * c) for c in inks[part.role]), 255)
-            draw.polygon(flat, fill=ink, outline=edge)
+            draw.polygon(flat, fill=ink)
+            draw.line([*flat, *flat[:2]], fill=edge, width=rim)
     rgba = np.asarray(canvas.convert("RGBa").reduce(FINE), dtype=np.float32)
     u = rng.random(7).tolist()
     angle, shade = 2 * math.pi * u[0], knobs.photo.shade * u[1]
     light_field = (
         1
         + shade * (math.cos(angle) * (_COLUMNS - instance.x) + math.sin(angle) * (_ROWS - instance.y))
-        + knobs.photo.texture * (0.4 + 0.6 * u[2]) * _pattern(instance.texture, u[3:])
+        + knobs.photo.texture * _patterned(instance) * (0.4 + 0.6 * u[2]) * _pattern(instance.texture, u[3:])
     )
     return rgba[..., :3] * light_field[..., None], rgba[..., 3:] / 255
 
