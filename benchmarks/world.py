@@ -26,7 +26,7 @@ import train_accelerate
 from modeling_splip.data import open_dataset
 from modeling_splip.evaluate_command import write_json
 from modeling_splip.evaluation import Embedder, measure
-from modeling_splip.plotting import method_intervals
+from modeling_splip.plotting import method_runs
 from modeling_splip.registry import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +78,7 @@ def main() -> None:
     print_report(report)
     if not args.quick and "tuning" not in args.folds:
         write_json(RESULT, report)
-        method_intervals(
+        method_runs(
             {name: values["zs"]["by_fold"] for name, values in report["variants"].items() if "zs" in values},
             RESULT.with_suffix(".png"),
             metric="zero-shot mAP@all",

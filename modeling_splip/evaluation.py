@@ -129,6 +129,7 @@ def evaluate(
                 "gallery": gallery,
                 "seed": seed,
                 "n_query": measured["n_query"],
+                "n_excluded": measured["n_excluded"],  # queries without anything to find, left out of the means
                 "n_gallery": measured["n_gallery"],  # copies counted where the gallery is the archive's
                 "n_classes": len(np.unique(labels)),
                 "ties": measured["ties"],

@@ -121,6 +121,34 @@ def per_class_bars(values: Mapping[str, float], path: PathLike, *, metric: str =
     return _save_figure(figure, path)
 
 
+def method_runs(
+    values: Mapping[str, Mapping[str, Sequence[float]]], path: PathLike, *, metric: str, title: str = ""
+) -> Path:
+    """Save one line of dots per method: every run a dot, coloured by fold, and the mean as a bar.
+
+    Args:
+        values: method -> fold -> the value of every seed, fractions; the first method stands at the top.
+        path: a .png, .svg or .pdf file.
+        metric: name of the value axis; title: a line above the axes.
+    """
+    if not values:
+        raise ValueError("values is empty: give at least one method with its runs")
+    names = list(values)[::-1]
+    figure, axes = _figure(6.0, 1.0 + 0.42 * len(names), title)
+    for height, name in enumerate(names):
+        for number, (fold, runs) in enumerate(values[name].items()):
+            label = f"fold {fold}" if height == 0 else None
+            spread = height + 0.14 * (number - (len(values[name]) - 1) / 2)
+            axes.scatter(runs, [spread] * len(runs), s=18, color=PALETTE[number % len(PALETTE)], label=label)
+        mean = float(np.mean([value for runs in values[name].values() for value in runs]))
+        axes.plot([mean, mean], [height - 0.32, height + 0.32], color=INK, linewidth=1.6)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(ylim=(-0.6, len(names) - 0.4), xlabel=f"{metric} (bar: mean over runs)")
+    axes.tick_params(axis="y", length=0)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save_figure(figure, path)
+
+
 def _check_rows(
     queries: Sequence[Image.Image],
     results: Sequence[Sequence[Image.Image]],
