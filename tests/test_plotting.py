@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from modeling_splip import plotting
-from modeling_splip.plotting import HIT, MISS, per_class_bars, precision_recall_curve, retrieval_grid
+from modeling_splip.plotting import HIT, MISS, method_runs, per_class_bars, precision_recall_curve, retrieval_grid
 
 BLUE = (0, 0, 255)
 
@@ -149,3 +149,15 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="2 recalls and 1 precisions"):
         precision_recall_curve({"a": ([0, 1], [1])}, tmp_path / "curve.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_method_runs_shows_every_run_and_refuses_none(tmp_path):
+    one = pixels(method_runs({"frozen CLIP": {"0": [0.3], "1": [0.4]}}, tmp_path / "one.png", metric="mAP@all"))
+    two = pixels(
+        method_runs({"frozen CLIP": {"0": [0.3]}, "SpLIP": {"0": [0.4, 0.5]}}, tmp_path / "two.png", metric="mAP@all")
+    )
+    assert share(one, plotting.PALETTE[0]) and share(one, plotting.PALETTE[1])  # a colour for each fold
+    assert two.shape[0] > one.shape[0] and not share(two, plotting.PALETTE[1])
+    with pytest.raises(ValueError, match="values is empty"):
+        method_runs({}, tmp_path / "none.png", metric="mAP@all")
+    assert not (tmp_path / "none.png").exists()
