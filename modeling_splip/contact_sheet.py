@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .gallery import Result
+from .gallery_result import Result
 
 _STYLE = """
 :root{color-scheme:light dark;font:15px/1.45 system-ui,sans-serif}

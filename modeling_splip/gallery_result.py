@@ -1,12 +1,12 @@
 """One photo that a search found."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
 from .gallery_photos import decode_photo
-from .gallery_table import TableReader
 
 # No thumbnail of ours has more; a larger one in a gallery from elsewhere is refused before it is decoded.
 _THUMBNAIL_PIXELS = 1 << 20
@@ -29,7 +29,7 @@ class Result:
     label: str
     row: int
     metadata: dict[str, Any] = field(repr=False)
-    _reader: TableReader = field(repr=False, compare=False)
+    _thumbnail: Callable[[], bytes] = field(repr=False, compare=False)
 
     @property
     def thumbnail(self) -> Image.Image:
@@ -39,10 +39,7 @@ class Result:
     @property
     def thumbnail_bytes(self) -> bytes:
         """The thumbnail as JPEG."""
-        cell = self._reader.take([self.row], ["thumbnail"])["thumbnail"][0].as_py()
-        if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
-            raise ValueError(f"Photo '{self.path}' has no thumbnail in the gallery: build it again with `splip index`.")
-        return cell["bytes"]
+        return self._thumbnail()
 
     def as_dict(self) -> dict[str, Any]:
         """Return path, score, label and metadata as JSON values."""

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from typing import Any
 
 from .gallery_build import build_gallery, process_state
 from .gallery_index import KINDS
+from .milvus_store import collection_name, connect, ingest
 from .registry import load_retriever
 
 _SHOWN = 20
@@ -22,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="photos encoded at once (default: 32)")
     parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores, at most 8)")
     parser.add_argument("--device", help="torch device (default: cuda where there is one)")
+    parser.add_argument(
+        "--store",
+        choices=("folder", "milvus"),
+        default="folder",
+        help="also send it to a Milvus server (default: folder)",
+    )
+    parser.add_argument("--uri", help="of Milvus: http://host:19530, or a file for Milvus Lite")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -31,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    client = connect_store(args)
     model, processor = load_retriever(args.model)
     model.to(args.device or process_state().device)
     report = build_gallery(
@@ -59,5 +69,17 @@ def run(args: argparse.Namespace) -> int:
             print(
                 f"  and {len(report.unreadable) - _SHOWN} more, all named in {args.out}/manifest.json", file=sys.stderr
             )
-    print(f"Search it with: splip search SKETCH --gallery {args.out}")
+    options = ""
+    if client is not None:
+        sent = ingest(args.out, client, progress=not args.quiet)
+        print(f"{args.uri}: {sent} photos sent to gallery '{collection_name(args.out)}'")
+        options = f" --store milvus --uri {args.uri}"
+    print(f"Search it with: splip search SKETCH --gallery {args.out}{options}")
     return 0
+
+
+def connect_store(args: argparse.Namespace) -> Any:
+    """Connect to the store that `--store` and `--uri` name; None for a folder."""
+    if (args.store == "milvus") != (args.uri is not None):
+        raise ValueError("--store milvus and --uri belong together: pass both or neither.")
+    return connect(args.uri) if args.store == "milvus" else None

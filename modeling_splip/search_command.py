@@ -9,7 +9,11 @@ from typing import Any
 from PIL import Image
 
 from .contact_sheet import write_contact_sheet
-from .gallery import Gallery, Result
+from .gallery import Gallery
+from .gallery_result import Result
+from .gallery_search import SearchableGallery
+from .index_command import connect_store
+from .milvus_store import MilvusGallery, collection_name
 from .plotting import retrieval_grid
 from .processing_splip import to_rgb
 
@@ -20,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sketches", metavar="SKETCH", nargs="*", help="image of a drawing; none to search by --text alone"
     )
     parser.add_argument("--gallery", required=True, help="folder that `splip index` wrote")
+    parser.add_argument(
+        "--store", choices=("folder", "milvus"), default="folder", help="where it lies (default: folder)"
+    )
+    parser.add_argument("--uri", help="of Milvus: http://host:19530, or a file for Milvus Lite")
     parser.add_argument("-k", type=int, default=10, help="photos wanted (default: 10)")
     parser.add_argument("--model", help="default: the one that the gallery was built with")
     parser.add_argument("--text", help="words beside the sketch, such as 'red'")
@@ -45,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.sketches and args.text is None:
         raise ValueError("There is nothing to search for: pass a SKETCH, --text or both.")
     where = _filters(args.where)
-    gallery = Gallery.open(args.gallery, args.model)
+    client = connect_store(args)
+    gallery: SearchableGallery
+    if client is None:
+        gallery = Gallery.open(args.gallery, args.model)
+    else:
+        gallery = MilvusGallery.open(collection_name(args.gallery), client, args.model)
     sketches = [to_rgb(path) for path in args.sketches]
     options: dict[str, Any] = {"where": where, "text_weight": args.text_weight, "collapse": args.collapse}
     if sketches:
@@ -77,7 +90,7 @@ def _filters(texts: list[str]) -> dict[str, list[str]]:
     return where
 
 
-def _record(args: argparse.Namespace, gallery: Gallery, found: list[list[Result]]) -> dict[str, Any]:
+def _record(args: argparse.Namespace, gallery: SearchableGallery, found: list[list[Result]]) -> dict[str, Any]:
     queries = [
         {"sketch": sketch, "text": args.text, "results": [result.as_dict() for result in results]}
         for sketch, results in zip(args.sketches or [None], found, strict=True)
