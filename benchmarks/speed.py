@@ -32,13 +32,14 @@ from tqdm import tqdm
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLASS_COUNTS = (26, 52, 104, 208, 416)
-MEMORY_CASES = (
-    ("cut text", "image", True, False),
-    ("image", "image", False, False),
-    ("image, checkpointing", "image", False, True),
-    ("domain", "domain", False, False),
-    ("domain, checkpointing", "domain", False, True),
-)
+# Of a training step: conditioning, whether the text is padded, whether activations are checkpointed.
+TRAINING_CASES = {
+    "cut text": ("image", True, False),
+    "image": ("image", False, False),
+    "image, checkpointing": ("image", False, True),
+    "domain": ("domain", False, False),
+    "domain, checkpointing": ("domain", False, True),
+}
 
 Seconds = dict[str, list[float]]
 Cases = dict[str, Callable[[], Any]]
@@ -152,21 +153,26 @@ def training(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
     for name, dtype in DTYPES.items():
         if args.device == "cuda" and name == "fp32":
             continue
-        steps: Cases = {
-            "cut text": TrainingStep(build(args.shape, "image", args.device, padded=True), args.triplets, dtype),
-            "image": TrainingStep(build(args.shape, "image", args.device), args.triplets, dtype),
-            "domain": TrainingStep(build(args.shape, "domain", args.device), args.triplets, dtype),
-        }
+        steps: Cases = {case: training_step(args, case, args.triplets, dtype) for case in TRAINING_CASES}
         losses = {case: step() for case, step in steps.items()}
         seconds = timer.interleave(f"training {name}", steps, args.slow_repeats)
         report[name] = {
             "milliseconds_a_triplet": summary(seconds, args.triplets),
-            "ratios": {f"cut text / {case}": ratio(seconds, "cut text", case) for case in ("image", "domain")},
+            "ratios": {f"cut text / {case}": ratio(seconds, "cut text", case) for case in steps},
             "first_loss_differs_by": abs(losses["cut text"] - losses["image"]),
         }
         del steps
         gc.collect()
     return report
+
+
+def training_step(args: argparse.Namespace, case: str, triplets: int, dtype: torch.dtype) -> TrainingStep:
+    """Build one of the training cases."""
+    conditioning, padded, checkpointing = TRAINING_CASES[case]
+    model = build(args.shape, conditioning, args.device, padded=padded)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    return TrainingStep(model, triplets, dtype)
 
 
 def classes(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
@@ -202,7 +208,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     report = {}
     for dtype in ("bf16",) if args.device == "cuda" else ("fp32", "bf16"):
         report[dtype] = {}
-        for name, *_ in tqdm(MEMORY_CASES, desc=f"memory {dtype}"):
+        for name in tqdm(TRAINING_CASES, desc=f"memory {dtype}"):
             peaks = [_peak_in_own_process(args, name, dtype, triplets) for triplets in (low, high)]
             report[dtype][name] = round((peaks[1] - peaks[0]) / (4 * (high - low)) / 1e6)
     return {"megabytes_an_image": report, "triplets": [low, high]}
@@ -216,11 +222,7 @@ def _peak_in_own_process(args: argparse.Namespace, name: str, dtype: str, triple
 
 def measure_memory(args: argparse.Namespace) -> int:
     """Take one training step; return the bytes at its peak beyond what was there before."""
-    _, conditioning, padded, checkpointing = next(case for case in MEMORY_CASES if case[0] == args.measure_memory)
-    model = build(args.shape, conditioning, args.device, padded=padded)
-    if checkpointing:
-        model.gradient_checkpointing_enable()
-    step = TrainingStep(model, args.triplets, DTYPES[args.dtype])
+    step = training_step(args, args.measure_memory, args.triplets, DTYPES[args.dtype])
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -42,9 +42,8 @@ def _training(report: dict[str, Any]) -> str:
     memory = report.get("memory", {}).get("megabytes_an_image", {})
     rows = []
     for dtype, part in report["training"].items():
-        times = part["milliseconds_a_triplet"]
-        for name in [*times, *(name for name in memory.get(dtype, {}) if name not in times)]:
-            seconds = f"{times[name]['median'] / 1000:.2f}" if name in times else "-"
+        for name, times in part["milliseconds_a_triplet"].items():
+            seconds = f"{times['median'] / 1000:.2f}"
             rows.append([f"{name}, {dtype}", seconds, str(memory.get(dtype, {}).get(name, "-"))])
     return _markdown(["training step", "s a triplet (four images)", "MB an image"], rows)
 
