@@ -279,7 +279,7 @@ def save(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer, record: dict)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=192, help="images a step, drawings included")
     parser.add_argument("--instance-weight", type=float, default=0.3, help="weight of matching drawing and photo")
     parser.add_argument("--pool", type=int, default=40_000, help="instances drawn beforehand")
