@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         shown: list[Image.Image | None] = [*sketches] or [None]
         write_contact_sheet(list(zip(names, shown, strict=True)), found, args.html)
     if args.picture:
-        _write_picture(args.picture, names, sketches, found)
+        labels = set(gallery.labels()) if isinstance(gallery, Gallery) else {r.label for row in found for r in row}
+        _write_picture(args.picture, args.sketches, found, labels)
     if args.json:
         print(json.dumps(_record(args, gallery, found), indent=1, ensure_ascii=False))
     else:
@@ -117,19 +119,20 @@ def printable(text: str) -> str:
     return plain.encode(encoding, "replace").decode(encoding)
 
 
-def _write_picture(path: str, names: list[str], sketches: list[Image.Image], found: list[list[Result]]) -> None:
-    """Write the picture; a photo counts as a hit where its label is the name of the sketch's folder."""
-    if not sketches:
-        raise ValueError("--picture shows sketches with their photos: pass at least one SKETCH.")
-    folders = [Path(name).resolve().parent.name for name in names]
-    labelled = all(any(result.label for result in results) for results in found)
-    hits = [[result.label == folder for result in results] for folder, results in zip(folders, found, strict=True)]
-    known = labelled and any(any(row) for row in hits)
+def _write_picture(path: str, sketches: Sequence[str], found: list[list[Result]], labels: set[str]) -> None:
+    """Write the picture; a photo is a hit where its label is the name of the sketch's folder."""
+    classes = [Path(sketch).resolve().parent.name for sketch in sketches]
+    unknown = [sketch for sketch, name in zip(sketches, classes, strict=True) if name not in labels]
+    if unknown or not sketches:
+        raise ValueError(
+            f"--picture frames hits and misses, so that a sketch must lie in a folder named like its label, and "
+            f"{unknown[0] if unknown else 'words alone'} does not: use --html."
+        )
     retrieval_grid(
-        sketches,
+        [to_rgb(sketch) for sketch in sketches],
         [[result.thumbnail for result in results] for results in found],
-        hits if known else None,
+        [[result.label == name for result in results] for name, results in zip(classes, found, strict=True)],
         path,
-        titles=[Path(name).name for name in names],
+        titles=classes,
         captions=[[f"{result.label} {result.score:.2f}".strip() for result in results] for results in found],
     )

@@ -547,6 +547,8 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
     out = str(tmp_path / "G")
     blank = tmp_path / "blank.png"
     Image.new("L", (9, 9), 255).save(blank)
+    ink = tmp_path / "ink.png"
+    draw(100).save(ink)
     assert main(["index", str(photos), "--model", name, "--out", out, "--quiet"]) == 0
     capsys.readouterr()
     for command, sentence in (
@@ -555,6 +557,7 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
         (["search", str(blank), "--gallery", out], "Nothing is drawn on sketch"),
         (["search", str(blank), "--gallery", str(photos)], "is no gallery (it has no manifest.json)"),
         (["search", str(blank), "--gallery", out, "--model", "clip"], "was built with model"),
+        (["search", str(ink), "--gallery", out, "--picture", "x.png"], "must lie in a folder named like its label"),
         (["search", "--gallery", out], "nothing to search for"),
         (["search", "--gallery", out, "--text", "red", "--where", "label"], "is not COLUMN=VALUE"),
         (["search", "--gallery", out, "--text", "red", "--html", str(tmp_path / "no" / "x.html")], "cannot be written"),

@@ -256,6 +256,7 @@ def test_draw_press_and_see_photos(page, address):
     captions = found(page)
     assert len(captions) == 12
     assert all(re.fullmatch(rf"(fish|tree|house|clock|{HOSTILE}) -?\d\.\d{{3}}", caption) for caption in captions)
+    assert any(caption.startswith("house") for caption in captions[:3])
     assert not page.query_selector_all("#photos b")
     scores = [float(caption.split()[-1]) for caption in captions]
     assert scores == sorted(scores, reverse=True)
