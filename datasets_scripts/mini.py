@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from datasets_scripts.schema import features
-from datasets_scripts.world import CATEGORY_NAMES, FOLDS, KNOBS, TUNING, WORLD_VERSION, make_instance
+from datasets_scripts.world import CATEGORY_NAMES, FOLDS, KNOBS, TUNING, WORLD_VERSION, make_instance, world_hash
 from datasets_scripts.world_render import draw_photo, draw_sketch
 
 UNSEEN = {
@@ -46,6 +46,11 @@ class MiniConfig(datasets.BuilderConfig):
     fine_photos: int = 20
     fine_sketches: int = 3
     seed: int = 0
+
+    @property
+    def data_version(self) -> str:
+        """The world's version and hash: results of different worlds are never put in one table."""
+        return f"{WORLD_VERSION}-{world_hash()}"
 
 
 def mini_config(name: str, **sizes: int) -> MiniConfig:

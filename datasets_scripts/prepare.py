@@ -199,9 +199,9 @@ def _name(args: argparse.Namespace, builder: datasets.GeneratorBasedBuilder) -> 
 
 
 def _version(builder: datasets.GeneratorBasedBuilder, summary: Mapping[str, Any], digest: str) -> str:
-    """Return the configuration's own version where it states one, otherwise a hash of the content."""
-    if str(builder.config.version) != str(datasets.BuilderConfig().version):
-        return str(builder.config.version)
+    """Return the configuration's `data_version` where it states one, otherwise a hash of the content."""
+    if stated := getattr(builder.config, "data_version", None):
+        return stated
     content = json.dumps([summary["name"], summary["seen"], summary["unseen"], digest])
     return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
