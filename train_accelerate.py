@@ -2,35 +2,66 @@
 
 Reads from top to bottom: arguments, data, model, loop. Checkpoints are chosen on seen classes held back from training,
 never on the unseen ones. The run's folder holds `model/` (the best model with its processor), `checkpoints/`,
-`run.json` (arguments, versions, history) and `logs/`.
+`run.json` (arguments, versions, history), `retrieval.png` and `logs/`. docs/training.md tells the rest.
 """
 
 import json
 import os
 import platform
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
+from PIL import Image
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_splip.arguments import TrainingArguments, parse_arguments
-from modeling_splip.data import SbirDataset, open_dataset
+from modeling_splip.data import open_dataset
 from modeling_splip.evaluate_command import write_json
-from modeling_splip.evaluation import Embedder, measure
+from modeling_splip.evaluation import Embedder, measure, retrieval_picture
 from modeling_splip.modeling_retriever import MODALITIES, Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.registry import METHODS
 from modeling_splip.sampling import EpochBatches, TrainingItems, collate
 
 KEPT_CHECKPOINTS = 2
+# What a run may not change when it is resumed: the order of the batches, what is trained, and what Adam's state is of.
+RESUMED = ("method", "base", "model", "loss", "batch_size", "pairs_per_class", "validation_classes", "seed")
+RESUMED += ("learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "invert_sketches")
+STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
+
+
+@dataclass
+class Progress:
+    """State of the loop, in every checkpoint beside the weights.
+
+    Attributes:
+        step: optimiser steps done.
+        best: best validation score so far; stale: validations since then.
+        history: a record of every epoch.
+        seconds: of training, over all runs that were resumed.
+    """
+
+    step: int = 0
+    best: float = -1.0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -46,16 +77,16 @@ def main(argv: list[str] | None = None) -> dict:
     micro_batches = accelerator.num_processes * args.accumulation
     if args.batch_size % micro_batches:
         raise ValueError(
-            f"batch_size {args.batch_size} is not a multiple of {accelerator.num_processes} processes x {args.accumulation} "
-            "accumulation steps: change one of them."
+            f"batch_size {args.batch_size} is not a multiple of {accelerator.num_processes} processes x "
+            f"{args.accumulation} accumulation steps: change one of them."
         )
-    output = prepare_output(args, accelerator)
+    output = check_output(args)
     set_seed(args.seed)
 
     # Data: the seen classes, some held back for validation.
     dataset = open_dataset(args.dataset)
     classes, held_back = dataset.hold_back(args.validation_classes, args.seed)
-    processor = SplipProcessor.from_clip(args.base)
+    processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
     settings = args.settings()
     items = TrainingItems(dataset, classes, processor, settings.level, args.seed)
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
@@ -64,7 +95,9 @@ def main(argv: list[str] | None = None) -> dict:
     # Model, objective, optimiser.
     method = METHODS[args.method]
     model = method.model.from_clip(args.base, classes, **args.model)
-    set_domain_means(model, items, accelerator)
+    checkpoint = newest_checkpoint(output, accelerator) if args.resume else None
+    if checkpoint is None:
+        set_domain_means(model, items, accelerator)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective = method.objective(model, settings)
@@ -75,62 +108,64 @@ def main(argv: list[str] | None = None) -> dict:
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
     objective, optimizer, loader = accelerator.prepare(objective, optimizer, loader)
     accelerator.register_for_checkpointing(scheduler)
-    if args.tracker != "none":
-        accelerator.init_trackers("splip")
-
-    # State of the loop, in checkpoints beside the weights.
-    step, best, history = 0, -1.0, []
-    if args.resume:
-        step, best, history = resume(output, accelerator)
+    identity = {name: getattr(args, name) for name in RESUMED} | {"dataset": [dataset.name, dataset.version]}
+    progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
+    start_trackers(args, accelerator)
     if accelerator.is_main_process:
         model.print_trainable_parameters()
-    bar = tqdm(
-        total=total_steps, initial=step, desc=args.method, unit="step", disable=not accelerator.is_local_main_process
-    )
-    started = time.time()
+    silent = not accelerator.is_local_main_process
+    bar = tqdm(total=total_steps, initial=progress.step, desc=args.method, unit="step", disable=silent)
     recent: deque = deque(maxlen=20)
+    started = time.time() - progress.seconds
+    interrupted = False
 
-    while step < total_steps:
-        epoch = step // batches.steps
-        batches.epoch, batches.start = epoch, step % batches.steps
+    while not (interrupted or finished(progress, total_steps, args)):
+        epoch = progress.step // batches.steps
+        batches.epoch, batches.start = epoch, progress.step % batches.steps
         objective.train()
+        micro_losses: list[dict[str, torch.Tensor]] = []
         for batch in loader:
             with accelerator.accumulate(objective):
                 losses = objective(batch)
-                check_finite(losses, step)
+                check_finite(losses, progress.step)
                 accelerator.backward(losses["loss"])
                 if args.clip_norm and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(objective.parameters(), args.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
+            micro_losses.append({name: value.detach() for name, value in losses.items()})
             if not accelerator.sync_gradients:
                 continue
             scheduler.step()
-            step += 1
-            values = {name: float(value.detach()) for name, value in losses.items()}
-            recent.append((time.time(), args.batch_size))
+            progress.step += 1
+            values, interrupted = agree(micro_losses, accelerator)
+            micro_losses.clear()
+            recent.append(time.time())
             bar.update()
-            bar.set_postfix({**{name: f"{value:.3f}" for name, value in values.items()}, "triplets/s": rate(recent)})
-            accelerator.log({f"train/{name}": value for name, value in values.items()}, step=step)
-            ends = step == total_steps or step % batches.steps == 0
-            if ends and held_back and ((epoch + 1) % args.evaluate_every == 0 or step == total_steps):
-                score = validate(model, processor, dataset, held_back, settings.level, accelerator)
-                history.append({"step": step, "epoch": epoch + 1, "validation": score} | values)
-                accelerator.log({"validation": score}, step=step)
-                if score > best:
-                    best = score
+            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | rate(recent, args.batch_size))
+            accelerator.log({f"train/{name}": value for name, value in values.items()}, step=progress.step)
+            accelerator.log({"learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
+            ends = progress.step == total_steps or progress.step % batches.steps == 0
+            if ends:
+                progress.history.append({"step": progress.step, "epoch": epoch + 1} | values)
+            if ends and held_back and ((epoch + 1) % args.evaluate_every == 0 or progress.step == total_steps):
+                embedder = Embedder(model.eval(), processor, dataset, accelerator)
+                score = validate(embedder, held_back, settings.level, output, progress.step)
+                progress.history[-1]["validation"] = score
+                progress.stale += 1
+                if score > progress.best:
+                    progress.best, progress.stale = score, 0
                     save_model(model, processor, output, accelerator)
                 objective.train()
-            elif ends:
-                history.append({"step": step, "epoch": epoch + 1} | values)
-            if ends or (args.checkpoint_every and step % args.checkpoint_every == 0):
-                save_checkpoint(output, step, best, history, accelerator)
-            if step == total_steps:
+            if ends or interrupted or (args.checkpoint_every and progress.step % args.checkpoint_every == 0):
+                progress.seconds = round(time.time() - started, 1)
+                save_checkpoint(output, progress, identity, accelerator)
+            if interrupted or finished(progress, total_steps, args):
                 break
     bar.close()
-    accelerator.wait_for_everyone()
-
-    if not held_back:
+    if interrupted:
+        accelerator.print(f"Asked to stop: step {progress.step} is saved; --resume continues.")
+    elif not held_back:
         save_model(model, processor, output, accelerator)
     record = {
         "arguments": args.to_dict(),
@@ -138,10 +173,11 @@ def main(argv: list[str] | None = None) -> dict:
         "classes": {"trained": classes, "validation": held_back},
         "trainable_parameters": model.num_parameters(only_trainable=True),
         "processes": accelerator.num_processes,
-        "steps": step,
-        "seconds": round(time.time() - started, 1),
-        "best_validation": best if held_back else None,
-        "history": history,
+        "finished": not interrupted,
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "best_validation": progress.best if held_back else None,
+        "history": progress.history,
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -154,20 +190,42 @@ def main(argv: list[str] | None = None) -> dict:
     return record
 
 
-def prepare_output(args: TrainingArguments, accelerator: Accelerator) -> Path:
-    """Create the run's folder; refuse one that cannot be written, or that holds a run unless it is to be resumed."""
+def check_output(args: TrainingArguments) -> Path:
+    """Return the run's folder; refuse one that cannot be written or holds a run, unless it is to be resumed."""
     output = Path(args.output)
-    try:
-        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"Cannot write to '{output}' ({error.strerror}): choose another --output.") from error
-    if not os.access(output, os.W_OK):
+    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise OSError(f"Cannot write to '{output}': choose another --output.")
-    accelerator.wait_for_everyone()
-    if not args.resume and (any((output / "checkpoints").iterdir()) or (output / "model").exists()):
+    holds_run = any(checkpoint_folders(output)) or (output / "model").exists()
+    if holds_run and not args.resume:
         raise ValueError(f"'{output}' already holds a run: pass --resume to continue it, or another --output.")
-    accelerator.wait_for_everyone()
+    if args.resume and not output.exists():
+        raise FileNotFoundError(f"There is no run at '{output}' to resume: start without --resume.")
     return output
+
+
+def start_trackers(args: TrainingArguments, accelerator: Accelerator) -> None:
+    """Start the tracker; say so where its library is missing."""
+    if args.tracker == "none":
+        return
+    Path(args.output).mkdir(parents=True, exist_ok=True)
+    accelerator.init_trackers("splip")
+    if not accelerator.trackers:
+        accelerator.print(f"Nothing is logged: '{args.tracker}' is not installed.")
+
+
+def finished(progress: Progress, total_steps: int, args: TrainingArguments) -> bool:
+    """Return whether all steps are done, or validation has not become better for too long."""
+    return progress.step >= total_steps or 0 < args.patience <= progress.stale
+
+
+def agree(micro_losses: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> tuple[dict[str, float], bool]:
+    """Return the losses of a step, means over processes and micro-batches, and whether any process is to stop."""
+    names = list(micro_losses[0])
+    values = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in micro_losses]).mean(dim=0)
+    stop = values.new_tensor([float(STOP.is_set())])
+    *means, stop_share = accelerator.reduce(torch.cat([values, stop]), "mean").tolist()
+    return dict(zip(names, means, strict=True)), stop_share > 0
 
 
 @torch.no_grad()
@@ -194,6 +252,8 @@ def parameter_groups(objective: torch.nn.Module, args: TrainingArguments) -> lis
     named = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
     mappers = [parameter for name, parameter in named if name.startswith("model.b_")]
     others = [parameter for name, parameter in named if not name.startswith("model.b_")]
+    if not named:
+        raise ValueError("Nothing trains: every part of the model and the losses is switched off.")
     groups = [
         {"params": others, "lr": args.learning_rate},
         {"params": mappers, "lr": args.mapper_learning_rate or args.learning_rate},
@@ -204,80 +264,128 @@ def parameter_groups(objective: torch.nn.Module, args: TrainingArguments) -> lis
 def check_finite(losses: dict[str, torch.Tensor], step: int) -> None:
     """Stop before a step that would destroy the weights."""
     for name, value in losses.items():
-        if not torch.isfinite(value):
+        value = value.detach()
+        if not value.isfinite():
             raise ValueError(
-                f"Loss '{name}' is {float(value)} at step {step + 1}: training stops, the last checkpoint is whole; lower "
-                "learning_rate or set mixed_precision to no."
+                f"Loss '{name}' is {float(value)} at step {step + 1}: training stops, the last checkpoint is whole; "
+                "lower learning_rate or set mixed_precision to no."
             )
 
 
-def validate(
-    model: Retriever,
-    processor: SplipProcessor,
-    dataset: SbirDataset,
-    classes: list[str],
-    level: str,
-    accelerator: Accelerator,
-) -> float:
-    """Return mAP@all on held-back seen classes, or Acc@1 within the class at fine-grained level."""
-    model.eval()
+def validate(embedder: Embedder, classes: list[str], level: str, output: Path, step: int) -> float:
+    """Return mAP@all on held-back seen classes, or Acc@1 within the class at fine-grained level; log a picture."""
     protocol, metric = ("zs", "map_all") if level == "category" else ("fg-class", "acc_1")
-    embedder = Embedder(model, processor, dataset, accelerator)
-    return measure(embedder, dataset.validation_view(classes, protocol))["metrics"][metric]
+    view = embedder.dataset.validation_view(classes, protocol)
+    score = measure(embedder, view)["metrics"][metric]
+    embedder.accelerator.log({"validation": score}, step=step)
+    if embedder.accelerator.is_main_process:
+        with writing(output / "retrieval.png"):
+            retrieval_picture(embedder, view, output / "retrieval.png")
+        for tracker in embedder.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                picture = np.asarray(Image.open(output / "retrieval.png").convert("RGB"))
+                tracker.log_images({"validation": picture[None]}, step=step, dataformats="NHWC")
+    return score
 
 
 def save_model(model: Retriever, processor: SplipProcessor, output: Path, accelerator: Accelerator) -> None:
     """Write the model with its processor to `model/`, aside first."""
+    aside, final = output / "model.partial", output / "model"
     if accelerator.is_main_process:
-        aside, final = output / "model.partial", output / "model"
         shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
+        with writing(final):
+            model.save_pretrained(aside)
+            processor.save_pretrained(aside)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
     accelerator.wait_for_everyone()
 
 
-def save_checkpoint(output: Path, step: int, best: float, history: list, accelerator: Accelerator) -> None:
+def save_checkpoint(output: Path, progress: Progress, identity: dict[str, Any], accelerator: Accelerator) -> None:
     """Write the whole training state to `checkpoints/step-N`, aside first, and drop all but the newest ones."""
-    final = output / "checkpoints" / f"step-{step:08d}"
+    final = output / "checkpoints" / f"step-{progress.step:08d}"
     aside = final.with_suffix(".partial")
-    if final.exists():
-        return
-    accelerator.save_state(str(aside))
+    if accelerator.is_main_process:
+        shutil.rmtree(aside, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    with writing(final):
+        accelerator.save_state(str(aside))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_json(aside / "loop.json", {"step": step, "best": best, "history": history})
+        with writing(final):
+            files = {path.name: path.stat().st_size for path in aside.iterdir()}
+            write_json(aside / "loop.json", {"progress": asdict(progress), "identity": identity, "files": files})
+        shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
-        for old in whole_checkpoints(output)[:-KEPT_CHECKPOINTS]:
+        for old in checkpoint_folders(output)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
-def whole_checkpoints(output: Path) -> list[Path]:
-    """Return the finished checkpoints, oldest first; one that was being written has another name."""
-    return sorted(path.parent for path in (output / "checkpoints").glob("step-????????/loop.json"))
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn whatever a full or broken disk raises into one OSError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(
+            f"Cannot write '{path}' ({error}): training stops, the last checkpoint is whole; make room and continue "
+            "with --resume."
+        ) from error
 
 
-def resume(output: Path, accelerator: Accelerator) -> tuple[int, float, list]:
-    """Load the newest whole checkpoint; returns the step, the best validation score and the history."""
-    checkpoints = whole_checkpoints(output)
-    if not checkpoints:
-        raise FileNotFoundError(f"'{output}' holds no whole checkpoint to resume from: start without --resume.")
-    accelerator.load_state(str(checkpoints[-1]))
-    loop = json.loads((checkpoints[-1] / "loop.json").read_text("utf-8"))
-    accelerator.print(f"Resuming from {checkpoints[-1].name}.")
-    return loop["step"], loop["best"], loop["history"]
+def checkpoint_folders(output: Path) -> list[Path]:
+    """Return the checkpoints, oldest first; one that was being written has another name."""
+    return sorted((output / "checkpoints").glob("step-????????"))
 
 
-def rate(recent: deque) -> str:
-    """Return the triplets a second over the last steps."""
-    if len(recent) < 2 or recent[-1][0] == recent[0][0]:
-        return "-"
-    return f"{sum(count for _, count in list(recent)[1:]) / (recent[-1][0] - recent[0][0]):.0f}"
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether all files of a checkpoint are there in full length."""
+    try:
+        files = json.loads((checkpoint / "loop.json").read_text("utf-8"))["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def newest_checkpoint(output: Path, accelerator: Accelerator) -> Path | None:
+    """Return the newest whole checkpoint, or None where there is none yet."""
+    for checkpoint in reversed(checkpoint_folders(output)):
+        if is_whole(checkpoint):
+            return checkpoint
+        accelerator.print(f"Checkpoint {checkpoint.name} is torn: trying the one before it.")
+    if (output / "model").exists():
+        raise FileNotFoundError(f"'{output}' holds a model but no whole checkpoint to resume: choose another --output.")
+    accelerator.print(f"'{output}' holds no whole checkpoint yet: starting from the beginning.")
+    return None
+
+
+def resume(checkpoint: Path, identity: dict[str, Any], accelerator: Accelerator) -> Progress:
+    """Load a checkpoint; returns the state of the loop.
+
+    Raises:
+        ValueError: if the checkpoint is of a run with other settings or data.
+    """
+    loop = json.loads((checkpoint / "loop.json").read_text("utf-8"))
+    changed = [name for name, value in identity.items() if loop["identity"].get(name) != value]
+    if changed:
+        was, now = loop["identity"][changed[0]], identity[changed[0]]
+        raise ValueError(
+            f"'{checkpoint}' is of a run with {changed[0]} {was}, not {now}: resume it with the same settings."
+        )
+    accelerator.load_state(str(checkpoint))
+    accelerator.print(f"Resuming from {checkpoint.name}.")
+    return Progress(**loop["progress"])
+
+
+def rate(recent: deque, batch_size: int) -> dict[str, str]:
+    """Return the sketches a second over the last steps, once there are two."""
+    seconds = recent[-1] - recent[0]
+    return {"sketches/s": f"{batch_size * (len(recent) - 1) / seconds:.0f}"} if seconds else {}
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: STOP.set())
     try:
         main()
     except (ValueError, OSError) as error:

@@ -20,8 +20,8 @@ _SCHEDULES = ("constant", "cosine")
 _PRECISIONS = ("no", "bf16", "fp16")
 _TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
 _AT_LEAST = {
-    0: ("max_steps", "warmup_steps", "validation_classes", "checkpoint_every", "seed", "workers", "clip_norm",
-        "mapper_learning_rate"),
+    0: ("max_steps", "warmup_steps", "validation_classes", "patience", "checkpoint_every", "seed", "workers",
+        "clip_norm", "mapper_learning_rate"),
     1: ("epochs", "batch_size", "accumulation", "evaluate_every", "pairs_per_class"),
 }  # fmt: skip
 # Fields of a model's configuration that from_clip fills in.
@@ -57,6 +57,7 @@ class TrainingArguments:
     gradient_checkpointing: bool = _option(False, "recompute activations: less memory, more time")
     validation_classes: int = _option(0, "seen classes held back to choose the checkpoint; 0 takes the last one")
     evaluate_every: int = _option(1, "epochs between validations")
+    patience: int = _option(0, "stop after this many validations without a better score; 0 for never")
     checkpoint_every: int = _option(0, "steps between checkpoints; 0 for one an epoch")
     seed: int = _option(0, "of everything random")
     workers: int = _option(0, "processes that decode images")

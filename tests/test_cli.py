@@ -4,7 +4,6 @@ import sys
 from importlib.metadata import entry_points
 
 import pytest
-from launch import run
 
 from modeling_splip import cli
 
@@ -84,13 +83,6 @@ def test_a_command_whose_library_is_missing(command, capsys):
         cli.main(["--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert sentence in printed and "Measure a model on a prepared dataset" in printed
-
-
-def test_as_a_process(tmp_path):
-    result = run([sys.executable, "-m", "modeling_splip.cli", "evaluate", "--dataset", "nowhere"], cwd=tmp_path)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.strip().splitlines()[-1].startswith("splip: There is no dataset at 'nowhere': prepare")
-    assert "Traceback" not in result.stderr
 
 
 def test_the_installed_command():

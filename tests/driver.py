@@ -1,0 +1,52 @@
+"""Trains like train_accelerate.py, but dies or reports where a test asks: `driver.py WHAT STEP arguments...`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import train_accelerate as script
+from modeling_splip.modeling_retriever import weights_fingerprint
+
+
+def kill_in_step(step: int) -> None:
+    """Die by kill -9 between the losses and the gradients of a step."""
+
+    def check(losses, done):
+        if done == step - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    script.check_finite = check
+
+
+def kill_in_checkpoint(step: int) -> None:
+    """Die by kill -9 when a checkpoint is all written but its last file."""
+    original = script.write_json
+
+    def write(path, value):
+        if path.name == "loop.json" and value["progress"]["step"] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(path, value)
+
+    script.write_json = write
+
+
+def report_ranks(step: int) -> None:
+    """Write every process's hash of all weights at a step."""
+    original = script.save_checkpoint
+
+    def save(output, progress, identity, accelerator):
+        original(output, progress, identity, accelerator)
+        if progress.step == step:
+            weights = accelerator.unwrap_model(accelerator._models[0]).state_dict()
+            Path(output, f"rank{accelerator.process_index}").write_text(weights_fingerprint(weights))
+
+    script.save_checkpoint = save
+
+
+if __name__ == "__main__":
+    what, at, *arguments = sys.argv[1:]
+    {"kill_in_step": kill_in_step, "kill_in_checkpoint": kill_in_checkpoint, "report_ranks": report_ranks}[what](
+        int(at)
+    )
+    script.main(arguments)
