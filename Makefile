@@ -17,7 +17,7 @@ demo: .venv/ready
 	$(BIN)/python benchmarks/demo.py
 
 test: .venv/ready quality
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 quality: .venv/ready
 	$(BIN)/ruff check .

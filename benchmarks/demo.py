@@ -56,7 +56,8 @@ def main() -> None:
     print("\n" + table(metrics))
     version = metrics["splip"]["zs"]["dataset_version"]
     print(f"\nOffline world {version} (drawn objects: it compares methods and says nothing about real photos).")
-    print(f"Everything is in {OUT}/, queries with their results in {OUT}/retrieval.png. {time.time() - started:.0f} s in all.")
+    print(f"Everything is in {OUT}/, queries with their results in {OUT}/retrieval.png.")
+    print(f"{time.time() - started:.0f} s in all.")
     print("Search with a drawing of your own:")
     print(f"  {BIN_NAME}/splip search DRAWING.png --gallery {OUT}/gallery -k 10")
     print("Draw in the browser:")

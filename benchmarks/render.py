@@ -30,8 +30,9 @@ def demo(metrics: dict[str, Any]) -> str:
     first = metrics["splip"]["zs"]
     caption = (
         f"One run of `make demo` on the offline world ({first['dataset']}, version {first['dataset_version']}, seed 0, "
-        "percent): drawn objects, which compare methods and say nothing about real photos. `clip` is the frozen backbone; "
-        "generalised is `gzs-distractors`, fine-grained `fg-class` from a model trained on instance pairs."
+        "percent): drawn objects, which compare methods and say nothing about real photos. `clip` is the frozen "
+        "backbone; mAP@200 has the relevant photos among the first 200 as denominator, generalised is "
+        "`gzs-distractors`, fine-grained `fg-class` from a model trained on instance pairs."
     )
     return caption + "\n\n" + markdown(["", *(title for title, _, _ in columns)], rows)
 

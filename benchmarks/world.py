@@ -219,8 +219,9 @@ def print_report(report: dict[str, Any]) -> None:
         cells = []
         for protocol in METRICS:
             if protocol in values:
-                cell = f"{protocol} {100 * values[protocol]['mean']:.1f} ± {100 * values[protocol]['std_over_seeds']:.1f}"
-                gains = values[protocol].get("gain", {})
+                value = values[protocol]
+                cell = f"{protocol} {100 * value['mean']:.1f} ± {100 * value['std_over_seeds']:.1f}"
+                gains = value.get("gain", {})
                 cell += "".join(f" [{100 * g['low']:+.1f}, {100 * g['high']:+.1f}]" for g in gains.values())
                 cells.append(cell)
         print(f"{name:<16} " + "   ".join(cells))

@@ -129,9 +129,7 @@ def text_positions(clip: Clip, positions: Tensor) -> Tensor:
     return clip.text_model.embeddings.position_embedding(positions)
 
 
-def prompt_key_values(
-    clip: Clip, norms: LayerNorms, prompts: Sequence[Tensor | None]
-) -> list[KeyValue | None]:
+def prompt_key_values(clip: Clip, norms: LayerNorms, prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
     """Return what each vision layer's attention needs of its prompt tokens: their keys and values.
 
     A prompt's output is dropped after its layer, so nothing but LN1 and the key and value projections ever reads it.

@@ -1,5 +1,6 @@
 """A folder of photos that can be searched by drawing: build, open, search."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -156,11 +157,6 @@ def _open_index(path: Path, reader: TableReader, manifest: dict[str, Any]) -> Fa
     if embeddings.shape != (manifest["count"], manifest["dim"]):
         raise ValueError(f"embeddings of shape {embeddings.shape}")
     index, _ = build_index(np.ascontiguousarray(embeddings), manifest["index"].get("kind", "exact"))
-    try:
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        save_index(index, aside)
-        os.replace(aside, path)
-        os.replace(aside.with_name(aside.name + ".signature"), path.with_name(path.name + ".signature"))
-    except OSError:  # a gallery that is read-only here is rebuilt in memory at every opening
-        pass
+    with contextlib.suppress(OSError):  # a gallery that is read-only here is rebuilt in memory at every opening
+        save_index(index, path)
     return index

@@ -121,32 +121,45 @@ def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray
 
 
 def save_index(index: FaissIndex, path: Path) -> None:
-    """Write an index, signed as this machine's."""
-    faiss.write_index(index.faiss_index, str(path))
+    """Write an index, whole or not at all, and sign it as this machine's."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    faiss.write_index(index.faiss_index, str(aside))
+    os.replace(aside, path)
     key = _machine_key(create=True)
     if key is not None:
-        _signature_file(path).write_text(_sign(path, key), encoding="ascii")
+        _signature_file(path).write_text(f"{_sign_file(path, key)}\n{_sign_content(path, key)}\n", encoding="ascii")
 
 
 def load_index(path: Path) -> FaissIndex | None:
     """Read an index that this machine signed; None if it is another machine's, changed, damaged or absent.
 
-    Native code that trusts the file parses it: one from elsewhere is never read, but rebuilt from the embeddings.
+    Native code that trusts the file parses it: one from elsewhere is never read, but rebuilt from the embeddings. The
+    file is mapped, not copied: opening a large one takes no time.
     """
     key, signature = _machine_key(create=False), _signature_file(path)
     if key is None or not path.is_file() or not signature.is_file():
         return None
-    if not hmac.compare_digest(signature.read_bytes(), _sign(path, key).encode("ascii")):
+    signed = signature.read_bytes().decode("ascii", "ignore").split()
+    # Hashing gigabytes takes seconds: the content is looked at only where this is not the very file that was signed.
+    same_file = len(signed) == 2 and hmac.compare_digest(signed[0], _sign_file(path, key))
+    if len(signed) != 2 or not (same_file or hmac.compare_digest(signed[1], _sign_content(path, key))):
         return None
-    return FaissIndex(custom_index=faiss.read_index(str(path)))
+    return FaissIndex(custom_index=faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
 
 
 def _signature_file(path: Path) -> Path:
     return path.with_name(path.name + ".signature")
 
 
-def _sign(path: Path, key: bytes) -> str:
-    """Return the HMAC-SHA256 of the file under this machine's key, in hex."""
+def _sign_file(path: Path, key: bytes) -> str:
+    """Return the HMAC-SHA256, in hex, of what changes whenever the file is written, replaced or copied."""
+    stat = path.stat()
+    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return hmac.new(key, repr(identity).encode(), hashlib.sha256).hexdigest()
+
+
+def _sign_content(path: Path, key: bytes) -> str:
+    """Return the HMAC-SHA256 of the file's bytes, in hex."""
     digest = hmac.new(key, digestmod=hashlib.sha256)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
