@@ -80,6 +80,8 @@ def main(argv: list[str] | None = None) -> dict:
             f"batch_size {args.batch_size} is not a multiple of {accelerator.num_processes} processes x "
             f"{args.accumulation} accumulation steps: change one of them."
         )
+    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no.")
     output = check_output(args)
     set_seed(args.seed)
 
@@ -110,7 +112,8 @@ def main(argv: list[str] | None = None) -> dict:
     accelerator.register_for_checkpointing(scheduler)
     identity = {name: getattr(args, name) for name in RESUMED} | {"dataset": [dataset.name, dataset.version]}
     progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
-    start_trackers(args, accelerator)
+    if args.tracker != "none":
+        accelerator.init_trackers("splip")
     if accelerator.is_main_process:
         model.print_trainable_parameters()
     silent = not accelerator.is_local_main_process
@@ -202,16 +205,6 @@ def check_output(args: TrainingArguments) -> Path:
     if args.resume and not output.exists():
         raise FileNotFoundError(f"There is no run at '{output}' to resume: start without --resume.")
     return output
-
-
-def start_trackers(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """Start the tracker; say so where its library is missing."""
-    if args.tracker == "none":
-        return
-    Path(args.output).mkdir(parents=True, exist_ok=True)
-    accelerator.init_trackers("splip")
-    if not accelerator.trackers:
-        accelerator.print(f"Nothing is logged: '{args.tracker}' is not installed.")
 
 
 def finished(progress: Progress, total_steps: int, args: TrainingArguments) -> bool:

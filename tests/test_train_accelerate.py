@@ -1,5 +1,6 @@
 """Training: the same whatever the layout, exact after any interruption, and one sentence for whatever is wrong."""
 
+import importlib.util
 import json
 import os
 import resource
@@ -390,6 +391,13 @@ def test_tensorboard(train, tmp_path):
     assert [event.step for event in events.Images("validation")] == [4, 8]
 
 
+def test_a_tracker_that_is_not_installed_is_named(train, tmp_path):
+    if importlib.util.find_spec("aim"):
+        pytest.skip("it is installed here")
+    with pytest.warns(UserWarning, match=r"log_with=aim.* no supported trackers are currently installed"):
+        assert train(tmp_path / "run", "--max_steps", "1", "--tracker", "aim")["finished"]
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -398,6 +406,7 @@ def test_tensorboard(train, tmp_path):
         (["--output", "{file}/run"], "Cannot write to '.*file/run': choose another --output"),
         (["--resume"], "There is no run at '.*run' to resume: start without --resume"),
         (["--validation_classes", "6"], "validation_classes must be between 0 and 5, got 6"),
+        (["--mixed_precision", "fp16"], "mixed_precision fp16 needs a GPU: use bf16 or no"),
         (["--batch_size", "60"], "52 training sketches do not fill one global batch of 60"),
         (["--model.m", "60"], "tokens with m=60, but the text tower takes 48"),
         (["--model.layer_norms", "none", "--model.use_b_t", "no", "--model.use_b_v", "no", "--model.use_b_vt", "no",
