@@ -42,7 +42,7 @@ from modeling_splip.sampling import EpochBatches, TrainingItems, collate
 KEPT_CHECKPOINTS = 2
 # What a run may not change when it is resumed: the order of the batches, what is trained, and what Adam's state is of.
 RESUMED = ("method", "base", "model", "loss", "batch_size", "pairs_per_class", "validation_classes", "seed")
-RESUMED += ("learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "invert_sketches")
+RESUMED += ("learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "mixed_precision", "invert_sketches")
 STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
 
 

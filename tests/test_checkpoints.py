@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -334,3 +335,20 @@ def test_plain_clip_is_a_retriever(tiny_clip, images):
     for modality in MODALITIES:
         assert torch.allclose(model.encode(images, modality), expected, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in model.parameters()) and processor.tokenizer is not None
+
+
+def test_the_documented_ways_to_load(tiny_clip, prepared, tmp_path):
+    drawing = next(prepared.parent.parent.glob("raw*/sketch/owl/*"))
+    model = build(*CASES[0], tiny_clip)
+    model.save_pretrained(tmp_path / "model")
+    SplipProcessor.from_clip(tiny_clip).save_pretrained(tmp_path / "model")
+    places = {"MODEL": tmp_path / "model", "drawing.png": drawing, "/data/clip-vit-base-patch32": tiny_clip}
+    snippets = re.findall("```python\n(.*?)```", (ROOT / "docs" / "loading.md").read_text("utf-8"), re.DOTALL)
+    names: dict = {}
+    for snippet in snippets:
+        for name, place in places.items():
+            snippet = snippet.replace(f'"{name}"', repr(str(place)))
+        exec(snippet, names)
+    assert len(snippets) == 5 and names["embeds"].shape == (1, 16)
+    assert torch.equal(names["model"].encode(names["pixels"], "sketch"), model.encode(names["pixels"], "sketch"))
+    assert names["processor"].invert_sketches
