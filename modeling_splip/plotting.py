@@ -22,7 +22,7 @@ PathLike = str | os.PathLike[str]
 def retrieval_grid(
     queries: Sequence[Image.Image],
     results: Sequence[Sequence[Image.Image]],
-    hits: Sequence[Sequence[bool]],
+    hits: Sequence[Sequence[bool]] | None,
     path: PathLike,
     titles: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,
@@ -34,7 +34,7 @@ def retrieval_grid(
     Args:
         queries: one sketch per row; transparent parts become white paper.
         results: for every query its photos, best first; rows may differ in length.
-        hits: for every result whether it is relevant.
+        hits: for every result whether it is relevant; None where nobody knows, then frames are plain.
         path: a .png, .jpg or .webp file; its folder is made if needed.
         titles: one line above every query, for example its class.
         captions: one line above every result.
@@ -63,12 +63,15 @@ def retrieval_grid(
         left = margin + cell + split
         rule = left - split // 2
         draw.line((rule, top + header + 6, rule, top + header + cell - 6), fill=LINE, width=1)
-        for column, (photo, hit) in enumerate(zip(photos, hits[row], strict=True)):
+        known = hits[row] if hits is not None else [None] * len(photos)
+        for column, (photo, hit) in enumerate(zip(photos, known, strict=True)):
             x = left + column * (cell + gap)
             if captions:
                 _text(draw, (x, top), captions[row][column], cell, _font(size, bold=False), MUTED)
-            tile = _tile(photo, cell, PAPER, HIT if hit else MISS, max(3, cell // 36))
-            _mark(tile, bool(hit))
+            frame = LINE if hit is None else HIT if hit else MISS
+            tile = _tile(photo, cell, PAPER, frame, max(3, cell // 36))
+            if hit is not None:
+                _mark(tile, bool(hit))
             _paste(canvas, tile, (x, top + header))
     return _save(path, ("png", "jpg", "webp"), lambda file, kind: canvas.save(file, {"jpg": "jpeg"}.get(kind, kind)))
 
@@ -152,7 +155,7 @@ def method_runs(
 def _check_rows(
     queries: Sequence[Image.Image],
     results: Sequence[Sequence[Image.Image]],
-    hits: Sequence[Sequence[bool]],
+    hits: Sequence[Sequence[bool]] | None,
     titles: Sequence[str] | None,
     captions: Sequence[Sequence[str]] | None,
 ) -> None:

@@ -120,19 +120,18 @@ def printable(text: str) -> str:
 
 
 def _write_picture(path: str, sketches: Sequence[str], found: list[list[Result]], labels: set[str]) -> None:
-    """Write the picture; a photo is a hit where its label is the name of the sketch's folder."""
+    """Write the picture; hits and misses are framed where every sketch lies in a folder named like a label."""
+    if not sketches:
+        raise ValueError("--picture shows sketches with their results, and words alone have none: use --html.")
     classes = [Path(sketch).resolve().parent.name for sketch in sketches]
-    unknown = [sketch for sketch, name in zip(sketches, classes, strict=True) if name not in labels]
-    if unknown or not sketches:
-        raise ValueError(
-            f"--picture frames hits and misses, so that a sketch must lie in a folder named like its label, and "
-            f"{unknown[0] if unknown else 'words alone'} does not: use --html."
-        )
+    known = labels.issuperset(classes)
     retrieval_grid(
         [to_rgb(sketch) for sketch in sketches],
         [[result.thumbnail for result in results] for results in found],
-        [[result.label == name for result in results] for name, results in zip(classes, found, strict=True)],
+        [[result.label == name for result in results] for name, results in zip(classes, found, strict=True)]
+        if known
+        else None,
         path,
-        titles=classes,
+        titles=classes if known else [Path(sketch).name for sketch in sketches],
         captions=[[f"{result.label} {result.score:.2f}".strip() for result in results] for results in found],
     )

@@ -15,7 +15,8 @@ from modeling_splip.data import PROTOCOLS
 from modeling_splip.evaluation import Embedder, evaluate, measure, retrieval_picture
 from modeling_splip.registry import load_retriever
 
-FIELDS = "schema method fingerprint dataset dataset_version split protocol gallery seed n_query n_gallery n_classes"
+FIELDS = "schema method fingerprint dataset dataset_version split protocol gallery seed"
+FIELDS += " n_query n_excluded n_gallery n_classes"
 
 
 @pytest.fixture(scope="module")

@@ -558,7 +558,7 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
         (["search", str(blank), "--gallery", out], "Nothing is drawn on sketch"),
         (["search", str(blank), "--gallery", str(photos)], "is no gallery (it has no manifest.json)"),
         (["search", str(blank), "--gallery", out, "--model", "clip"], "was built with model"),
-        (["search", str(ink), "--gallery", out, "--picture", "x.png"], "must lie in a folder named like its label"),
+        (["search", "--text", "red", "--gallery", out, "--picture", "x.png"], "words alone have none"),
         (["search", "--gallery", out], "nothing to search for"),
         (["search", "--gallery", out, "--text", "red", "--where", "label"], "is not COLUMN=VALUE"),
         (["search", "--gallery", out, "--text", "red", "--html", str(tmp_path / "no" / "x.html")], "cannot be written"),

@@ -151,6 +151,12 @@ def test_bad_input(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_unknown_relevance_is_neither_hit_nor_miss(tmp_path):
+    sketches, photos, _ = grid_input()
+    image = pixels(retrieval_grid(sketches, photos, None, tmp_path / "grid.png", width=500))
+    assert share(image, "#0000ff") > 0.01 and not share(image, HIT) and not share(image, MISS)
+
+
 def test_method_runs_shows_every_run_and_refuses_none(tmp_path):
     one = pixels(method_runs({"frozen CLIP": {"0": [0.3], "1": [0.4]}}, tmp_path / "one.png", metric="mAP@all"))
     two = pixels(
