@@ -352,3 +352,22 @@ def test_the_documented_ways_to_load(tiny_clip, prepared, tmp_path):
     assert len(snippets) == 5 and names["embeds"].shape == (1, 16)
     assert torch.equal(names["model"].encode(names["pixels"], "sketch"), model.encode(names["pixels"], "sketch"))
     assert names["processor"].invert_sketches
+
+
+def test_the_packaged_base(tmp_path):
+    model = build(*CASES[0], "mini_clip")
+    model.save_pretrained(tmp_path)
+    SplipProcessor.from_clip("mini_clip").save_pretrained(tmp_path)
+    loaded, processor = load_retriever(str(tmp_path))
+    size = processor.image_settings()["crop_size"]["height"]
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loaded.encode(pixels, "sketch"), model.encode(pixels, "sketch"))
+    assert loaded.fingerprint(processor) == model.fingerprint(processor)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_adapters_of_a_vit_b32_are_small(name, settings):
+    with torch.device("meta"):
+        model = METHODS[name].model(METHODS[name].config(class_names=CLASSES, **settings))
+    assert model.config.clip_config.vision_config.hidden_size == 768  # ViT-B/32 is the default
+    assert sum(tensor.nbytes for tensor in model.adapter_state().values()) < 25e6
