@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
@@ -65,7 +66,9 @@ class Embedder:
         loader = DataLoader(
             Subset(images, rows), batch_size=self.batch_size, collate_fn=prepare, num_workers=self.workers
         )
-        loader = self.accelerator.prepare_data_loader(loader)
+        # Not through the accelerator, which would keep every loader, and this object's embeddings, for ever.
+        ranks = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
+        loader = prepare_data_loader(loader, **ranks)
         device = self.accelerator.device
         model = self.model.to(device)
         embeddings = []

@@ -1,10 +1,13 @@
 """One record for each protocol, with the numbers that scikit-learn computes from the same embeddings."""
 
 import dataclasses
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from conftest import CLASSES, UNSEEN
 from launch import accelerate, run
 from sklearn.metrics import average_precision_score
@@ -125,6 +128,15 @@ def test_the_archive_gallery_counts_copies(clip, polygons):
     assert archive["metrics"] != unique["metrics"]
     with pytest.raises(ValueError, match="gallery must be one of"):
         measure(embedder, counted.view("zs"), gallery="twice")
+
+
+def test_embeddings_are_freed_with_their_embedder(clip, polygons):
+    embedder = Embedder(*clip, polygons, Accelerator())
+    accelerator, held = embedder.accelerator, weakref.ref(embedder)
+    measure(embedder, polygons.view("zs"))
+    del embedder
+    gc.collect()
+    assert held() is None and accelerator.num_processes == 1  # one accelerator serves every validation of a run
 
 
 def test_one_process_and_two_give_the_same_numbers(prepared, tiny_clip, tmp_path, records):
