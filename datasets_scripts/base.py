@@ -1,5 +1,6 @@
 """What all builders of sketch-photo data share: rows, duplicates, pairs, reading with a check of every image."""
 
+import abc
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -61,9 +62,9 @@ class Plan:
 class SbirBuilder(datasets.GeneratorBasedBuilder):
     """Base of the builders: a subclass says in `make_plan` which file becomes which row."""
 
+    @abc.abstractmethod
     def make_plan(self) -> Plan:
         """List the data folder and return what to write. Reads no image. Raises ValueError, FileNotFoundError."""
-        raise NotImplementedError
 
     about: ClassVar[dict[str, str]] = {}  # for the dataset card: see `card.dataset_card`
 
