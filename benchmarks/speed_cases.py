@@ -12,7 +12,7 @@ from modeling_splip.clip_backbone import embed_tokens, run_text, text_positions
 from modeling_splip.configuration_splip import SplipConfig
 from modeling_splip.modeling_retriever import MODALITIES
 from modeling_splip.modeling_splip import SplipModel
-from modeling_splip.objectives import SplipObjective
+from modeling_splip.objective_splip import SplipObjective
 
 # vision width, layers, heads, patch; text width, heads; D
 SHAPES = {"B/32": (768, 12, 12, 32, 512, 8, 512), "L/14": (1024, 24, 16, 14, 768, 12, 768)}
@@ -125,7 +125,7 @@ def training_batch(triplets: int, device: str) -> dict[str, Tensor]:
     images = torch.randn(3, triplets, 3, 224, 224, generator=generator)
     numbers = torch.randint(0, CLASSES, (3, triplets), generator=generator)
     batch = {"sketch": images[0], "positive": images[1], "negative": images[2]}
-    batch |= {"label": numbers[0], "negative_label": numbers[1], "permutation": numbers[2]}
+    batch |= {"label": numbers[0], "negative_label": numbers[1], "draw": numbers[2]}
     return {name: value.to(device) for name, value in batch.items()}
 
 

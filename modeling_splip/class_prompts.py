@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .clip_backbone import Clip, embed_tokens, project_text, run_text, text_norms, text_positions
 from .modeling_retriever import MODALITIES
 
 
@@ -55,7 +56,7 @@ def tokenize_class_prompts(
     """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
 
     Raises:
-        ValueError: if a name is empty or occurs twice, or the template lacks `{modality}` before `{class_name}`.
+        ValueError: if a name is empty or occurs twice, or the template lacks `{class_name}` or has `{modality}` after it.
     """
     for name in class_names:
         if not name.strip():
@@ -63,8 +64,18 @@ def tokenize_class_prompts(
         if class_names.count(name) > 1:
             raise ValueError(f"class_names holds '{name}' more than once: names must be unique.")
     before, found, after = template.partition("{class_name}")
-    if not found or "{modality}" not in before:
-        raise ValueError(f"template must hold {{modality}} and after it {{class_name}}, got {json.dumps(template)}.")
+    if not found or "{modality}" in after:
+        raise ValueError(f"template must hold {{class_name}}, {{modality}} only before it, got {json.dumps(template)}.")
     prefixes = {mod: tokenizer(before.format(modality=mod).strip())["input_ids"][:-1] for mod in MODALITIES}
     suffixes = [tokenizer((name + after).strip())["input_ids"][1:] for name in class_names]
     return prefixes, suffixes
+
+
+@torch.no_grad()
+def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]], attention: str = "sdpa") -> Tensor:
+    """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
+    norms = text_norms(clip)
+    packed = pack_class_prompts(prefix, classes, 0, clip.logit_scale.device)
+    x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
+    output = run_text(clip, x[None], norms, packed.mask, attention=attention)
+    return project_text(clip, norms[-1], output.last[0, packed.eos])

@@ -1,4 +1,4 @@
-"""The jigsaw of SpLIP: a fixed set of permutations, permuted images, and the solver that names the permutation."""
+"""Permuted tiles: the jigsaw of SpLIP with its solver, and the permutations of CLIP-AT's patch shuffle."""
 
 import itertools
 import math
@@ -55,6 +55,12 @@ def permute_tiles(images: Tensor, permutations: Tensor, grid: int) -> Tensor:
     tiles = tiles[batch, permutations].unflatten(1, (grid, grid))  # (B, g, g, 3, rows, columns)
     x = tiles.permute(0, 3, 1, 4, 2, 5).reshape(*images.shape[:2], *target)
     return x if target == (height, width) else F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+
+
+def two_permutations(draws: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return for each random integer of `draws`, (B,), two different indices in 0..count-1: (B,) and (B,)."""
+    first = draws % count
+    return first, (first + 1 + draws // count % (count - 1)) % count
 
 
 class JigsawSolver(nn.Module):

@@ -1,7 +1,11 @@
 """Losses of sketch-based image retrieval as pure functions of embeddings; features are unit-norm, (B, D).
 
-Symbols of SpLIP (ECCV 2024): s a sketch, p+ a photo of its class, p- a photo of another class, mu the adaptive margin.
+Symbols: s a sketch, p+ its photo (or one of its class), p- another photo, mu a margin, delta the relative distance
+d(s, p+) - d(s, p-). The losses of SpLIP (ECCV 2024), of CLIP-AT (CVPR 2023) and of the Cross-Modal Attention Alignment
+network (2024).
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,6 +15,11 @@ from torch.nn import functional as F
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return ||a - b||^2 of paired rows: (B,), in 0..4 for unit-norm features."""
     return (a - b).square().sum(dim=-1)
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return 1 - cos(a, b) of paired rows: (B,), in 0..2."""
+    return 1 - F.cosine_similarity(a, b, dim=-1)
 
 
 def adaptive_margins(class_embeds: Tensor) -> Tensor:
@@ -23,14 +32,23 @@ def adaptive_margins(class_embeds: Tensor) -> Tensor:
     return unit @ unit.T
 
 
-def triplet_loss(sketch: Tensor, positive: Tensor, negative: Tensor, margin: Tensor | float) -> Tensor:
-    """Return the mean of [ ||s - p+||^2 - ||s - p-||^2 + mu ]_+ (SpLIP; squared distance as re-implementations do).
+def triplet_loss(
+    sketch: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: Tensor | float,
+    distance: Callable[[Tensor, Tensor], Tensor] = squared_distance,
+) -> Tensor:
+    """Return the mean of [ d(s, p+) - d(s, p-) + mu ]_+.
+
+    Over an image and its photo under one and another permutation of their tiles this is CLIP-AT's patch shuffle.
 
     Args:
         sketch, positive, negative: (B, D).
         margin: mu for each triplet, (B,), or one number.
+        distance: squared L2 as re-implementations of SpLIP do, or `cosine_distance` as CLIP-AT.
     """
-    return (squared_distance(sketch, positive) - squared_distance(sketch, negative) + margin).relu().mean()
+    return (distance(sketch, positive) - distance(sketch, negative) + margin).relu().mean()
 
 
 def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float) -> Tensor:
@@ -60,6 +78,47 @@ def conditional_jigsaw_loss(
     own, positive, negative = (F.cross_entropy(_wide(x), labels, reduction="none") for x in (own, positive, negative))
     gap = positive - negative  # (B,)
     return own.mean() + (gap if keep is None else gap[keep]).relu().mean()
+
+
+def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05) -> Tensor:
+    """Return L_delta of CLIP-AT: the mean KL divergence, over ordered pairs of classes, of their distributions of delta.
+
+    How a distribution is made of a few deltas no source says. `gaussian`, ours, takes the normal of the same mean and
+    variance and sees a shift between classes. `softmax`, of re-implementations, takes the softmax over a class's sorted
+    deltas, which a shift leaves as it is; classes of different sizes are compared at as many quantiles as the smallest
+    has deltas. A class with one delta has no distribution and counts nowhere; with fewer than two classes the term is 0.
+
+    Args:
+        deltas: (B,) relative distances.
+        labels: (B,) classes.
+        form: "gaussian" or "softmax".
+        floor: added, as a variance, to that of each normal, so that equal deltas divide nothing by zero.
+    """
+    with torch.autocast(deltas.device.type, enabled=False):
+        deltas = _wide(deltas)
+        groups = [group for group in (deltas[labels == label] for label in labels.unique()) if len(group) > 1]
+        count = len(groups)
+        if count < 2:
+            return deltas.sum() * 0
+        if form == "gaussian":
+            mean = torch.stack([group.mean() for group in groups])  # (K,)
+            variance = torch.stack([group.var(unbiased=False) for group in groups]) + floor**2  # (K,)
+            shift = (mean[:, None] - mean[None]).square()  # (K, K)
+            ratio = variance[:, None] / variance[None]
+            divergence = (ratio - ratio.log() + shift / variance[None] - 1) / 2  # (K, K), 0 on the diagonal
+        else:
+            levels = torch.linspace(0, 1, min(len(group) for group in groups), device=deltas.device, dtype=deltas.dtype)
+            logs = torch.stack([group.quantile(levels) for group in groups]).log_softmax(dim=1)  # (K, n)
+            divergence = (logs.exp()[:, None] * (logs[:, None] - logs[None])).sum(dim=-1)  # (K, K)
+        return divergence.sum() / (count * (count - 1))
+
+
+def relation_loss(match: Tensor, other: Tensor) -> Tensor:
+    """Return the mean squared error of relation scores: (B,) of matching pairs to 1, (B,) of others to 0.
+
+    Regression to match and no match is what is reported of the Cross-Modal Attention Alignment network.
+    """
+    return ((1 - match).square().mean() + other.square().mean()) / 2
 
 
 def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Symbols: x an image of modality delta, E_0 its patch embeddings (P, d_v), T the 
 layer l, V_tg and V_ms the visual prompts, f the embedding (D), F_t(c | x) the embedding of class c, C seen classes.
 """
 
+import json
 import math
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
 from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
-from .class_prompts import pack_class_prompts, tokenize_class_prompts
+from .class_prompts import frozen_class_embeds, pack_class_prompts, tokenize_class_prompts
 from .clip_backbone import (
     KeyValue,
     LayerNorms,
@@ -84,6 +85,11 @@ class SplipModel(Retriever):
     def prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
         """Tokenise the class prompts once, so that encoding needs no tokenizer."""
         template = settings.get("template", SplipConfig().template)
+        before, found, _ = template.partition("{class_name}")
+        if not found or "{modality}" not in before:
+            raise ValueError(
+                f"template must hold {{modality}} and after it {{class_name}}, got {json.dumps(template)}."
+            )
         prefixes, suffixes = tokenize_class_prompts(tokenizer, template, class_names)
         return {"prefix_token_ids": prefixes, "class_token_ids": suffixes}
 
@@ -147,15 +153,10 @@ class SplipModel(Retriever):
         _, eos = self._text_pass(self._text_prompts(None, check_modality(modality)), modality)
         return self._project_classes(eos)[0]
 
-    @torch.no_grad()
     def frozen_class_embeds(self, modality: str = "photo") -> Tensor:
         """Return the embeddings of the seen classes by the frozen CLIP text tower, no prompts: (C, D), unit norm."""
-        config = self.config
-        norms = text_norms(self.clip)
-        packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, 0, self.device)
-        x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
-        output = run_text(self.clip, x[None], norms, packed.mask, attention=self._attention())
-        return project_text(self.clip, norms[-1], output.last[0, packed.eos])
+        prefix, classes = self.config.prefix_token_ids[modality], self.config.class_token_ids
+        return frozen_class_embeds(self.clip, prefix, classes, self._attention())
 
     @torch.no_grad()
     def set_domain_mean(self, modality: str, mean: Tensor) -> None:

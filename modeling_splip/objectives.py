@@ -1,129 +1,104 @@
-"""Training objectives: a model with what else it trains, and a batch to a dict of losses.
+"""What training objectives have in common: a model with what else it trains, and a batch to a dict of losses.
 
 Accelerate prepares the objective, so that the gradients of everything in it are synchronised.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .jigsaw import JigsawSolver, permutation_set, permute_tiles
-from .losses import adaptive_margins, class_loss, conditional_jigsaw_loss, hardest_in_class, triplet_loss
-from .modeling_splip import SplipModel
+from .losses import hardest_in_class
+from .modeling_retriever import RetrievalOutput
 
 LEVELS = ("category", "fine_grained")
 
 
 @dataclass(frozen=True)
-class SplipSettings:
-    """Settings of SpLIP's losses. Marks as in `SplipConfig`.
+class ObjectiveSettings:
+    """Settings of every objective.
 
     Args:
         level: "category" or "fine_grained".
-        triplet: weight of the triplet loss. [P] 1
-        alpha: weight of the class loss. [R] 1
-        beta: weight of the conditional jigsaw. [R] 0.1
-        adaptive_margin: whether mu comes from the class names [P], or is `margin`.
-        margin: the fixed margin of the ablation. [P] 0.2
-        fg_margin: margin of fine-grained training, where both photos have one class and mu would be 1. [O] 0.3
-        tau: temperature of the class loss. [R] 0.07
-        grid: g, tiles on a side of the jigsaw. [R] 3
-        permutations: |Y|. [R] 100
     """
 
     level: str = "category"
-    triplet: float = 1.0
-    alpha: float = 1.0
-    beta: float = 0.1
-    adaptive_margin: bool = True
-    margin: float = 0.2
-    fg_margin: float = 0.3
-    tau: float = 0.07
-    grid: int = 3
-    permutations: int = 100
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"level must be one of {LEVELS}, got {self.level!r}.")
-        if self.tau <= 0:
-            raise ValueError(f"tau must be above 0, got {self.tau}.")
 
 
-class SplipObjective(nn.Module):
-    """L = triplet + alpha class + beta cjs for a batch of triplets.
+class Negatives(NamedTuple):
+    """The p- of each triplet.
 
-    Args:
-        model: the model to train.
-        settings: weights and constants of the losses.
+    Attributes:
+        rows: (B,) which of the photos p- are: of the batch's `negative` at category level, of `positive` otherwise.
+        labels: (B,) their classes.
+        keep: (B,) which triplets have a p-.
     """
 
-    settings_class = SplipSettings
+    rows: Tensor
+    labels: Tensor
+    keep: Tensor
 
-    def __init__(self, model: SplipModel, settings: SplipSettings | None = None):
+
+class Objective(nn.Module):
+    """Base of the objectives: the model, the settings, and how a batch is encoded.
+
+    A batch holds `sketch` and `positive` (B, 3, H, W); `label` (B,), index of the seen class; `draw` (B,), a random
+    integer for whatever the objective draws; at category level `negative` (B, 3, H, W) and `negative_label` (B,); at
+    fine-grained level `instance` (B,), where p- is the hardest other photo of the class in the batch.
+    """
+
+    settings_class: type = ObjectiveSettings
+
+    def __init__(self, model: Any, settings: Any | None = None):
         super().__init__()
         self.model = model
-        self.settings = settings or SplipSettings()
-        if self.settings.beta:
-            self.solver = JigsawSolver(model.config.projection_dim, self.settings.permutations)
-            permutations = permutation_set(self.settings.grid, self.settings.permutations)
-            self.permutations = nn.Buffer(permutations, persistent=False)
-        self.margins = nn.Buffer(adaptive_margins(model.frozen_class_embeds()), persistent=False)
+        self.settings = settings or self.settings_class()
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses, each a scalar: "loss", the weighted total, and "triplet", "class", "cjs" where they count.
+    def encode(self, modality: str, groups: dict[str, Tensor], **flags: Any) -> dict[str, RetrievalOutput]:
+        """Encode named groups of images, each (n, 3, H, W), in one pass; returns the output of each group."""
+        output = self.model(torch.cat(list(groups.values())), modality, **flags)
+        result, start = {}, 0
+        for name, images in groups.items():
+            rows = slice(start, start + len(images))
+            classes = output.class_embeds
+            shared = classes is None or classes.shape[0] == 1
+            result[name] = RetrievalOutput(
+                embeds=output.embeds[rows],
+                tokens=output.tokens[rows],
+                class_embeds=classes if shared else classes[rows],
+            )
+            start += len(images)
+        return result
 
-        Args:
-            batch: `sketch`, `positive` (B, 3, H, W); `label` (B,) index of the seen class; `permutation` (B,) integers,
-                taken modulo |Y|; at category level `negative` (B, 3, H, W) and `negative_label` (B,); at fine-grained
-                level `instance` (B,), and the negative is the hardest other photo of the class in the batch.
+    def photos(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the photos of a batch by their roles: "p", and "n" where p- is not found among the p."""
+        own = {"p": batch["positive"]}
+        return own | {"n": batch["negative"]} if self.settings.level == "category" else own
+
+    def negatives(self, batch: dict[str, Tensor], sketch: Tensor, positive: Tensor) -> Negatives:
+        """Return which photos are p-, given the embeddings of s and p+, (B, D).
+
+        Raises:
+            ValueError: at fine-grained level, if no class has two instances in the batch.
         """
-        settings = self.settings
-        size = len(batch["label"])
-        sketches, photos = [batch["sketch"]], [batch["positive"]]
-        if settings.beta:
-            y = batch["permutation"] % settings.permutations  # (B,)
-            sketches.append(permute_tiles(batch["sketch"], self.permutations[y], settings.grid))
-        if settings.level == "category":
-            photos.append(batch["negative"])
-        sketch = self.model(torch.cat(sketches), "sketch", return_class_embeds=settings.alpha > 0)
-        photo = self.model(torch.cat(photos), "photo", return_class_embeds=settings.alpha > 0)
-        s, p = sketch.embeds[:size], photo.embeds[:size]  # (B, D)
-        negative, margin, label_n, keep = self._negatives(batch, s, photo.embeds)
-
-        losses: dict[str, Tensor] = {}
-        if settings.triplet:
-            losses["triplet"] = triplet_loss(s[keep], p[keep], negative[keep], margin[keep])
-        if settings.alpha:
-            labels = torch.cat([batch["label"], label_n]) if settings.level == "category" else batch["label"]
-            parts = (size, len(labels))
-            own = class_loss(s, _rows(sketch.class_embeds, size), batch["label"], settings.tau)
-            other = class_loss(photo.embeds, photo.class_embeds, labels, settings.tau)
-            # The mean over s, p+ and p-: `other` is already the mean over its share of the images.
-            losses["class"] = (own * parts[0] + other * parts[1]) / sum(parts)
-        if settings.beta:
-            permuted = sketch.embeds[size:]
-            logits = [self.solver(first, permuted) for first in (s, p, negative)]
-            losses["cjs"] = conditional_jigsaw_loss(*logits, y, keep)
-        weights = {"triplet": settings.triplet, "class": settings.alpha, "cjs": settings.beta}
-        losses["loss"] = sum((weights[name] * value for name, value in losses.items()), start=s.new_zeros(()))
-        return losses
-
-    def _negatives(self, batch: dict[str, Tensor], s: Tensor, photos: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return p- (B, D), mu (B,), the labels of p- and which triplets have a p-."""
-        settings, label = self.settings, batch["label"]
-        if settings.level == "category":
-            label_n = batch["negative_label"]
-            adaptive = self.margins[label, label_n].to(s.dtype)
-            margin = adaptive if settings.adaptive_margin else torch.full_like(adaptive, settings.margin)
-            return photos[len(s) :], margin, label_n, torch.ones_like(label, dtype=torch.bool)
-        index, exists = hardest_in_class(s, photos, label, batch["instance"])
+        label = batch["label"]
+        if self.settings.level == "category":
+            rows = torch.arange(len(label), device=label.device)
+            return Negatives(rows, batch["negative_label"], torch.ones_like(label, dtype=torch.bool))
+        rows, exists = hardest_in_class(sketch, positive, label, batch["instance"])
         if not exists.any():
             raise ValueError(
                 "Fine-grained training needs two instances of one class in a batch: raise pairs_per_class."
             )
-        return photos[index], s.new_full((len(s),), settings.fg_margin), label, exists
+        return Negatives(rows, label, exists)
 
 
-def _rows(class_embeds: Tensor, size: int) -> Tensor:
-    return class_embeds if class_embeds.shape[0] == 1 else class_embeds[:size]
+def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """Return the losses with their weighted total as "loss"."""
+    total = torch.stack([weights[name] * value.float() for name, value in losses.items()]).sum()
+    return losses | {"loss": total}

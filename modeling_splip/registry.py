@@ -12,7 +12,7 @@ from .configuration_splip import SplipConfig, SplipEncoderConfig
 from .modeling_retriever import RetrieverEncoder
 from .modeling_splip import SplipModel
 from .modeling_splip_encoder import SplipEncoder
-from .objectives import SplipObjective
+from .objective_splip import SplipObjective
 from .processing_splip import SplipProcessor
 
 

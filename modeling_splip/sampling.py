@@ -73,7 +73,7 @@ class TrainingItems(Dataset):
         item: dict[str, Any] = {
             "sketch": self.pixels(key.row),
             "label": label,
-            "permutation": int(rng.integers(2**31)),
+            "draw": int(rng.integers(2**31)),
         }
         if self.level == "fine_grained":
             photo = self.photo_of[key.row]

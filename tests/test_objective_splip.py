@@ -9,7 +9,7 @@ from plain_splip import build
 from torch.nn import functional as F
 
 from modeling_splip.jigsaw import permute_tiles
-from modeling_splip.objectives import SplipObjective, SplipSettings
+from modeling_splip.objective_splip import SplipObjective, SplipSettings
 
 LABELS, NEGATIVE_LABELS = torch.tensor([0, 3, 1]), torch.tensor([4, 2, 2])
 
@@ -17,7 +17,7 @@ LABELS, NEGATIVE_LABELS = torch.tensor([0, 3, 1]), torch.tensor([4, 2, 2])
 def batch_of(level: str = "category") -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(3, 3, 3, 32, 32, generator=generator)
-    batch = {"sketch": images[0], "positive": images[1], "permutation": torch.tensor([7, 123, 0])}
+    batch = {"sketch": images[0], "positive": images[1], "draw": torch.tensor([7, 123, 0])}
     if level == "category":
         return batch | {"negative": images[2], "label": LABELS, "negative_label": NEGATIVE_LABELS}
     # Rows 0 and 2 are of one class; row 1 has no other photo of its class.
@@ -47,7 +47,7 @@ def losses_one_by_one(objective, batch) -> dict[str, float]:
     photos = [see(batch["positive"][i], "photo", batch["label"][i]) for i in range(count)]
     for i in range(count):
         s, p, c = see(batch["sketch"][i], "sketch", batch["label"][i]), photos[i], batch["label"][i]
-        y = batch["permutation"][i] % settings.permutations
+        y = batch["draw"][i] % settings.permutations
         shuffled = permute_tiles(batch["sketch"][i : i + 1], objective.permutations[y][None], settings.grid)
         permuted = model(shuffled, "sketch").embeds
         if settings.level == "category":
@@ -99,9 +99,9 @@ def test_losses_one_by_one(tiny_clip, settings, conditioning):
     ("settings", "keys", "needs_no"),
     [
         ({}, {"loss", "triplet", "class", "cjs"}, "instance"),
-        ({"alpha": 0.0, "beta": 0.0}, {"loss", "triplet"}, "permutation"),
-        ({"triplet": 0.0, "beta": 0.0}, {"loss", "class"}, "permutation"),
-        ({"beta": 0.0}, {"loss", "triplet", "class"}, "permutation"),
+        ({"alpha": 0.0, "beta": 0.0}, {"loss", "triplet"}, "draw"),
+        ({"triplet": 0.0, "beta": 0.0}, {"loss", "class"}, "draw"),
+        ({"beta": 0.0}, {"loss", "triplet", "class"}, "draw"),
     ],
     ids=["all", "triplet", "class", "triplet and class"],
 )
