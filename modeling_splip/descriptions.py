@@ -1,0 +1,142 @@
+"""What classes look like, in words: for every class one sentence in answer to each of a few questions, as JSON.
+
+The packaged file lies beside this one, and not with the data builders, because training reads it.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SCHEMA = "splip-descriptions-1"
+PACKAGED = Path(__file__).with_name("descriptions.json")
+# Thirty plain words fit into CLIP's 77 tokens, rare ones being two or three tokens each.
+MAX_WORDS = 30
+
+
+@dataclass
+class Descriptions:
+    """The content of a descriptions file.
+
+    - `source`: who or what wrote the sentences.
+    - `prompts`: name of a question -> the question, with `{class}` where the class goes.
+    - `classes`: readable class name -> name of a question -> the sentence that answers it.
+    """
+
+    source: str
+    prompts: dict[str, str]
+    classes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def faults(self) -> dict[str, str]:
+        """Return, for every class that cannot be used as it stands, what is wrong with it first."""
+        found, keys, sentences = {}, set(), set()
+        for name, answers in self.classes.items():
+            if class_key(name) in keys:
+                found[name] = "is there twice"
+            elif list(answers) != list(self.prompts):
+                found[name] = f"must answer {', '.join(self.prompts)}, in this order"
+            keys.add(class_key(name))
+            for prompt, sentence in answers.items():
+                fault = sentence_fault(name, sentence, sentences)
+                if fault:
+                    found.setdefault(name, f"{prompt} {fault}")
+                sentences.add(sentence.casefold())
+        return found
+
+    def to_json(self) -> dict:
+        """Return what the file holds."""
+        return {"schema": SCHEMA, "source": self.source, "prompts": self.prompts, "classes": self.classes}
+
+
+def read_descriptions(path: str | Path) -> Descriptions:
+    """Read a descriptions file; its sentences may still have faults.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not of this form.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no descriptions file '{path}': `splip describe` writes one.")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Descriptions file '{path}' is not JSON: {error}.") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"'{path}' is no descriptions file: its schema must be '{SCHEMA}'.")
+    source, prompts, classes = (data.get(key) for key in ("source", "prompts", "classes"))
+    if not isinstance(source, str) or not _strings(prompts) or not all("{class}" in p for p in prompts.values()):
+        raise ValueError(f"'{path}' must name its source, and its prompts must be questions about {{class}}.")
+    if not isinstance(classes, dict) or not all(_strings(answers) for answers in classes.values()):
+        raise ValueError(f"The classes of '{path}' must each hold one sentence for every prompt.")
+    return Descriptions(source, prompts, classes)
+
+
+def load_descriptions(source: str | Path | None = None) -> dict[str, list[str]]:
+    """Return the sentences of every class, in the order of the prompts.
+
+    Args:
+        source: a descriptions file; None for the packaged one, which knows the benchmarks and the offline world.
+
+    Raises:
+        FileNotFoundError, ValueError: in one sentence, if there is no such file or something in it is at fault.
+    """
+    path = PACKAGED if source is None else source
+    descriptions = read_descriptions(path)
+    for name, fault in descriptions.faults().items():
+        raise ValueError(f"'{path}', class '{name}': {fault}; correct it, or remove it and run `splip describe` again.")
+    return {name: list(answers.values()) for name, answers in descriptions.classes.items()}
+
+
+def descriptions_of(class_names: Iterable[str], source: str | Path | None = None) -> list[list[str]]:
+    """Return the sentences of these classes and of no others, in their order.
+
+    Args:
+        class_names: in any spelling: case does not matter, nor do `_`, `-` and space.
+        source: as for `load_descriptions`.
+
+    Raises:
+        ValueError: classes that are not described, with the nearest known name of each.
+    """
+    class_names = list(class_names)
+    sentences = {class_key(name): (name, found) for name, found in load_descriptions(source).items()}
+    missing = [name for name in class_names if class_key(name) not in sentences]
+    if missing:
+        hints = []
+        for name in missing[:10]:
+            nearest = difflib.get_close_matches(class_key(name), sentences, n=1)
+            hints.append(f"'{name}'" + (f" (nearest known: '{sentences[nearest[0]][0]}')" if nearest else ""))
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        where = f"'{source}'" if source is not None else "the packaged descriptions"
+        raise ValueError(
+            f"No description in {where} of {', '.join(hints)}{more}: "
+            "rename them, or write a file for your classes with `splip describe`."
+        )
+    return [sentences[class_key(name)][1] for name in class_names]
+
+
+def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
+    """Return what is wrong with a sentence about a class, "" if nothing; `others` are case-folded."""
+    words = len(sentence.split())
+    if not words:
+        return "is empty"
+    if words > MAX_WORDS:
+        return f"has {words} words, more than {MAX_WORDS}"
+    if not re.search(rf"(?<!\w){re.escape(class_key(name))}(s|es)?(?!\w)", class_key(sentence)):
+        return f"does not name '{name}'"
+    if not sentence.endswith("."):
+        return "does not end with a full stop"
+    if sentence.casefold() in others:
+        return "repeats another sentence"
+    return ""
+
+
+def class_key(name: str) -> str:
+    """Return the form in which two spellings of a class are compared."""
+    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
+
+
+def _strings(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(text, str) for text in value.values())
