@@ -4,8 +4,12 @@ The stored splits are `train` (seen classes), `query` (unseen sketches) and `gal
 is a choice of their rows, by name and seed. docs/protocol.md says who uses which protocol.
 """
 
+import dataclasses
+import difflib
 import json
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +50,7 @@ class SbirDataset:
         name, version: of the data; results of different versions are never compared.
         train, query, gallery: the stored splits, with the columns image, modality, label, instance_id, source, copies.
         seen, unseen: readable class names.
+        removed: unseen classes that `without` left out.
     """
 
     name: str
@@ -55,6 +60,7 @@ class SbirDataset:
     gallery: datasets.Dataset
     seen: tuple[str, ...]
     unseen: tuple[str, ...]
+    removed: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -78,6 +84,49 @@ class SbirDataset:
             names = self.class_names
             keep &= np.isin(columns["label"], [names.index(name) for name in classes])
         return np.flatnonzero(keep)
+
+    def seen_by(self, class_names: Iterable[str]) -> list[str]:
+        """Return the unseen classes that a model trained on `class_names` has seen, whatever the spelling.
+
+        Names are compared without case, spaces, hyphens and underscores; synonyms are not recognised. A class that this
+        dataset itself has on both sides, because it splits by instance, does not count.
+        """
+        trained, both = {spelling_key(name) for name in class_names}, set(self.seen)
+        return [name for name in self.unseen if spelling_key(name) in trained and name not in both]
+
+    def resolve_unseen(self, names: Iterable[str]) -> list[str]:
+        """Return this dataset's unseen classes of these names, in any spelling.
+
+        Raises:
+            ValueError: for a name that is no unseen class, with the nearest one.
+        """
+        known = {spelling_key(name): name for name in self.unseen}
+        for name in names:
+            if spelling_key(name) not in known:
+                near = difflib.get_close_matches(spelling_key(name), known, n=1, cutoff=0.0)
+                raise ValueError(
+                    f"'{name}' is no unseen class of dataset '{self.name}' (nearest: '{known[near[0]]}'): only unseen "
+                    "classes can be left out."
+                )
+        return [known[spelling_key(name)] for name in names]
+
+    def without(self, classes: Iterable[str]) -> "SbirDataset":
+        """Return this dataset without some unseen classes; `train` stays as it is.
+
+        Raises:
+            ValueError: if no unseen class would be left.
+        """
+        gone = set(classes)
+        kept = tuple(name for name in self.unseen if name not in gone)
+        removed = tuple(name for name in self.unseen if name in gone)
+        if not kept:
+            raise ValueError(
+                f"Every unseen class of dataset '{self.name}' was seen in training or is to be left out, so nothing is "
+                "left to evaluate: take another dataset, or --seen-classes keep."
+            )
+        query = self.query.select(self.rows("query", "sketch", kept))
+        gallery = self.gallery.select(self.rows("gallery", "photo", kept))
+        return dataclasses.replace(self, query=query, gallery=gallery, unseen=kept, removed=(*self.removed, *removed))
 
     def hold_back(self, count: int, seed: int) -> tuple[list[str], list[str]]:
         """Split the seen classes into those trained on and `count` held back for validation, by seed."""
@@ -146,8 +195,7 @@ class SbirDataset:
         """Keep the photos that some sketch names, and the sketches whose photo is there."""
         drawn = self.columns[query.split]["instance_id"][query.rows]
         photos = self.columns[gallery.split]["instance_id"][gallery.rows]
-        wanted = (photos != "") & np.isin(photos, drawn)
-        found = (drawn != "") & np.isin(drawn, photos)
+        found, wanted = paired_rows(drawn, photos)
         if not found.any():
             raise ValueError(
                 f"Dataset '{self.name}' has no sketch whose photo is known, so '{protocol}' cannot be evaluated: "
@@ -155,6 +203,19 @@ class SbirDataset:
             )
         kept = Part(query.split, query.rows[found]), Part(gallery.split, gallery.rows[wanted])
         return View(protocol, (kept[0],), (kept[1],))
+
+
+def spelling_key(name: str) -> str:
+    """Return the form in which two spellings of a class are equal: "hot-air balloon" and "Hot_air_balloon" are."""
+    return re.sub(r"[\s_\-]+", "", name).casefold()
+
+
+def paired_rows(drawn: np.ndarray, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say which sketches have their photo (Q,) and which photos some sketch was drawn of (N,), by instance ids.
+
+    An empty id is unknown.
+    """
+    return (drawn != "") & np.isin(drawn, photos), (photos != "") & np.isin(photos, drawn)
 
 
 def open_dataset(path: str | os.PathLike) -> SbirDataset:

@@ -1,82 +1,133 @@
-"""Measure a model on a prepared dataset under a named protocol."""
+"""Measure a model on a prepared dataset, or anybody's embeddings, under named protocols."""
 
 import argparse
-import json
-import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from .data import PROTOCOLS, open_dataset
-from .evaluation import GALLERIES, Embedder, evaluate, retrieval_picture
+from .data import PROTOCOLS, SbirDataset, open_dataset
+from .evaluation import GALLERIES, Embedder, Evaluation, evaluate, retrieval_picture
+from .features import evaluate_features
+from .files import check_writable, write_json
+from .published import published_table
 from .registry import load_retriever
+from .report import PAGE, check_report, records_table, write_report
 
-COLUMNS = ("map_all", "map_200_prefix", "map_200_min", "p_100", "p_200", "acc_1", "acc_5", "acc_10")
+# What only a model on a dataset has, with its defaults.
+OF_DATASETS = {
+    "model": "clip",
+    "gallery": "unique",
+    "seed": 0,
+    "seen_classes": "remove",
+    "remove_classes": "",
+    "batch_size": 64,
+    "workers": 0,
+    "picture": None,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `splip evaluate`."""
-    parser.add_argument(
-        "--model", default="clip", help="checkpoint folder, Hub id, clip or clip:<base> (default: clip)"
-    )
-    parser.add_argument("--dataset", required=True, help="folder that `splip prepare` wrote, or a Hub id")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", help="folder that `splip prepare` wrote, or a Hub id: measure --model on it")
+    what.add_argument("--features", type=Path, help="measure the embeddings of this .npz file (see docs/protocol.md)")
     parser.add_argument("--protocol", nargs="+", default=["zs"], choices=PROTOCOLS, help="default: zs")
-    parser.add_argument(
-        "--gallery", default="unique", choices=GALLERIES, help="count each photo once (default) or as listed"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of protocols that sample seen items")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a batch and process")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
     parser.add_argument("--out", type=Path, help="write the result records to this JSON file")
-    parser.add_argument("--picture", type=Path, help="write a picture of queries with their first results")
+    parser.add_argument("--report", type=Path, help="write records, tables and pictures to this folder")
+    parser.add_argument("--title", help="with --features: name of the data, such as sketchy2 (default: the file's)")
+    model = parser.add_argument_group("with --dataset")
+    model.add_argument("--model", help="checkpoint folder, Hub id, clip or clip:<base> (default: clip)")
+    model.add_argument("--gallery", choices=GALLERIES, help="count each photo once (default) or as listed")
+    model.add_argument("--seed", type=int, help="of protocols that sample seen items (default: 0)")
+    model.add_argument(
+        "--seen-classes",
+        choices=("remove", "keep"),
+        help="unseen classes of the dataset that the model has seen in training, on other data (default: remove)",
+    )
+    model.add_argument("--remove-classes", metavar="A,B", help="further unseen classes to leave out, such as synonyms")
+    model.add_argument("--batch-size", type=int, help="images a batch and process (default: 64)")
+    model.add_argument("--workers", type=int, help="processes that decode images (default: 0)")
+    model.add_argument("--picture", type=Path, help="write a picture of queries with their first results")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print a table, write the records and the picture."""
-    for target in (args.out, args.picture):
-        if target is not None:
-            check_writable(target)
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    """Measure, print tables, and write what was asked for."""
+    check_arguments(args)
+    if args.features:
+        write_results(args, evaluate_features(args.features, args.protocol, args.title))
+        return 0
     accelerator = Accelerator()
     dataset = open_dataset(args.dataset)
     model, processor = load_retriever(args.model)
+    dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
     embedder = Embedder(model, processor, dataset, accelerator, args.batch_size, args.workers)
     method = "clip" if args.model.split(":")[0] == "clip" else model.config.model_type
-    records = evaluate(embedder, args.protocol, method, args.gallery, args.seed)
+    evaluations = evaluate(embedder, args.protocol, method, args.gallery, args.seed)
     if accelerator.is_main_process:
-        print(table([(f"{record['method']} {record['protocol']}", record) for record in records]))
-        if args.out:
-            write_json(args.out, records if len(records) > 1 else records[0])
-        if args.picture:
-            args.picture.parent.mkdir(parents=True, exist_ok=True)
-            retrieval_picture(embedder, dataset.view(args.protocol[0], args.seed), args.picture)
+        write_results(args, evaluations, embedder)
     return 0
 
 
-def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
-    """Return a plain-text table of result records, in percent; a metric that a protocol lacks is a dash."""
-    columns = [name for name in COLUMNS if any(name in record["metrics"] for _, record in rows)]
-    width = max(len(name) for name, _ in rows)
-    lines = [" " * width + "  queries  gallery  " + "  ".join(f"{name:>14}" for name in columns)]
-    for name, record in rows:
-        values = [record["metrics"].get(column) for column in columns]
-        cells = [f"{'-' if value is None else format(100 * value, '.2f'):>14}" for value in values]
-        lines.append(f"{name:<{width}}  {record['n_query']:>7}  {record['n_gallery']:>7}  " + "  ".join(cells))
-    return "\n".join(lines)
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what does not go together or cannot be written, before any work; fill in the defaults."""
+    for name, default in OF_DATASETS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif args.features:
+            raise ValueError(
+                f"--{name.replace('_', '-')} goes with --dataset: --features measures the arrays of a file as they are."
+            )
+    if args.title and not args.features:
+        raise ValueError("--title goes with --features: a prepared dataset has its name.")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    for target in (args.out, args.picture):
+        if target is not None:
+            check_writable(target)
+    if args.report:
+        check_report(args.report)
 
 
-def check_writable(path: Path) -> None:
-    """Raise OSError before any long work if a file cannot be written there; makes nothing."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"Cannot write the file '{path}': choose another path.")
+def leave_out(
+    dataset: SbirDataset, trained: Iterable[str], seen_classes: str, named: str, say: Callable[[str], Any]
+) -> SbirDataset:
+    """Return the dataset without the unseen classes that must not be measured, and say which those are.
+
+    Args:
+        dataset: to measure on.
+        trained: class names that the model was trained on.
+        seen_classes: "remove" or "keep" those among the unseen ones.
+        named: further classes to leave out, separated by commas.
+        say: prints a line.
+    """
+    seen = dataset.seen_by(trained)
+    if seen and seen_classes == "keep":
+        say(f"Kept, although the model has seen them in training: {', '.join(seen)}. These numbers are not zero-shot.")
+        seen = []
+    elif seen:
+        say(
+            f"Removed, because the model has seen them in training: {', '.join(seen)} (--seen-classes keep keeps them)."
+        )
+    gone = [*seen, *dataset.resolve_unseen([name.strip() for name in named.split(",") if name.strip()])]
+    return dataset.without(gone) if gone else dataset
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside and move it into place; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    aside.replace(path)
+def write_results(
+    args: argparse.Namespace, evaluations: Sequence[Evaluation], embedder: Embedder | None = None
+) -> None:
+    """Print the table, and the published numbers beside it; write records, picture and report."""
+    records = [evaluation.record for evaluation in evaluations]
+    print(records_table(records))
+    for record in records:
+        published = published_table(record)
+        if published:
+            print(f"\nPublished numbers beside ours: {record['dataset']}, {record['protocol']}\n\n{published}")
+    if args.out:
+        write_json(args.out, records if len(records) > 1 else records[0])
+    if args.picture:
+        retrieval_picture(embedder, evaluations[0].view, args.picture)
+    if args.report:
+        write_report(args.report, evaluations, embedder)
+        print(f"\nReport: {args.report / PAGE}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,14 @@ from tqdm.auto import tqdm
 
 from .data import FINE_GRAINED, Part, SbirDataset, View
 from .metrics import instance_accuracy, retrieval_metrics
-from .modeling_retriever import RetrieverEncoder
+from .modeling_encoder import RetrieverEncoder
 from .plotting import retrieval_grid
 
 SCHEMA = "splip-result-1"
+FIELDS = (
+    *("schema", "method", "fingerprint", "dataset", "dataset_version", "split", "protocol", "gallery", "seed"),
+    *("classes_removed", "seen_classes_kept", "n_query", "n_excluded", "n_gallery", "n_classes", "ties", "metrics"),
+)
 GALLERIES = ("unique", "archive")
 
 
@@ -81,32 +85,81 @@ class Embedder:
         return torch.cat(embeddings).numpy()
 
 
+class Sides(NamedTuple):
+    """Both sides of a comparison, embedded.
+
+    Attributes:
+        query, gallery: unit-norm embeddings (Q, D) and (N, D).
+        query_labels, gallery_labels: classes (Q,) and (N,).
+        query_instances, gallery_instances: ids of photos (Q,) and (N,), "" where unknown; for fine-grained protocols.
+        copies: how often each photo counts (N,); None for once.
+    """
+
+    query: np.ndarray
+    gallery: np.ndarray
+    query_labels: np.ndarray
+    gallery_labels: np.ndarray
+    query_instances: np.ndarray | None = None
+    gallery_instances: np.ndarray | None = None
+    copies: np.ndarray | None = None
+
+
+class Evaluation(NamedTuple):
+    """One protocol's result.
+
+    Attributes:
+        record: as every result file holds it.
+        labels: readable class of every query (Q,).
+        per_query: metric -> (Q,) values, NaN where a query has nothing to find.
+        curve: recall and interpolated precision, None for fine-grained protocols.
+        view: rows that were compared; None for anybody's embeddings.
+    """
+
+    record: dict[str, Any]
+    labels: np.ndarray
+    per_query: dict[str, np.ndarray]
+    curve: dict[str, list[float]] | None
+    view: View | None = None
+
+
 def measure(embedder: Embedder, view: View, gallery: str = "unique", per_query: bool = False) -> dict[str, Any]:
     """Return what `metrics.retrieval_metrics`, or for a fine-grained view `instance_accuracy`, says of a view."""
+    return measure_sides(embed_view(embedder, view, gallery), view.protocol, per_query=per_query)
+
+
+def embed_view(embedder: Embedder, view: View, gallery: str = "unique") -> Sides:
+    """Embed both sides of a view; with the gallery "archive" photos count as often as the archive's list holds them."""
     if gallery not in GALLERIES:
         raise ValueError(f"gallery must be one of {GALLERIES}, got '{gallery}'.")
-    query, photos = embedder(view.query, "sketch"), embedder(view.gallery, "photo")
-    side = _columns(embedder.dataset, view.query), _columns(embedder.dataset, view.gallery)
-    if view.protocol in FINE_GRAINED:
-        labels = (side[0]["label"], side[1]["label"]) if view.protocol == "fg-class" else (None, None)
-        return instance_accuracy(
-            query, photos, side[0]["instance_id"], side[1]["instance_id"], *labels, per_query=per_query
-        )
-    copies = side[1]["copies"] if gallery == "archive" else None
+    query, photo = _columns(embedder.dataset, view.query), _columns(embedder.dataset, view.gallery)
+    return Sides(
+        query=embedder(view.query, "sketch"),
+        gallery=embedder(view.gallery, "photo"),
+        query_labels=query["label"],
+        gallery_labels=photo["label"],
+        query_instances=query["instance_id"],
+        gallery_instances=photo["instance_id"],
+        copies=photo["copies"] if gallery == "archive" else None,
+    )
+
+
+def measure_sides(sides: Sides, protocol: str, per_query: bool = False, curve: bool = False) -> dict[str, Any]:
+    """Return the metrics that a protocol asks for; `curve` is for protocols that are not fine-grained."""
+    embeddings, labels = (sides.query, sides.gallery), (sides.query_labels, sides.gallery_labels)
+    if protocol in FINE_GRAINED:
+        instances = sides.query_instances, sides.gallery_instances
+        rivals = labels if protocol == "fg-class" else (None, None)
+        return instance_accuracy(*embeddings, *instances, *rivals, per_query=per_query)
     # This protocol draws seen sketches and seen photos apart: in small data a sketch may have nothing to find.
-    missing = "exclude" if view.protocol == "gzs-sempcyc" else "error"
-    labels = side[0]["label"], side[1]["label"]
-    return retrieval_metrics(query, photos, *labels, gallery_copies=copies, missing=missing, per_query=per_query)
+    missing = "exclude" if protocol == "gzs-sempcyc" else "error"
+    options: dict[str, Any] = {"missing": missing, "per_query": per_query, "curve": curve}
+    return retrieval_metrics(*embeddings, *labels, gallery_copies=sides.copies, **options)
 
 
 def evaluate(
-    embedder: Embedder,
-    protocols: Sequence[str],
-    method: str,
-    gallery: str = "unique",
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Measure a model under several protocols; returns one record for each.
+    embedder: Embedder, protocols: Sequence[str], method: str, gallery: str = "unique", seed: int = 0
+) -> list[Evaluation]:
+    """Measure a model under several protocols.
 
     Args:
         embedder: model, processor and dataset.
@@ -115,53 +168,89 @@ def evaluate(
         gallery: "unique", or "archive" to count a photo as often as the archive's list holds it.
         seed: of the protocols that sample seen items.
     """
-    dataset, records = embedder.dataset, []
+    dataset, model = embedder.dataset, embedder.model
+    about = {
+        "method": method,
+        "fingerprint": model.fingerprint(embedder.processor),
+        "dataset": dataset.name,
+        "dataset_version": dataset.version,
+        "split": "unseen",
+        "gallery": gallery,
+        "seed": seed,
+        "classes_removed": list(dataset.removed),
+        "seen_classes_kept": dataset.seen_by(model.config.class_names),
+    }
+    names, found = np.array(dataset.class_names), []
     for protocol in protocols:
         view = dataset.view(protocol, seed)
-        measured = measure(embedder, view, gallery)
-        labels = np.concatenate([dataset.columns[part.split]["label"][part.rows] for part in view.query])
-        records.append(
-            {
-                "schema": SCHEMA,
-                "method": method,
-                "fingerprint": embedder.model.fingerprint(embedder.processor),
-                "dataset": dataset.name,
-                "dataset_version": dataset.version,
-                "split": "unseen",
-                "protocol": protocol,
-                "gallery": gallery,
-                "seed": seed,
-                "n_query": measured["n_query"],
-                "n_excluded": measured["n_excluded"],  # queries without anything to find, left out of the means
-                "n_gallery": measured["n_gallery"],  # copies counted where the gallery is the archive's
-                "n_classes": len(np.unique(labels)),
-                "ties": measured["ties"],
-                "metrics": measured["metrics"],
-            }
-        )
-    return records
+        sides = embed_view(embedder, view, gallery)
+        found.append(evaluate_sides(sides, protocol, names[sides.query_labels], about)._replace(view=view))
+    return found
+
+
+def evaluate_sides(sides: Sides, protocol: str, labels: np.ndarray, about: dict[str, Any]) -> Evaluation:
+    """Measure one protocol and write its record.
+
+    Args:
+        sides: what to compare.
+        protocol: one of `data.PROTOCOLS`.
+        labels: readable class of every query (Q,).
+        about: the fields of the record that say what was measured.
+    """
+    measured = measure_sides(sides, protocol, per_query=True, curve=protocol not in FINE_GRAINED)
+    counted = {
+        "protocol": protocol,
+        "n_query": measured["n_query"],
+        "n_excluded": measured["n_excluded"],  # queries without anything to find, left out of the means
+        "n_gallery": measured["n_gallery"],  # copies counted where the gallery is the archive's
+        "n_classes": len(np.unique(labels)),
+        "ties": measured["ties"],
+        "metrics": measured["metrics"],
+    }
+    values = {"schema": SCHEMA} | about | counted
+    return Evaluation({key: values[key] for key in FIELDS}, labels, measured["per_query"], measured.get("curve"))
 
 
 def retrieval_picture(
     embedder: Embedder, view: View, path: str | Path, queries: int = 6, k: int = 8, seed: int = 0
 ) -> None:
     """Save a picture of some queries, spread over the classes, with their first k photos; hits and misses framed."""
-    dataset = embedder.dataset
-    side = _columns(dataset, view.query), _columns(dataset, view.gallery)
+    labels = _columns(embedder.dataset, view.query)["label"]
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), int)  # how many queries of its class come before a query
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels[order] == label)
+        turn[own] = np.arange(len(own))
+    chosen = order[np.argsort(turn, kind="stable")][:queries]
+    queries_picture(embedder, view, chosen.tolist(), path, k)
+
+
+def queries_picture(
+    embedder: Embedder, view: View, chosen: Sequence[int], path: str | Path, k: int = 8, notes: Sequence[str] = ()
+) -> None:
+    """Save a picture of chosen queries of a view with their first k photos; hits and misses framed.
+
+    Args:
+        embedder: has embedded the view.
+        chosen: numbers of the queries, in the order of the view.
+        notes: for each query a text before its class; with them the photos' classes are written above them.
+    """
+    dataset, names = embedder.dataset, embedder.dataset.class_names
+    query, photo = _columns(dataset, view.query), _columns(dataset, view.gallery)
     key = "instance_id" if view.protocol in FINE_GRAINED else "label"
-    rng = np.random.default_rng(seed)
-    classes = rng.permutation(np.unique(side[0]["label"]))[:queries]
-    chosen = [int(rng.choice(np.flatnonzero(side[0]["label"] == label))) for label in classes]
     scores = embedder(view.query, "sketch")[chosen] @ embedder(view.gallery, "photo").T  # (queries, N)
     if view.protocol == "fg-class":
-        scores[side[0]["label"][chosen][:, None] != side[1]["label"][None]] = -np.inf
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores[query["label"][chosen][:, None] != photo["label"][None]] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    top = [row[values[row] > -np.inf] for row, values in zip(order, scores, strict=True)]
+    titles = [names[query["label"][index]] for index in chosen]
     retrieval_grid(
         [_image(dataset, view.query, index) for index in chosen],
         [[_image(dataset, view.gallery, int(index)) for index in row] for row in top],
-        [(side[1][key][row] == side[0][key][index]).tolist() for index, row in zip(chosen, top, strict=True)],
+        [(photo[key][row] == query[key][index]).tolist() for index, row in zip(chosen, top, strict=True)],
         Path(path),
-        titles=[dataset.class_names[label] for label in classes],
+        titles=[f"{note} {title}" for title, note in zip(titles, notes, strict=True)] if notes else titles,
+        captions=[[names[photo["label"][index]] for index in row] for row in top] if notes else None,
     )
 
 

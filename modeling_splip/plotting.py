@@ -57,7 +57,7 @@ def retrieval_grid(
     for row, (query, photos) in enumerate(zip(queries, results, strict=True)):
         top = margin + row * pitch
         if titles:
-            room = cell if captions else width - 2 * margin
+            room = cell + split - gap if captions else width - 2 * margin
             _text(draw, (margin, top), titles[row], room, _font(size, bold=True), INK)
         _paste(canvas, _tile(query, cell, "white", LINE, 1), (margin, top + header))
         left = margin + cell + split

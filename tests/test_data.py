@@ -122,6 +122,30 @@ def test_validation_views(polygons):
     assert side(polygons, view.gallery) == {("train", "photo"): {"cup": 6, "owl": 6}}
 
 
+def test_classes_that_a_model_has_seen(polygons):
+    assert polygons.seen_by(["Hot-air_Balloon", "hotairballoon", "ant", "bells"]) == ["hot air balloon"]
+    assert polygons.seen_by(["FISH", "bell"]) == ["bell", "fish"] and polygons.seen_by(SEEN) == []
+    # Where a dataset splits the instances of one class, having seen the class is no leak.
+    by_instance = dataclasses.replace(polygons, seen=(*SEEN, "bell"))
+    assert by_instance.seen_by(["bell", "fish"]) == ["fish"]
+
+
+def test_unseen_classes_left_out(polygons):
+    few = polygons.without(["hot air balloon"])
+    assert few.unseen == ("bell", "fish") and few.removed == ("hot air balloon",) and polygons.removed == ()
+    for protocol in ("zs", "gzs-distractors"):
+        view = few.view(protocol)
+        assert side(few, view.query) == {("query", "sketch"): {"bell": 12, "fish": 13}}
+        assert side(few, view.gallery)[("gallery", "photo")] == {"bell": 7, "fish": 7}
+    assert side(few, view.gallery)[("train", "photo")] == SEEN_PHOTOS  # what was seen here joins as ever
+    assert few.without(["bell"]).removed == ("hot air balloon", "bell")
+    with pytest.raises(ValueError, match=r"Every unseen class of dataset 'polygons' .*--seen-classes keep"):
+        few.without(["bell", "fish"])
+    assert polygons.resolve_unseen(["Fish", "hot_air_balloon"]) == ["fish", "hot air balloon"]
+    with pytest.raises(ValueError, match=r"'ant' is no unseen class of dataset 'polygons' \(nearest: '"):
+        polygons.resolve_unseen(["ant"])
+
+
 def test_unknown_protocol(polygons):
     with pytest.raises(ValueError, match=r"protocol must be one of zs, gzs-distractors, .*, got 'gzs'"):
         polygons.view("gzs")

@@ -19,7 +19,7 @@ from modeling_splip.evaluation import Embedder, evaluate, measure, retrieval_pic
 from modeling_splip.registry import load_retriever
 
 FIELDS = "schema method fingerprint dataset dataset_version split protocol gallery seed"
-FIELDS += " n_query n_excluded n_gallery n_classes"
+FIELDS += " classes_removed seen_classes_kept n_query n_excluded n_gallery n_classes"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def embedder(clip, polygons) -> Embedder:
 
 @pytest.fixture(scope="module")
 def records(embedder) -> dict[str, dict]:
-    return {record["protocol"]: record for record in evaluate(embedder, PROTOCOLS, "clip", seed=2)}
+    return {done.record["protocol"]: done.record for done in evaluate(embedder, PROTOCOLS, "clip", seed=2)}
 
 
 def embed(clip, dataset, parts, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,6 +95,7 @@ def test_the_record(records, polygons, clip):
         assert record["fingerprint"] == clip[0].fingerprint(clip[1])
         assert (record["dataset"], record["dataset_version"]) == ("polygons", polygons.version)
         assert (record["protocol"], record["gallery"], record["seed"]) == (protocol, "unique", 2)
+        assert record["classes_removed"] == record["seen_classes_kept"] == []  # frozen CLIP was trained on no dataset
         json.dumps(record)
     assert {
         "map_all",
@@ -120,7 +121,7 @@ def test_the_archive_gallery_counts_copies(clip, polygons):
     gallery = polygons.gallery.remove_columns("copies").add_column("copies", copies.tolist())
     counted = dataclasses.replace(polygons, gallery=gallery)
     embedder = Embedder(*clip, counted)
-    unique, archive = (evaluate(embedder, ["zs"], "clip", gallery=name)[0] for name in ("unique", "archive"))
+    unique, archive = (evaluate(embedder, ["zs"], "clip", gallery=name)[0].record for name in ("unique", "archive"))
     assert unique["n_gallery"] == 21 and archive["n_gallery"] == 23
     repeated = dataclasses.replace(polygons, gallery=polygons.gallery.select(np.repeat(np.arange(21), copies)))
     expected = measure(Embedder(*clip, repeated), repeated.view("zs"))["metrics"]
@@ -141,7 +142,7 @@ def test_embeddings_are_freed_with_their_embedder(clip, polygons):
 
 def test_one_process_and_two_give_the_same_numbers(prepared, tiny_clip, tmp_path, records):
     words = ["evaluate", "--model", f"clip:{tiny_clip}", "--dataset", str(prepared), "--seed", "2", "--batch-size", "5"]
-    words += ["--protocol", *PROTOCOLS, "--out", str(tmp_path / "two.json")]
+    words += ["--protocol", *PROTOCOLS, "--out", str(tmp_path / "two.json"), "--report", str(tmp_path / "report")]
     # The word before the module ends the launcher's own arguments.
     result = run([*accelerate(2), "-m", "modeling_splip.cli", *words], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -151,14 +152,22 @@ def test_one_process_and_two_give_the_same_numbers(prepared, tiny_clip, tmp_path
         one = records[record["protocol"]]
         assert record | {"metrics": None} == one | {"metrics": None}
         assert record["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
-    assert result.stdout.count("gzs-sempcyc") == 1  # one process prints
+    assert result.stdout.count("gzs-sempcyc") == 1  # one process prints, and writes
+    assert json.loads((tmp_path / "report" / "records.json").read_text()) == two
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "two.json"]
 
 
-def test_the_command(prepared, tiny_clip, tmp_path, capsys):
-    model = SplipModel.from_clip(tiny_clip, CLASSES, conditioning="image")
-    model.save_pretrained(tmp_path / "model")
-    load_retriever(f"clip:{tiny_clip}")[1].save_pretrained(tmp_path / "model")
-    words = ["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(prepared), "--protocol", "zs"]
+@pytest.fixture(scope="module")
+def trained(tiny_clip, tmp_path_factory) -> str:
+    """A model whose seen classes have "hot air balloon" among them, which is unseen in `prepared`."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    SplipModel.from_clip(tiny_clip, CLASSES, conditioning="image").save_pretrained(folder)
+    load_retriever(f"clip:{tiny_clip}")[1].save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_command(prepared, trained, tmp_path, capsys):
+    words = ["evaluate", "--model", trained, "--dataset", str(prepared), "--protocol", "zs"]
     out, picture = tmp_path / "new" / "zs.json", tmp_path / "new" / "zs.png"
     assert main([*words, "--out", str(out), "--picture", str(picture)]) == 0
     record = json.loads(out.read_text())
@@ -168,6 +177,29 @@ def test_the_command(prepared, tiny_clip, tmp_path, capsys):
     assert sorted(path.name for path in out.parent.iterdir()) == ["zs.json", "zs.png"]
     assert main([*words, "fg-class", "--out", str(out)]) == 0  # several protocols: a list
     assert [record["protocol"] for record in json.loads(out.read_text())] == ["zs", "fg-class"]
+
+
+def test_classes_seen_in_training_are_removed_or_kept_by_name(prepared, polygons, trained, tmp_path, capsys):
+    def evaluated(*words: str) -> dict:
+        out = tmp_path / "record.json"
+        assert main(["evaluate", "--model", trained, "--dataset", str(prepared), "--out", str(out), *words]) == 0
+        return json.loads(out.read_text())
+
+    record = evaluated()
+    said = capsys.readouterr().out
+    assert "Removed, because the model has seen them in training: hot air balloon (--seen-classes keep" in said
+    assert record["classes_removed"] == ["hot air balloon"] and record["seen_classes_kept"] == []
+    sizes = "n_query", "n_gallery", "n_classes"
+    assert [record[name] for name in sizes] == [12 + 13, 14, 2]
+    few = Embedder(*load_retriever(trained), polygons.without(["hot air balloon"]))
+    assert record["metrics"] == pytest.approx(measure(few, few.dataset.view("zs"))["metrics"], abs=1e-6)
+
+    kept = evaluated("--seen-classes", "keep")
+    assert "Kept, although the model has seen them in training: hot air balloon." in capsys.readouterr().out
+    assert kept["classes_removed"] == [] and kept["seen_classes_kept"] == ["hot air balloon"]
+    assert [kept[name] for name in sizes] == [38, 21, 3]
+    named = evaluated("--remove-classes", "Bell")
+    assert named["classes_removed"] == ["bell", "hot air balloon"] and named["n_classes"] == 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +213,7 @@ def test_the_command(prepared, tiny_clip, tmp_path, capsys):
         (["--model", "runs/nothing/model"], "There is no checkpoint folder 'runs/nothing/model'"),
         (["--model", "{empty}"], "has no config.json: pass a folder that save_pretrained or training wrote."),
         (["--model", "{broken}"], "config.json' is damaged or of no known method"),
-        (["--model", "{clip}"], "is a 'clip' model, not one of ['splip', 'splip_encoder']; a plain CLIP is 'clip:"),
+        (["--model", "{clip}"], "is a 'clip' model, not one of ["),
         (["--model", "{torn}"], "The weights in '"),
         (["--model", "{homeless}"], "Base CLIP '/no/such/clip' is no local folder and not on the Hub"),
         (["--model", "someone/no-model"], "'someone/no-model' is no local checkpoint folder, and no configuration"),
@@ -189,12 +221,20 @@ def test_the_command(prepared, tiny_clip, tmp_path, capsys):
         (["--out", "{file}/record.json"], "Cannot write the file"),
         (["--picture", "{empty}"], "Cannot write the file"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
+        (["--remove-classes", "fisch"], "'fisch' is no unseen class of dataset 'polygons' (nearest: 'fish')"),
+        (["--remove-classes", "bell,fish,hot-air balloon"], "Every unseen class of dataset 'polygons' was seen"),
+        (["--title", "mine"], "--title goes with --features"),
+        (["--report", "{file}/report"], "Cannot write the file"),
+        (["--report", "{full}"], "holds other files, such as 'mine.txt'"),
     ],
 )
 def test_bad_input_gives_one_sentence(words, sentence, prepared, tiny_clip, tmp_path, capsys):
-    places = {name: tmp_path / name for name in ("empty", "broken", "torn", "homeless", "file")} | {"clip": tiny_clip}
-    for name in ("empty", "broken"):
+    places = {name: tmp_path / name for name in ("empty", "broken", "torn", "homeless", "file", "full")} | {
+        "clip": tiny_clip
+    }
+    for name in ("empty", "broken", "full"):
         places[name].mkdir()
+    (places["full"] / "mine.txt").write_text("")
     (places["broken"] / "config.json").write_text("{")
     places["file"].write_text("")
     for name in ("torn", "homeless"):
