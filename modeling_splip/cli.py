@@ -8,6 +8,7 @@ from types import ModuleType
 
 # Commands of this package; others (`prepare`, `space`) come through the entry point group below.
 COMMANDS = {
+    "describe": "modeling_splip.describe_command",
     "evaluate": "modeling_splip.evaluate_command",
     "index": "modeling_splip.index_command",
     "search": "modeling_splip.search_command",
