@@ -31,10 +31,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_splip.arguments import TrainingArguments, parse_arguments
+from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.data import open_dataset
 from modeling_splip.evaluate_command import write_json
 from modeling_splip.evaluation import Embedder, measure, retrieval_picture
-from modeling_splip.modeling_retriever import MODALITIES, Retriever
+from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.registry import METHODS
 from modeling_splip.sampling import EpochBatches, TrainingItems, collate
@@ -241,10 +242,10 @@ def set_domain_means(model: Retriever, items: TrainingItems, accelerator: Accele
 
 
 def parameter_groups(objective: torch.nn.Module, args: TrainingArguments) -> list[dict]:
-    """Return the trainable parameters, the prompt mappers with a learning rate of their own where one is set."""
+    """Return the trainable parameters; those of the model that are no LayerNorms may have a rate of their own."""
     named = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
-    mappers = [parameter for name, parameter in named if name.startswith("model.b_")]
-    others = [parameter for name, parameter in named if not name.startswith("model.b_")]
+    mappers = [parameter for name, parameter in named if name.startswith("model.") and "adapter" not in name]
+    others = [parameter for name, parameter in named if not name.startswith("model.") or "adapter" in name]
     if not named:
         raise ValueError("Nothing trains: every part of the model and the losses is switched off.")
     groups = [

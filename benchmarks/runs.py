@@ -32,7 +32,7 @@ from modeling_splip.clip_backbone import MINI_CLIP, load_clip
 from modeling_splip.data import open_dataset
 from modeling_splip.evaluate_command import write_json
 from modeling_splip.evaluation import Embedder, measure
-from modeling_splip.modeling_retriever import weights_fingerprint
+from modeling_splip.modeling_encoder import weights_fingerprint
 from modeling_splip.registry import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +133,12 @@ def prepare(fold: str) -> None:
 
 
 def make(run: Run) -> None:
-    """Train and evaluate; write the record with the values of every query."""
+    """Train and evaluate, silently; write the record with the values of every query."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        _make(run)
+
+
+def _make(run: Run) -> None:
     dataset = open_dataset(dataset_path(run.fold))
     record = asdict(run) | {"dataset": dataset.name, "dataset_version": dataset.version}
     output = WORK / "models" / run.path.stem
@@ -164,8 +169,7 @@ def train(run: Run, output: Path) -> dict[str, Any]:
     arguments |= {"validation_classes": VALIDATION_CLASSES if run.validation else 0, "evaluate_every": 1000} | flags
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-    with contextlib.redirect_stdout(io.StringIO()):
-        return train_accelerate.main([text for name, value in arguments.items() for text in (f"--{name}", str(value))])
+    return train_accelerate.main([text for name, value in arguments.items() for text in (f"--{name}", str(value))])
 
 
 def metric(protocol: str) -> str:

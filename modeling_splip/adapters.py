@@ -1,4 +1,4 @@
-"""The small trainable parts: LayerNorm adapters and the prompt mappers B_t, B_v and B_vt of SpLIP (ECCV 2024)."""
+"""The small trainable parts: LayerNorm adapters, CLIP-AT's prompts, SpLIP's prompt mappers, the relation network."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,14 @@ class LayerNormAdapter(nn.ModuleList):
         """Start from the tower's own weights; `norms` has one LayerNorm for each of the adapter's."""
         for own, original in zip(self, norms, strict=True):
             own.load_state_dict(original.state_dict())
+
+
+class VisualPrompts(nn.Module):
+    """CLIP-AT's K visual prompts of a modality, (K, d_v)."""
+
+    def __init__(self, count: int, d_v: int):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(count, d_v))
 
 
 class TextPromptMapper(nn.Module):
@@ -70,3 +78,28 @@ class MultimodalPromptMapper(nn.Module):
     def forward(self, mean_output: Tensor) -> Tensor:
         """Map the mean of W_l over classes and tokens (..., d_t) to prompts (..., n, d_v)."""
         return self.layers(mean_output).unflatten(-1, (self.n, -1))  # (..., n, d_v)
+
+
+class RelationNetwork(nn.Module):
+    """How well two images match, from all cosines between their tokens: an MLP over the P x P matrix.
+
+    Layers P^2 -> 343 -> 49 -> 1 with ReLU and a sigmoid: those of the nearest released code (ZSE-SBIR, 49 tokens an
+    image) for any number of tokens P.
+    """
+
+    def __init__(self, tokens: int):
+        super().__init__()
+        self.tokens = tokens
+        self.layers = nn.Sequential(
+            nn.Linear(tokens**2, 343), nn.ReLU(), nn.Linear(343, 49), nn.ReLU(), nn.Linear(49, 1)
+        )
+
+    def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
+        """Score pairs of unit-norm tokens, (B, P, D) each: (B,) in 0..1."""
+        if sketch.shape[-2] != self.tokens or photo.shape[-2] != self.tokens:
+            raise ValueError(
+                f"The relation network compares {self.tokens} tokens an image, got {sketch.shape[-2]} and "
+                f"{photo.shape[-2]}: use images of the size that it was trained on."
+            )
+        cosines = sketch @ photo.transpose(-1, -2)  # (B, P, P)
+        return self.layers(cosines.flatten(-2)).squeeze(-1).sigmoid()

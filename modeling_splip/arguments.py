@@ -26,8 +26,7 @@ _AT_LEAST = {
 }  # fmt: skip
 # Fields of a model's configuration that from_clip fills in.
 _FILLED_IN = (
-    "self", "kwargs", "clip_config", "base_model", "base_fingerprint", "checkpoint", "class_names", "class_token_ids",
-    "prefix_token_ids", "prompt_counts", "model_fingerprint",
+    "clip_config", "base_model", "base_fingerprint", "checkpoint", "class_names", "class_token_ids", "prefix_token_ids",
 )  # fmt: skip
 
 
@@ -49,7 +48,7 @@ class TrainingArguments:
     accumulation: int = _option(1, "micro-batches that an optimiser step adds up")
     pairs_per_class: int = _option(4, "fine-grained level: sketch-photo pairs of one class side by side in a batch")
     learning_rate: float = _option(1e-3, "of LayerNorms and the jigsaw solver (Adam)")
-    mapper_learning_rate: float = _option(0.0, "of the prompt mappers; 0 for learning_rate")
+    mapper_learning_rate: float = _option(0.0, "of the model's other new parts: prompts, mappers; 0 for learning_rate")
     schedule: str = _option("constant", "learning rate after warmup: constant or cosine")
     warmup_steps: int = _option(0, "steps of linear warmup")
     clip_norm: float = _option(0.0, "clip the gradient to this norm; 0 for never")
@@ -109,8 +108,7 @@ class TrainingArguments:
 
 def model_fields(method: str) -> dict[str, Any]:
     """Return the configuration fields of a method that a recipe may set, with their defaults."""
-    parameters = inspect.signature(METHODS[method].config.__init__).parameters
-    return {name: parameter.default for name, parameter in parameters.items() if name not in _FILLED_IN}
+    return {name: value for name, value in METHODS[method].config.defaults().items() if name not in _FILLED_IN}
 
 
 def loss_fields(method: str) -> dict[str, Any]:

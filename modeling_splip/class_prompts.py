@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .clip_backbone import Clip, embed_tokens, project_text, run_text, text_norms, text_positions
-from .modeling_retriever import MODALITIES
+from .configuration_retriever import MODALITIES
 
 
 class ClassPrompts(NamedTuple):
@@ -56,7 +56,7 @@ def tokenize_class_prompts(
     """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
 
     Raises:
-        ValueError: if a name is empty or occurs twice, or the template lacks `{class_name}` or has `{modality}` after it.
+        ValueError: if a name is empty or occurs twice, or the template lacks `{class_name}` or has `{modality}` behind.
     """
     for name in class_names:
         if not name.strip():

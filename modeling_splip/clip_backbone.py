@@ -233,6 +233,16 @@ def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
         return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
+@torch.no_grad()
+def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return every token of plain CLIP's text tower in the shared space: (N, J, D), unit norm, 0 behind the end."""
+    device = clip.logit_scale.device
+    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+    states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
+    tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
+    return tokens.float() * attention_mask[..., None]
+
+
 def _encoder_layer(
     layer: Any,
     x: Tensor,

@@ -5,24 +5,19 @@ from typing import Any
 from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
+from .configuration_retriever import RetrieverConfig
+
 CONDITIONINGS = ("image", "domain")
 LAYER_NORMS = ("both", "vision", "text", "none")
 
 
-class SplipConfig(PretrainedConfig):
-    """Settings of a `SplipModel`.
+class SplipConfig(RetrieverConfig):
+    """Settings of a `SplipModel`, besides those of every `RetrieverConfig`.
 
     Marks: [P] as the paper is reported by public notes, [R] what independent re-implementations agree on, [O] our
     choice, because no readable source says.
 
     Args:
-        clip_config: shape of the base CLIP.
-        base_model: name or path of the base CLIP; an adapter-only checkpoint takes its weights from there.
-        base_fingerprint: hash of the base CLIP's weights that the adapters were trained on.
-        checkpoint: "adapter" (without the base CLIP's weights) or "full".
-        class_names: readable names of the seen classes, unique; their order is that of the class embeddings.
-        class_token_ids: for each class the token ids after the template's prefix, up to and with EOS.
-        prefix_token_ids: for each modality the token ids of the template before the class name, SOS first.
         template: text of a class prompt with `{modality}` and `{class_name}`. [P]
         m: number of text prompts T, at least 1. [P] 4
         n: number of visual prompts V_ms a layer, at least 1. [P] 2
@@ -41,13 +36,6 @@ class SplipConfig(PretrainedConfig):
 
     def __init__(
         self,
-        clip_config: CLIPConfig | dict[str, Any] | None = None,
-        base_model: str | None = None,
-        base_fingerprint: str | None = None,
-        checkpoint: str = "full",
-        class_names: list[str] | None = None,
-        class_token_ids: list[list[int]] | None = None,
-        prefix_token_ids: dict[str, list[int]] | None = None,
         template: str = "{modality} of a {class_name}",
         m: int = 4,
         n: int = 2,
@@ -75,14 +63,6 @@ class SplipConfig(PretrainedConfig):
                 f"prompt_depth must be at least 1, or None for all layers, got {prompt_depth}; switch prompts off by "
                 "the use_ fields instead."
             )
-        self.clip_config = CLIPConfig(**clip_config) if isinstance(clip_config, dict) else clip_config or CLIPConfig()
-        self.base_model = base_model
-        self.base_fingerprint = base_fingerprint
-        self.checkpoint = checkpoint
-        self.class_names = list(class_names or [])
-        self.class_token_ids = [list(ids) for ids in class_token_ids or []]
-        self.prefix_token_ids = {key: list(ids) for key, ids in (prefix_token_ids or {}).items()}
-        self.template = template
         self.m = m
         self.n = n
         self.bottleneck = bottleneck
@@ -93,12 +73,7 @@ class SplipConfig(PretrainedConfig):
         self.share_layer_norms = share_layer_norms
         self.prompt_depth = prompt_depth
         self.conditioning = conditioning
-        super().__init__(**kwargs)
-
-    @property
-    def projection_dim(self) -> int:
-        """D, the width of an embedding."""
-        return self.clip_config.projection_dim
+        super().__init__(template=template, **kwargs)
 
 
 class SplipEncoderConfig(PretrainedConfig):

@@ -80,13 +80,15 @@ def conditional_jigsaw_loss(
     return own.mean() + (gap if keep is None else gap[keep]).relu().mean()
 
 
-def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05) -> Tensor:
-    """Return L_delta of CLIP-AT: the mean KL divergence, over ordered pairs of classes, of their distributions of delta.
+def relative_distance_divergence(
+    deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05
+) -> Tensor:
+    """Return L_delta of CLIP-AT: the KL divergence of classes' distributions of delta, mean over ordered pairs.
 
     How a distribution is made of a few deltas no source says. `gaussian`, ours, takes the normal of the same mean and
     variance and sees a shift between classes. `softmax`, of re-implementations, takes the softmax over a class's sorted
     deltas, which a shift leaves as it is; classes of different sizes are compared at as many quantiles as the smallest
-    has deltas. A class with one delta has no distribution and counts nowhere; with fewer than two classes the term is 0.
+    has deltas. A class with one delta has no distribution and does not count; with fewer than two the term is 0.
 
     Args:
         deltas: (B,) relative distances.

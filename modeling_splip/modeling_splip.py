@@ -6,14 +6,14 @@ layer l, V_tg and V_ms the visual prompts, f the embedding (D), F_t(c | x) the e
 
 import json
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
 from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
-from .class_prompts import frozen_class_embeds, pack_class_prompts, tokenize_class_prompts
+from .class_prompts import pack_class_prompts
 from .clip_backbone import (
     KeyValue,
     LayerNorms,
@@ -26,10 +26,11 @@ from .clip_backbone import (
     run_vision,
     text_norms,
     text_positions,
-    vision_norms,
 )
+from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipConfig
-from .modeling_retriever import MODALITIES, RetrievalOutput, Retriever, check_modality, retrieval_output
+from .modeling_encoder import RetrievalOutput, retrieval_output
+from .modeling_retriever import Retriever
 from .modeling_splip_encoder import SplipEncoder
 
 
@@ -45,7 +46,7 @@ class SplipModel(Retriever):
 
     def __init__(self, config: SplipConfig):
         super().__init__(config)
-        d_v, d_t, l_v, l_t = dimensions(config.clip_config)
+        d_v, d_t, _, l_t = dimensions(config.clip_config)
         self.clip = CLIPModel(config.clip_config)
         if (config.use_b_t or config.use_b_v or config.use_b_vt) and not config.class_names:
             raise ValueError("class_names is empty, but SpLIP's prompts need the seen classes: pass at least one name.")
@@ -56,9 +57,7 @@ class SplipModel(Retriever):
         if config.use_b_vt:
             self.b_vt = MultimodalPromptMapper(d_t, d_v, config.n, config.bottleneck)
         if config.layer_norms in ("both", "vision"):
-            names = ("shared",) if config.share_layer_norms else MODALITIES
-            eps = config.clip_config.vision_config.layer_norm_eps
-            self.vision_adapters = nn.ModuleDict({name: LayerNormAdapter(2 * l_v + 2, d_v, eps) for name in names})
+            self.vision_adapters = self.build_vision_adapters(config.share_layer_norms)
         if config.layer_norms in ("both", "text"):
             self.text_adapter = LayerNormAdapter(2 * l_t + 1, d_t, config.clip_config.text_config.layer_norm_eps)
         if config.conditioning == "domain":
@@ -68,36 +67,23 @@ class SplipModel(Retriever):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise what a checkpoint lacks; CLIP's own parts as CLIP does."""
-        if isinstance(module, SplipModel):
-            if module.config.conditioning == "domain":
-                initialization.zeros_(module.domain_mean)
-        elif isinstance(module, nn.Linear):
-            bound = 1 / math.sqrt(module.in_features)
-            initialization.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                initialization.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            initialization.ones_(module.weight)
-            initialization.zeros_(module.bias)
+        super()._init_weights(module)
+        if isinstance(module, SplipModel) and module.config.conditioning == "domain":
+            initialization.zeros_(module.domain_mean)
 
     @classmethod
     def prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
-        """Tokenise the class prompts once, so that encoding needs no tokenizer."""
-        template = settings.get("template", SplipConfig().template)
+        """Tokenise the class prompts; the template must name the modality."""
+        template = settings.get("template", cls.config_class.defaults()["template"])
         before, found, _ = template.partition("{class_name}")
         if not found or "{modality}" not in before:
-            raise ValueError(
-                f"template must hold {{modality}} and after it {{class_name}}, got {json.dumps(template)}."
-            )
-        prefixes, suffixes = tokenize_class_prompts(tokenizer, template, class_names)
-        return {"prefix_token_ids": prefixes, "class_token_ids": suffixes}
+            found = json.dumps(template)
+            raise ValueError(f"template must hold {{modality}} and after it {{class_name}}, got {found}.")
+        return super().prompt_settings(tokenizer, class_names, settings)
 
     def start_from_clip(self) -> None:
-        """Start the LayerNorm adapters from the base CLIP's own weights."""
-        if self.config.layer_norms in ("both", "vision"):
-            for adapter in self.vision_adapters.values():
-                cast(LayerNormAdapter, adapter).copy_from(vision_norms(self.clip))
+        """Start the LayerNorm adapters of both towers from the base CLIP's own weights."""
+        super().start_from_clip()
         if self.config.layer_norms in ("both", "text"):
             self.text_adapter.copy_from(text_norms(self.clip))
         self._check_context()
@@ -134,7 +120,7 @@ class SplipModel(Retriever):
             class_embeds = self._project_classes(eos) if return_class_embeds else None  # (B or 1, C, D)
         visual = prompt_key_values(self.clip, norms, self._visual_prompts(means, modality))
         output = run_vision(
-            self.clip, embeddings, norms, visual, attention=self._attention(), output_attentions=output_attentions
+            self.clip, embeddings, norms, visual, attention=self.attention, output_attentions=output_attentions
         )
         return retrieval_output(
             self.clip, norms, embeddings, output, class_embeds, output_hidden_states, output_attentions, return_dict
@@ -152,11 +138,6 @@ class SplipModel(Retriever):
             )
         _, eos = self._text_pass(self._text_prompts(None, check_modality(modality)), modality)
         return self._project_classes(eos)[0]
-
-    def frozen_class_embeds(self, modality: str = "photo") -> Tensor:
-        """Return the embeddings of the seen classes by the frozen CLIP text tower, no prompts: (C, D), unit norm."""
-        prefix, classes = self.config.prefix_token_ids[modality], self.config.class_token_ids
-        return frozen_class_embeds(self.clip, prefix, classes, self._attention())
 
     @torch.no_grad()
     def set_domain_mean(self, modality: str, mean: Tensor) -> None:
@@ -207,9 +188,7 @@ class SplipModel(Retriever):
         packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
         x = x.expand(1 if prompts is None else prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
-        output = run_text(
-            self.clip, x, self._text_norms(), packed.mask, prompts, config.prompt_depth, self._attention()
-        )
+        output = run_text(self.clip, x, self._text_norms(), packed.mask, prompts, config.prompt_depth, self.attention)
         weights = packed.weights.to(output.last.dtype).to(device)  # (S,)
         means = torch.stack([weights @ w for w in output.layers])  # (L_t, B or 1, d_t)
         return means, output.last[:, packed.eos]
@@ -237,15 +216,6 @@ class SplipModel(Retriever):
             for layer in range(min(depth, l_v)):
                 parts[layer].append(mapped[math.ceil((layer + 1) * l_t / l_v) - 1])
         return [_join(part) for part in parts]
-
-    def layer_norms(self, modality: str) -> LayerNorms:
-        """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
-        if self.config.layer_norms not in ("both", "vision"):
-            return vision_norms(self.clip)
-        return self.vision_adapters["shared" if self.config.share_layer_norms else modality]
-
-    def _attention(self) -> str:
-        return self.config._attn_implementation or "sdpa"
 
     def _check_context(self) -> None:
         config = self.config

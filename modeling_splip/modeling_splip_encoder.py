@@ -8,8 +8,9 @@ from transformers import CLIPVisionModel, initialization
 
 from .adapters import LayerNormAdapter
 from .clip_backbone import LayerNorms, dimensions, embed_patches, run_vision, vision_norms
+from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipEncoderConfig
-from .modeling_retriever import MODALITIES, RetrievalOutput, RetrieverEncoder, check_modality, retrieval_output
+from .modeling_encoder import RetrievalOutput, RetrieverEncoder, retrieval_output
 
 
 class SplipEncoder(RetrieverEncoder):

@@ -70,8 +70,10 @@ class SplipObjective(Objective):
         self.margins = nn.Buffer(adaptive_margins(model.frozen_class_embeds()), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses, each a scalar: "loss", the weighted total, and "triplet", "class", "cjs", "shuffle" where
-        they count; `Objective` says what a batch holds."""
+        """Return the losses, each a scalar; `Objective` says what a batch holds.
+
+        "loss" is the weighted total of those that count: "triplet", "class", "cjs" and "shuffle".
+        """
         settings = self.settings
         sketches, photos = {"s": batch["sketch"]}, self.photos(batch)
         if settings.beta:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses import hardest_in_class
-from .modeling_retriever import RetrievalOutput
+from .modeling_encoder import RetrievalOutput
 
 LEVELS = ("category", "fine_grained")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
 from .clip_backbone import resolve_base
-from .modeling_retriever import check_modality
+from .configuration_retriever import check_modality
 
 # A drawing whose grey levels span less than this (of 255) has nothing drawn on it. Ours.
 BLANK_RANGE = 16

@@ -8,10 +8,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from .clip_backbone import MINI_CLIP
+from .configuration_clip_at import ClipAtConfig
+from .configuration_cross_align import CrossAlignConfig
 from .configuration_splip import SplipConfig, SplipEncoderConfig
-from .modeling_retriever import RetrieverEncoder
+from .modeling_clip_at import ClipAtModel
+from .modeling_cross_align import CrossAlignModel
+from .modeling_encoder import RetrieverEncoder
 from .modeling_splip import SplipModel
 from .modeling_splip_encoder import SplipEncoder
+from .objective_clip_at import ClipAtObjective
+from .objective_cross_align import CrossAlignObjective
 from .objective_splip import SplipObjective
 from .processing_splip import SplipProcessor
 
@@ -27,6 +33,8 @@ class Method(NamedTuple):
 METHODS = {
     "splip": Method(SplipConfig, SplipModel, SplipObjective),
     "splip_encoder": Method(SplipEncoderConfig, SplipEncoder, None),
+    "clip_at": Method(ClipAtConfig, ClipAtModel, ClipAtObjective),
+    "cross_align": Method(CrossAlignConfig, CrossAlignModel, CrossAlignObjective),
 }
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import train_accelerate as script
-from modeling_splip.modeling_retriever import weights_fingerprint
+from modeling_splip.modeling_encoder import weights_fingerprint
 
 
 def kill_in_step(step: int) -> None:

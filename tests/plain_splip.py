@@ -12,7 +12,7 @@ from conftest import CLASSES, byte_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_splip.modeling_retriever import MODALITIES
+from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.modeling_splip import SplipModel
 
 

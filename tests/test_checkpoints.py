@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
 
-from modeling_splip.modeling_retriever import Retriever, RetrieverEncoder
+from modeling_splip.modeling_encoder import RetrieverEncoder
+from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.registry import METHODS, load_retriever
 

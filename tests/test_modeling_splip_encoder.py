@@ -9,8 +9,8 @@ from published_shapes import published
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
+from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.configuration_splip import SplipEncoderConfig
-from modeling_splip.modeling_retriever import MODALITIES
 from modeling_splip.modeling_splip_encoder import SplipEncoder
 
 SETTINGS = [

@@ -1,0 +1,33 @@
+"""Settings of the Cross-Modal Attention Alignment network (2024, arXiv 2407.00979)."""
+
+from .configuration_retriever import RetrieverConfig
+
+LAYER_NORMS = ("vision", "none")
+
+
+class CrossAlignConfig(RetrieverConfig):
+    """Settings of a `CrossAlignModel`, besides those of every `RetrieverConfig`.
+
+    Little more than the abstract of the paper is readable: two vision towers, a text tower, cross-attention between
+    text and images, a global triplet loss and a local relation network. Everything else is our choice [O].
+
+    Args:
+        template: text of a class prompt; only the class embeddings of the output use it. [O]
+        layer_norms: train the vision tower's LayerNorms, "vision", or "none". [O]
+        share_layer_norms: one set for both modalities, or one for each: the two towers of the paper. [O] false
+    """
+
+    model_type = "cross_align"
+
+    def __init__(
+        self,
+        template: str = "a photo of a {class_name}",
+        layer_norms: str = "vision",
+        share_layer_norms: bool = False,
+        **kwargs,
+    ):
+        if layer_norms not in LAYER_NORMS:
+            raise ValueError(f"layer_norms must be one of {LAYER_NORMS}, got {layer_norms!r}.")
+        self.layer_norms = layer_norms
+        self.share_layer_norms = share_layer_norms
+        super().__init__(template=template, **kwargs)
