@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -111,6 +113,15 @@ def _run(
 def _start_worker(builder: datasets.GeneratorBasedBuilder) -> None:
     global _worker_builder
     _worker_builder = builder
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
+
+
+def _end_with_main_process() -> None:
+    """Wait for the end of the main process: workers of a killed one would write on, then wait for work for ever."""
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)
 
 
 def _work(job: Job, path: Path) -> dict[str, Any]:

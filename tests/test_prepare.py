@@ -3,6 +3,9 @@
 import argparse
 import re
 import shutil
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -17,7 +20,8 @@ from datasets_scripts.archive import Member, list_files
 from datasets_scripts.base import Plan, Row, SbirBuilder, make_shards, photo_id_of
 from datasets_scripts.folder import Folder
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
 COLUMNS = ["image", "modality", "label", "instance_id", "source", "copies"]
 
 
@@ -238,6 +242,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(own_folder, tmp_path, monke
     assert again == whole
     assert (tmp_path / "out/data/train-00000-of-00001.parquet").stat().st_mtime_ns in kept.values()
     assert sorted(tree_of(tmp_path / "out")) == sorted(tree_of(tmp_path / "whole"))
+
+
+def test_workers_end_with_a_main_process_that_is_killed(own_folder, tmp_path):
+    # As by a scheduler or for want of memory. Every worker writes one file and then works on, here by sleeping.
+    hold = "writing._write_shard = lambda *a, write=writing._write_shard: write(*a) and time.sleep(600)"
+    script = f"import sys, time; from datasets_scripts import writing; {hold}; "
+    script += "from modeling_splip.cli import main; main(sys.argv[1:])"
+    arguments = ["prepare", "folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--num-proc", "2"]
+    arguments = [*map(str, arguments), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as main:
+        while main.poll() is None and len(list((tmp_path / "out.partial/data").glob("*.json"))) < 2:
+            time.sleep(0.05)
+        assert main.poll() is None, main.stdout.read()
+        main.kill()
+        main.communicate(timeout=60)  # ends when the last process that holds the pipe does
+    whole = run("folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--out", tmp_path / "whole")
+    assert run(*arguments[1:]) == whole
 
 
 def test_an_interrupted_run_of_other_data_is_not_continued(own_folder, tmp_path, monkeypatch):
