@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_splip.jigsaw import JigsawSolver, permutation_set, permute_tiles
+from modeling_splip.jigsaw import JigsawSolver, permutation_set, permute_tiles, two_permutations
 
 
 def distance(a, b):
@@ -116,3 +116,11 @@ def test_solver_leaves_autocast():
         assert torch.equal(solver(x, x.flip(0)), solver(x, x.flip(0)).float())
         found = solver(x, x.flip(0))
     torch.testing.assert_close(found, solver(x, x.flip(0)), atol=1e-6, rtol=0)
+
+
+def test_two_permutations_are_two():
+    draws = torch.arange(5000)
+    first, second = two_permutations(draws, 23)
+    assert (first != second).all() and {0, 22} <= set(first.tolist()) and set(second.tolist()) == set(range(23))
+    pairs = set(zip(first.tolist(), second.tolist(), strict=True))
+    assert len(pairs) == 23 * 22  # every ordered pair occurs

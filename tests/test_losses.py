@@ -10,7 +10,10 @@ from modeling_splip.losses import (
     adaptive_margins,
     class_loss,
     conditional_jigsaw_loss,
+    cosine_distance,
     hardest_in_class,
+    relation_loss,
+    relative_distance_divergence,
     squared_distance,
     triplet_loss,
 )
@@ -116,3 +119,64 @@ def test_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         found = class_loss(x, classes[None], labels, 0.07), hardest_in_class(x, x, same, labels)[0]
     assert found[0].dtype == torch.float32 and found[0] == expected[0] and torch.equal(found[1], expected[1])
+
+
+def test_triplet_with_the_cosine_distance():
+    # 1 - cos: row 1 has 0 - 1 + 0.3 < 0, row 2 has 1 - 0 + 0.3, row 3, not of unit length, 2 - 1 + 0.3.
+    sketch = torch.stack([X, X, 3 * X])
+    positive, negative = torch.stack([X, Y, -2 * X]), torch.stack([Y, X, Y])
+    assert cosine_distance(sketch, positive).tolist() == [0.0, 1.0, 2.0]
+    found = triplet_loss(sketch, positive, negative, 0.3, cosine_distance)
+    assert found.item() == pytest.approx((0 + 1.3 + 1.3) / 3)
+
+
+def test_the_identity_permutation_gives_the_shuffle_its_margin():
+    """Where both permutations are one, the photo is as near under one as under the other."""
+    photo = F.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    sketch = photo.roll(1, dims=0)
+    assert triplet_loss(sketch, photo, photo, 0.3, cosine_distance).item() == pytest.approx(0.3)
+
+
+DELTAS, LABELS = torch.tensor([0.1, 0.3, 0.1, 0.3]), torch.tensor([4, 4, 9, 9])
+
+
+@pytest.mark.parametrize("form", ["gaussian", "softmax"])
+def test_equal_distributions_have_no_divergence(form):
+    assert relative_distance_divergence(DELTAS, LABELS, form).item() == pytest.approx(0, abs=1e-7)
+    # A class with one delta counts nowhere, and one class alone has nothing to differ from.
+    more = torch.cat([DELTAS, torch.tensor([5.0])]), torch.cat([LABELS, torch.tensor([7])])
+    assert relative_distance_divergence(*more, form).item() == pytest.approx(0, abs=1e-7)
+    assert relative_distance_divergence(DELTAS, torch.tensor([4, 4, 4, 9]), form).item() == 0
+
+
+def test_a_shifted_class_diverges_in_the_gaussian_form_only():
+    shifted = DELTAS + 0.2 * (LABELS == 9)
+    # Both variances are 0.01 + floor^2 = 0.02: KL = 0.2^2 / (2 x 0.02) both ways.
+    found = relative_distance_divergence(shifted, LABELS, "gaussian", floor=0.1)
+    assert found.item() == pytest.approx(0.04 / 0.04)
+    assert relative_distance_divergence(shifted, LABELS, "softmax").item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_wider_class_diverges_in_both_forms():
+    wide = torch.tensor([0.0, 1.0, 0.0, 3.0])
+    # Gaussian: means 0.5 and 1.5, variances 0.25 and 2.25, without a floor; KL both ways by the closed form.
+    first = math.log(3) + (0.25 + 1) / (2 * 2.25) - 0.5
+    second = -math.log(3) + (2.25 + 1) / (2 * 0.25) - 0.5
+    found = relative_distance_divergence(wide, LABELS, "gaussian", floor=0.0)
+    assert found.item() == pytest.approx((first + second) / 2)
+    p, q = 1 / (1 + math.e), 1 / (1 + math.e**3)
+    kl = [a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b)) for a, b in ((p, q), (q, p))]
+    assert relative_distance_divergence(wide, LABELS, "softmax").item() == pytest.approx(sum(kl) / 2, rel=1e-5)
+
+
+def test_softmax_compares_classes_of_different_size_at_quantiles():
+    # 0, 1/2, 1 at the two levels of the smaller class is 0, 1.
+    deltas = torch.tensor([0.0, 1.0, 1.0, 0.5, 0.0])
+    assert relative_distance_divergence(deltas, torch.tensor([1, 1, 2, 2, 2]), "softmax").item() == pytest.approx(
+        0, abs=1e-7
+    )
+
+
+def test_relation_loss_by_hand():
+    found = relation_loss(torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.2]))
+    assert found.item() == pytest.approx((0.125 + 0.02) / 2)
