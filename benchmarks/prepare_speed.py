@@ -2,9 +2,9 @@
 
     python -m benchmarks.prepare_speed               # 24,000 files, and a quarter of them; one and two processes
 
-Half of the files are photos (JPEG, shapes with grain), half are sketches (PNG, lines), drawn into a temporary folder. The
-rate of a size is that of the whole command, with its start and the listing of the files; `beyond_start` is the rate of the
-files that the larger size has more. Memory is the proportional share (PSS) of the command and its workers together.
+Half of the files are photos (JPEG, shapes with grain), half are sketches (PNG, lines), drawn into a temporary folder.
+The rate of a size is that of the whole command, with its start and the listing of the files; the one beyond the start
+is that of the files that the larger size has more. Memory is the share (PSS) of the command and its workers.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import prepare_speed as benchmark  # noqa: E402
+import prepare_speed as benchmark
 
 
 def test_what_is_timed_is_the_command_on_drawn_files(tmp_path):
