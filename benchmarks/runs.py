@@ -50,7 +50,7 @@ class Run:
     """One training and its evaluation.
 
     Attributes:
-        fold: "0", "1", "2" or "tuning".
+        fold: "0", "1", "2" or "tuning", or the path of another prepared dataset.
         seed: of the training.
         level: "category" or "fine_grained".
         variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained.
@@ -75,7 +75,7 @@ class Run:
     def path(self) -> Path:
         """Where the record lies."""
         digest = hashlib.blake2b(json.dumps(asdict(self) | {"batch": BATCH}).encode(), digest_size=8).hexdigest()
-        return WORK / backbone() / f"fold{self.fold}-seed{self.seed}-{self.level}-{digest}.json"
+        return WORK / backbone() / f"fold{Path(self.fold).name}-seed{self.seed}-{self.level}-{digest}.json"
 
     def record(self) -> dict[str, Any]:
         """Read the record."""
@@ -121,13 +121,15 @@ def run_all(runs: Sequence[Run], jobs: int) -> None:
 
 
 def dataset_path(fold: str) -> Path:
+    if os.sep in fold:
+        return Path(fold).resolve()
     return WORK / "data" / ("mini-tuning" if fold == "tuning" else f"mini-fold{fold}")
 
 
 def prepare(fold: str) -> None:
     """Write the fold's dataset, once."""
     path = dataset_path(fold)
-    if not path.is_dir():
+    if os.sep not in fold and not path.is_dir():
         splip = Path(sys.executable).parent / "splip"
         subprocess.run([splip, "prepare", path.name, "--out", path], check=True)
 
@@ -148,7 +150,7 @@ def _make(run: Run) -> None:
         name, trained = str(output / "model"), train(run, output)
     record |= {key: trained[key] for key in ("trainable_parameters", "seconds", "best_validation")}
     if not run.validation:
-        model, processor = load_retriever(name)
+        model, processor = load_retriever(name, dataset.class_names)
         embedder = Embedder(model, processor, dataset, batch_size=128)
         measured = {name: measure(embedder, dataset.view(name), per_query=True) for name in LEVELS[run.level]}
         record["protocols"] = {

@@ -1,12 +1,14 @@
 """Names of methods: each row is one method's configuration, model and objective."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
+from .baselines import TextQueryClip, frozen_clip
 from .clip_backbone import MINI_CLIP
 from .configuration_clip_at import ClipAtConfig
 from .configuration_cross_align import CrossAlignConfig
@@ -30,6 +32,8 @@ class Method(NamedTuple):
     objective: type | None
 
 
+BASELINES = ("clip", "clip-text")
+
 METHODS = {
     "splip": Method(SplipConfig, SplipModel, SplipObjective),
     "splip_encoder": Method(SplipEncoderConfig, SplipEncoder, None),
@@ -38,24 +42,23 @@ METHODS = {
 }
 
 
-def frozen_clip(base: str = MINI_CLIP) -> SplipModel:
-    """Return plain CLIP as a retrieval model: the baseline, every trained part switched off."""
-    return SplipModel.from_clip(base, use_b_t=False, use_b_v=False, use_b_vt=False, layer_norms="none")
-
-
-def load_retriever(name: str, **kwargs) -> tuple[RetrieverEncoder, SplipProcessor]:
+def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs) -> tuple[RetrieverEncoder, SplipProcessor]:
     """Load a model in evaluation mode, and its processor.
 
     Args:
-        name: "clip" (the frozen packaged backbone), "clip:<base>" (any frozen CLIP), a checkpoint folder or a Hub id.
+        name: "clip" (the frozen packaged backbone), "clip:<base>" (any frozen CLIP), "clip-text" or "clip-text:<base>"
+            (the same, searching with the name of what a sketch shows), a checkpoint folder or a Hub id.
+        class_names: what a sketch may show; only "clip-text" needs them.
         **kwargs: passed to `from_pretrained`.
 
     Raises:
         OSError, ValueError: in one sentence, if there is no such checkpoint or it is of no known method.
     """
-    if name == "clip" or name.startswith("clip:"):
-        base = name.partition(":")[2] or MINI_CLIP
-        return frozen_clip(base), SplipProcessor.from_clip(base)
+    method, _, base = name.partition(":")
+    if method in BASELINES:
+        base = base or MINI_CLIP
+        model = frozen_clip(base) if method == "clip" else TextQueryClip.from_names(base, class_names)
+        return model.eval(), SplipProcessor.from_clip(base)
     if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
         raise FileNotFoundError(
             f"Checkpoint folder '{name}' has no config.json: pass a folder that save_pretrained or training wrote."

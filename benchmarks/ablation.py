@@ -1,0 +1,128 @@
+"""SpLIP's ablations on the offline world: the paper's two tables, and what the paper leaves open; 3 folds x 3 seeds.
+
+    python benchmarks/ablation.py [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
+
+Every row is SpLIP with some settings changed. The report is `benchmarks/results/ablation.json`, plots beside it; the
+runs are those of `runs.py`, so that an interrupted benchmark continues. The world compares methods and sets no default.
+"""
+
+import argparse
+from typing import Any
+
+from modeling_splip.evaluate_command import write_json
+from modeling_splip.plotting import method_runs
+from runs import BATCH, LEVELS, RESULTS, STEPS, Run, parse_arguments, run_all, summary
+
+NO_VISUAL_PROMPTS = {"model.use_b_v": False, "model.use_b_vt": False}
+PLAIN = {"loss.beta": 0.0, "loss.adaptive_margin": False}
+PARTS: dict[str, dict[str, dict[str, Any]]] = {
+    "losses": {
+        "class": {"loss.triplet": 0.0, "loss.beta": 0.0},
+        "triplet, fixed margin": PLAIN | {"loss.alpha": 0.0},
+        "class + triplet, fixed margin": PLAIN,
+        "class + triplet, adaptive margin": {"loss.beta": 0.0},
+        "SpLIP: + conditional jigsaw": {},
+        "+ CLIP-AT's shuffling instead": {"loss.beta": 0.0, "loss.shuffle": 1.0},
+    },
+    "modules": {
+        "SpLIP": {},
+        "no LayerNorms": {"model.layer_norms": "none"},
+        "no B_v": {"model.use_b_v": False},
+        "no B_t": {"model.use_b_t": False},
+        "no B_vt": {"model.use_b_vt": False},
+        "no visual prompts": NO_VISUAL_PROMPTS,
+        "no prompts": NO_VISUAL_PROMPTS | {"model.use_b_t": False},
+        "prompts in 1 layer": {"model.prompt_depth": 1},
+        "prompts in 2 layers": {"model.prompt_depth": 2},
+        "prompts in 3 layers": {"model.prompt_depth": 3},
+    },
+    "open": {
+        "SpLIP": {},
+        "conditioning domain": {"model.conditioning": "domain"},
+        "LayerNorms per modality": {"model.share_layer_norms": False},
+        "alpha 0.3": {"loss.alpha": 0.3},
+        "alpha 3": {"loss.alpha": 3.0},
+        "beta 0.01": {"loss.beta": 0.01},
+        "beta 1": {"loss.beta": 1.0},
+        "|Y| 30": {"loss.permutations": 30},
+        "grid 2, |Y| 23": {"loss.grid": 2, "loss.permutations": 23},
+        "m 1": {"model.m": 1},
+        "m 8": {"model.m": 8},
+        "n 1": {"model.n": 1},
+        "n 4": {"model.n": 4},
+        "tau 0.03": {"loss.tau": 0.03},
+        "tau 0.2": {"loss.tau": 0.2},
+    },
+}
+# Sketchy-2 in percent, as a public note gives the paper's tables: mAP@200 and fine-grained Acc@1.
+PAPER: dict[str, dict[str, tuple[float, float]]] = {
+    "losses": {
+        "class": (57.5, 17.23),
+        "triplet, fixed margin": (71.6, 26.54),
+        "class + triplet, fixed margin": (73.1, 30.07),
+        "class + triplet, adaptive margin": (74.5, 31.23),
+        "SpLIP: + conditional jigsaw": (76.4, 33.45),
+    },
+    "modules": {
+        "SpLIP": (76.4, 33.45),
+        "no LayerNorms": (74.2, 31.24),
+        "no B_v": (71.9, 29.76),
+        "no B_t": (72.8, 30.41),
+        "no B_vt": (70.5, 28.92),
+        "no visual prompts": (68.8, 26.54),
+        "no prompts": (62.5, 28.49),
+    },
+}
+METRICS = {"map_all": ("zs", "map_all"), "map_200": ("zs", "map_200_prefix"), "acc_1": ("fg-class", "acc_1")}
+
+
+def main() -> None:
+    """Run what is missing, then write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    args = parse_arguments(parser)
+    runs = {
+        (part, name): [
+            Run.of(fold, seed, level, flags, steps=args.steps)
+            for level in LEVELS
+            for fold in args.folds
+            for seed in args.seeds
+        ]
+        for part in args.parts
+        for name, flags in PARTS[part].items()
+    }
+    run_all([run for group in runs.values() for run in group], args.jobs)
+    report: dict[str, Any] = {
+        "settings": {"steps": args.steps, "batch": BATCH, "folds": args.folds, "seeds": args.seeds},
+        "parts": {part: {} for part in args.parts},
+    }
+    for (part, name), group in runs.items():
+        records = [run.record() for run in group]
+        report["dataset_version"] = records[0]["dataset_version"]
+        values: dict[str, Any] = {
+            key: summary([r for r in records if protocol in r["protocols"]], protocol, metric)
+            for key, (protocol, metric) in METRICS.items()
+        }
+        if name in PAPER.get(part, {}):
+            values["paper"] = dict(zip(("map_200", "acc_1"), PAPER[part][name], strict=True))
+        report["parts"][part][name] = values
+    print_report(report)
+    if args.steps == STEPS and "tuning" not in args.folds:
+        write_json(RESULTS / "ablation.json", report)
+        for part, rows in report["parts"].items():
+            by_fold = {name: values["map_all"]["by_fold"] for name, values in rows.items()}
+            method_runs(by_fold, RESULTS / f"ablation_{part}.png", metric="zero-shot mAP@all")
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print one line a row, in percent."""
+    for part, rows in report["parts"].items():
+        print(f"\n{part:<34}" + "".join(f"{key:>16}" for key in METRICS) + "   paper: mAP@200, Acc@1 on Sketchy-2")
+        for name, values in rows.items():
+            cells = [f"{100 * values[k]['mean']:.1f} ± {100 * values[k]['std_over_seeds']:.1f}" for k in METRICS]
+            paper = "   {map_200:.1f}, {acc_1:.1f}".format(**values["paper"]) if "paper" in values else ""
+            print(f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells) + paper)
+
+
+if __name__ == "__main__":
+    main()
