@@ -14,6 +14,7 @@ from datasets_scripts.splits import (
     spelling_key,
     split_names,
 )
+from modeling_splip.data import spelling_key as model_key
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "shared" / "protocol" / "splits"
 SIZES = {
@@ -61,6 +62,18 @@ def test_every_split_file_is_listed():
 )
 def test_alternates_share_as_many_unseen_classes_as_their_sources_say(one, other, shared):
     assert len(set(load_split(one).unseen) & set(load_split(other).unseen)) == shared
+
+
+def test_the_protocol_page_counts_the_classes_that_other_benchmarks_have_seen():
+    def seen(trained: str, evaluated: str) -> int:
+        keys = {model_key(name) for name in load_split(trained).seen}
+        return sum(model_key(name) in keys for name in load_split(evaluated).unseen)
+
+    page = (Path(__file__).resolve().parents[1] / "docs" / "protocol.md").read_text("utf-8")
+    assert (seen("sketchy1", "sketchy2"), seen("sketchy1", "quickdraw")) == (17, 19)
+    assert "seen 17 of the 21 unseen classes of Sketchy split 2, and 19 of QuickDraw's 30" in page
+    assert [seen("sketchy2", other) for other in ("sketchy1", "tuberlin", "quickdraw")] == [21, 10, 8]
+    assert "seen 21 of the 25 of split 1, 10 of TU-Berlin's 30 and 8 of QuickDraw's 30" in page
 
 
 def test_known_counts_add_up_to_the_published_totals():
