@@ -5,20 +5,13 @@ never on the unseen ones. The run's folder holds `model/` (the best model with i
 `run.json` (arguments, versions, history), `retrieval.png` and `logs/`. docs/training.md tells the rest.
 """
 
-import json
-import os
 import platform
-import shutil
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,43 +19,31 @@ import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
 from PIL import Image
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_splip.arguments import TrainingArguments, parse_arguments
+from modeling_splip.augmentation import Augmentation
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.data import open_dataset
-from modeling_splip.evaluate_command import write_json
 from modeling_splip.evaluation import Embedder, measure, retrieval_picture
+from modeling_splip.files import write_json
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.registry import METHODS
 from modeling_splip.sampling import EpochBatches, TrainingItems, collate
+from modeling_splip.training_state import (
+    Progress,
+    check_output,
+    newest_checkpoint,
+    resume,
+    run_identity,
+    save_checkpoint,
+    save_model,
+    writing,
+)
 
-KEPT_CHECKPOINTS = 2
-# What a run may not change when it is resumed: the order of the batches, what is trained, and what Adam's state is of.
-RESUMED = ("method", "base", "model", "loss", "batch_size", "pairs_per_class", "validation_classes", "seed")
-RESUMED += ("learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "mixed_precision", "invert_sketches")
 STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
-
-
-@dataclass
-class Progress:
-    """State of the loop, in every checkpoint beside the weights.
-
-    Attributes:
-        step: optimiser steps done.
-        best: best validation score so far; stale: validations since then.
-        history: a record of every epoch.
-        seconds: of training, over all runs that were resumed.
-    """
-
-    step: int = 0
-    best: float = -1.0
-    stale: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -91,7 +72,7 @@ def main(argv: list[str] | None = None) -> dict:
     classes, held_back = dataset.hold_back(args.validation_classes, args.seed)
     processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
     settings = args.settings()
-    items = TrainingItems(dataset, classes, processor, settings.level, args.seed)
+    items = TrainingItems(dataset, classes, processor, settings.level, args.seed, Augmentation(**args.augment))
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
     loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=args.workers)
 
@@ -111,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict:
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
     objective, optimizer, loader = accelerator.prepare(objective, optimizer, loader)
     accelerator.register_for_checkpointing(scheduler)
-    identity = {name: getattr(args, name) for name in RESUMED} | {"dataset": [dataset.name, dataset.version]}
+    identity = run_identity(args, dataset)
     progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
     if args.tracker != "none":
         accelerator.init_trackers("splip")
@@ -194,20 +175,6 @@ def main(argv: list[str] | None = None) -> dict:
     return record
 
 
-def check_output(args: TrainingArguments) -> Path:
-    """Return the run's folder; refuse one that cannot be written or holds a run, unless it is to be resumed."""
-    output = Path(args.output)
-    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OSError(f"Cannot write to '{output}': choose another --output.")
-    holds_run = any(checkpoint_folders(output)) or (output / "model").exists()
-    if holds_run and not args.resume:
-        raise ValueError(f"'{output}' already holds a run: pass --resume to continue it, or another --output.")
-    if args.resume and not output.exists():
-        raise FileNotFoundError(f"There is no run at '{output}' to resume: start without --resume.")
-    return output
-
-
 def finished(progress: Progress, total_steps: int, args: TrainingArguments) -> bool:
     """Return whether all steps are done, or validation has not become better for too long."""
     return progress.step >= total_steps or 0 < args.patience <= progress.stale
@@ -280,96 +247,6 @@ def validate(embedder: Embedder, classes: list[str], level: str, output: Path, s
                 picture = np.asarray(Image.open(output / "retrieval.png").convert("RGB"))
                 tracker.log_images({"validation": picture[None]}, step=step, dataformats="NHWC")
     return score
-
-
-def save_model(model: Retriever, processor: SplipProcessor, output: Path, accelerator: Accelerator) -> None:
-    """Write the model with its processor to `model/`, aside first."""
-    aside, final = output / "model.partial", output / "model"
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        with writing(final):
-            model.save_pretrained(aside)
-            processor.save_pretrained(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-    accelerator.wait_for_everyone()
-
-
-def save_checkpoint(output: Path, progress: Progress, identity: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write the whole training state to `checkpoints/step-N`, aside first, and drop all but the newest ones."""
-    final = output / "checkpoints" / f"step-{progress.step:08d}"
-    aside = final.with_suffix(".partial")
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    with writing(final):
-        accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        with writing(final):
-            files = {path.name: path.stat().st_size for path in aside.iterdir()}
-            write_json(aside / "loop.json", {"progress": asdict(progress), "identity": identity, "files": files})
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        for old in checkpoint_folders(output)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn whatever a full or broken disk raises into one OSError."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OSError(
-            f"Cannot write '{path}' ({error}): training stops, the last checkpoint is whole; make room and continue "
-            "with --resume."
-        ) from error
-
-
-def checkpoint_folders(output: Path) -> list[Path]:
-    """Return the checkpoints, oldest first; one that was being written has another name."""
-    return sorted((output / "checkpoints").glob("step-????????"))
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Return whether all files of a checkpoint are there in full length."""
-    try:
-        files = json.loads((checkpoint / "loop.json").read_text("utf-8"))["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def newest_checkpoint(output: Path, accelerator: Accelerator) -> Path | None:
-    """Return the newest whole checkpoint, or None where there is none yet."""
-    for checkpoint in reversed(checkpoint_folders(output)):
-        if is_whole(checkpoint):
-            return checkpoint
-        accelerator.print(f"Checkpoint {checkpoint.name} is torn: trying the one before it.")
-    if (output / "model").exists():
-        raise FileNotFoundError(f"'{output}' holds a model but no whole checkpoint to resume: choose another --output.")
-    accelerator.print(f"'{output}' holds no whole checkpoint yet: starting from the beginning.")
-    return None
-
-
-def resume(checkpoint: Path, identity: dict[str, Any], accelerator: Accelerator) -> Progress:
-    """Load a checkpoint; returns the state of the loop.
-
-    Raises:
-        ValueError: if the checkpoint is of a run with other settings or data.
-    """
-    loop = json.loads((checkpoint / "loop.json").read_text("utf-8"))
-    changed = [name for name, value in identity.items() if loop["identity"].get(name) != value]
-    if changed:
-        was, now = loop["identity"][changed[0]], identity[changed[0]]
-        raise ValueError(
-            f"'{checkpoint}' is of a run with {changed[0]} {was}, not {now}: resume it with the same settings."
-        )
-    accelerator.load_state(str(checkpoint))
-    accelerator.print(f"Resuming from {checkpoint.name}.")
-    return Progress(**loop["progress"])
 
 
 def rate(recent: deque, batch_size: int) -> dict[str, str]:

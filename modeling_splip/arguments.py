@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from accelerate.utils import LoggerType
 
+from .augmentation import Augmentation
 from .registry import METHODS
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -24,6 +25,8 @@ _AT_LEAST = {
         "clip_norm", "mapper_learning_rate"),
     1: ("epochs", "batch_size", "accumulation", "evaluate_every", "pairs_per_class"),
 }  # fmt: skip
+# Arguments that hold arguments of their own, as dotted flags.
+_GROUPS = ("model", "loss", "augment")
 # Fields of a model's configuration that from_clip fills in.
 _FILLED_IN = (
     "clip_config", "base_model", "base_fingerprint", "checkpoint", "class_names", "class_token_ids", "prefix_token_ids",
@@ -36,7 +39,10 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class TrainingArguments:
-    """What a training run is made of. `model` holds fields of the method's configuration, `loss` of its objective."""
+    """What a training run is made of.
+
+    `model` holds fields of the method's configuration, `loss` of its objective, `augment` of `Augmentation`.
+    """
 
     method: str = _option("splip", "method, a name of the registry")
     base: str = _option("mini_clip", "base CLIP: mini_clip, a folder or a Hub id")
@@ -65,17 +71,19 @@ class TrainingArguments:
     resume: bool = _option(False, "continue from the newest whole checkpoint in output")
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Give every value its type; raise ValueError in one sentence for an unknown name or impossible values."""
         for item in fields(self):
-            if item.name not in ("model", "loss"):
+            if item.name not in _GROUPS:
                 setattr(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
         _known("method", self.method, [name for name, row in METHODS.items() if row.objective])
         _known("schedule", self.schedule, _SCHEDULES)
         _known("mixed_precision", self.mixed_precision, _PRECISIONS)
         _known("tracker", self.tracker, _TRACKERS)
-        for group, defaults in (("model", model_fields(self.method)), ("loss", loss_fields(self.method))):
+        for group in _GROUPS:
+            defaults = group_fields(group, self.method)
             values = getattr(self, group)
             if not isinstance(values, dict):
                 raise ValueError(f"{group} must be a mapping of names to values, got {values!r}.")
@@ -94,6 +102,7 @@ class TrainingArguments:
         if not self.dataset:
             raise ValueError("No dataset: pass --dataset with a folder that `splip prepare` wrote.")
         METHODS[self.method].config(**self.model)
+        Augmentation(**self.augment)
         if getattr(self.settings(), "level", "category") == "fine_grained" and self.pairs_per_class < 2:
             raise ValueError("Fine-grained training needs pairs_per_class of at least 2, to find negatives in a class.")
 
@@ -116,10 +125,17 @@ def loss_fields(method: str) -> dict[str, Any]:
     return {item.name: item.default for item in fields(METHODS[method].objective.settings_class)}
 
 
+def group_fields(group: str, method: str) -> dict[str, Any]:
+    """Return the names that `model`, `loss` or `augment` may hold, with their defaults."""
+    if group == "augment":
+        return {item.name: item.default for item in fields(Augmentation)}
+    return model_fields(method) if group == "model" else loss_fields(method)
+
+
 def parse_arguments(argv: list[str] | None = None, description: str = "") -> TrainingArguments:
     """Read a recipe and flags.
 
-    Every field is a flag (`--batch_size 64`); fields of `model` and `loss` are dotted (`--loss.alpha 0.5`).
+    Every field is a flag (`--batch_size 64`); fields of `model`, `loss` and `augment` are dotted (`--loss.alpha 0.5`).
 
     Raises:
         ValueError, FileNotFoundError: in one sentence.
@@ -128,7 +144,7 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", help=f"YAML file, or a name of {', '.join(recipe_names())}")
-    plain = [item for item in fields(TrainingArguments) if item.name not in ("model", "loss")]
+    plain = [item for item in fields(TrainingArguments) if item.name not in _GROUPS]
     for item in plain:
         text = f"{item.metadata['help']} (default: {item.default})"
         if item.type in (bool, "bool"):
@@ -173,11 +189,11 @@ def load_recipe(name: str) -> dict[str, Any]:
 
 
 def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
-    """Return --model.x and --loss.x flags; refuse any other leftover."""
+    """Return the flags of groups, such as --loss.alpha; refuse any other leftover."""
     result, tokens = {}, iter(rest)
     for token in tokens:
         name, equals, value = token.removeprefix("--").partition("=")
-        if not token.startswith("--") or name.partition(".")[0] not in ("model", "loss") or "." not in name:
+        if not token.startswith("--") or name.partition(".")[0] not in _GROUPS or "." not in name:
             raise ValueError(f"Unknown argument {token}{_nearest(name, known)}.")
         result[name] = value if equals else next(tokens, "")
         if not result[name]:
@@ -206,23 +222,27 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def _dotted_help() -> str:
-    """Explain --model.x and --loss.x from the docstrings of the classes that take them."""
-    lines = []
+    """Explain the flags of groups from the docstrings of the classes that take them."""
+    lines = ["\n--augment.NAME VALUE:", *_explained("augment", Augmentation, group_fields("augment", ""))]
     for method, row in METHODS.items():
         if row.objective is None:
             continue
-        groups = {"model": (row.config, model_fields), "loss": (row.objective.settings_class, loss_fields)}
-        for group, (owner, names) in groups.items():
-            lines.append(f"\n{method}, --{group}.NAME VALUE:")
-            texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
-            for name, default in names(method).items():
-                text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
-                indent = " " * 24
-                lines += [
-                    f"  --{group}.{name}",
-                    textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent),
-                ]
+        for group, owner in (("model", row.config), ("loss", row.objective.settings_class)):
+            lines += [f"\n{method}, --{group}.NAME VALUE:", *_explained(group, owner, group_fields(group, method))]
     return "\n".join(lines)
+
+
+def _explained(group: str, owner: type, names: dict[str, Any]) -> list[str]:
+    """Return two lines of help for each name, from the docstring of its class."""
+    texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+    lines, indent = [], " " * 24
+    for name, default in names.items():
+        text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
+        lines += [
+            f"  --{group}.{name}",
+            textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent),
+        ]
+    return lines
 
 
 def _known(what: str, name: str, names: Iterable[str]) -> None:

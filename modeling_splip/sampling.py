@@ -1,7 +1,7 @@
 """What a training batch holds: triplets across classes, or pairs in groups of one class.
 
-Every draw is a function of (seed, epoch, position), so that a batch is the same whatever the number of workers and
-processes, and a run continues where it stopped.
+Every draw, augmentation's too, is a function of (seed, epoch, position), so that a batch is the same whatever the
+number of workers and processes, and a run continues where it stopped.
 """
 
 import warnings
@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from .augmentation import Augmentation
 from .data import SbirDataset
 
-CACHE_BYTES = 2**30  # prepared images up to this total stay in memory
+CACHE_BYTES = 2**30  # images of a dataset of up to this total stay in memory
+NO_AUGMENTATION = Augmentation()
 
 
 class Key(NamedTuple):
@@ -38,14 +41,26 @@ class TrainingItems(Dataset):
         processor: prepares the images.
         level: "category" or "fine_grained".
         seed: of all draws.
+        augmentation: random changes of every image drawn.
 
     Raises:
         ValueError: in one sentence, if the data cannot be trained on at this level.
     """
 
-    def __init__(self, dataset: SbirDataset, classes: list[str], processor: Any, level: str, seed: int):
+    def __init__(
+        self,
+        dataset: SbirDataset,
+        classes: list[str],
+        processor: Any,
+        level: str,
+        seed: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+    ):
         self.level, self.seed, self.processor, self.rows = level, seed, processor, dataset.train
+        self.augmentation = augmentation
         columns = dataset.columns["train"]
+        self.modalities = columns["modality"]
+        self._side = int(processor.image_processor.crop_size["height"])
         index = {dataset.class_names.index(name): number for number, name in enumerate(classes)}
         self.labels = np.array([index.get(label, -1) for label in columns["label"].tolist()])
         self.photos = [dataset.rows("train", "photo", [name]) for name in classes]
@@ -59,9 +74,9 @@ class TrainingItems(Dataset):
             self._pair(dataset.name, columns["instance_id"])
         if not len(self.sketches):
             raise ValueError(f"Dataset '{dataset.name}' has no training sketches of the classes asked for.")
-        self._cache: dict[int, torch.Tensor] | None = None
-        pixels = self.pixels(int(self.sketches[0]))
-        if pixels.nbytes * len(dataset.train) <= CACHE_BYTES:
+        self._cache: dict[int, Any] | None = None
+        first = [np.asarray(self._decoded(int(rows[0]))).nbytes for rows in (self.sketches, self.photos[0])]
+        if max(first) * len(dataset.train) <= CACHE_BYTES:
             self._cache = {}
 
     def __len__(self) -> int:
@@ -70,21 +85,22 @@ class TrainingItems(Dataset):
     def __getitem__(self, key: Key) -> dict[str, torch.Tensor | int]:
         rng = np.random.default_rng([self.seed, key.epoch, key.position])
         label = int(self.labels[key.row])
-        item: dict[str, Any] = {
-            "sketch": self.pixels(key.row),
-            "label": label,
-            "draw": int(rng.integers(2**31)),
-        }
+        item: dict[str, Any] = {"label": label, "draw": int(rng.integers(2**31))}
+        rows = {"sketch": key.row}
         if self.level == "fine_grained":
-            photo = self.photo_of[key.row]
-            return item | {"positive": self.pixels(photo), "instance": photo}
-        other = int(rng.integers(len(self.photos) - 1))
-        other += other >= label
-        return item | {
-            "positive": self.pixels(int(rng.choice(self.photos[label]))),
-            "negative": self.pixels(int(rng.choice(self.photos[other]))),
-            "negative_label": other,
-        }
+            rows["positive"] = item["instance"] = self.photo_of[key.row]
+        else:
+            other = int(rng.integers(len(self.photos) - 1))
+            other += other >= label
+            rows["positive"] = int(rng.choice(self.photos[label]))
+            rows["negative"] = int(rng.choice(self.photos[other]))
+            item["negative_label"] = other
+        if not self.augmentation:
+            return {name: self.pixels(row) for name, row in rows.items()} | item
+        mirrored = {name: self.augmentation.mirrors(rng) for name in rows}
+        if self.level == "fine_grained":
+            mirrored["positive"] = mirrored["sketch"]
+        return {name: self._changed(row, rng, mirrored[name]) for name, row in rows.items()} | item
 
     def _pair(self, name: str, instance_ids: np.ndarray) -> None:
         """Keep the sketches whose own photo is there."""
@@ -102,14 +118,34 @@ class TrainingItems(Dataset):
         return self.sketches if modality == "sketch" else np.concatenate(self.photos)
 
     def pixels(self, row: int) -> torch.Tensor:
-        """Return one prepared image of `train`: (3, H, W)."""
+        """Return one prepared image of `train` as it is: (3, H, W)."""
+        decoded = self._decoded(row)
+        return self._tensor(decoded) if self.augmentation else decoded
+
+    def _changed(self, row: int, rng: np.random.Generator, mirrored: bool) -> torch.Tensor:
+        """Return one augmented image of `train`: (3, H, W)."""
+        change = self.augmentation.sketch if self.modalities[row] == "sketch" else self.augmentation.photo
+        return self._tensor(change(self._decoded(row), rng, mirrored))
+
+    def _decoded(self, row: int) -> Any:
+        """Return what does not change from draw to draw, and may be kept: pixels, or the image to augment."""
         if self._cache is not None and row in self._cache:
             return self._cache[row]
         record = self.rows[row]
-        pixels = self.processor(images=record["image"], modality=record["modality"])["pixel_values"][0]  # (3, H, W)
+        image = self.processor.prepare(record["image"], record["modality"])
+        if not self.augmentation:
+            result = self._tensor(image)
+        elif record["modality"] == "sketch":
+            # Strokes are changed at the size that the model sees.
+            result = image.resize((self._side, self._side), Image.Resampling.BICUBIC)
+        else:
+            result = image
         if self._cache is not None:
-            self._cache[row] = pixels
-        return pixels
+            self._cache[row] = result
+        return result
+
+    def _tensor(self, image: Image.Image) -> torch.Tensor:
+        return self.processor.image_processor([image], return_tensors="pt")["pixel_values"][0]  # (3, H, W)
 
 
 class EpochBatches(Sampler):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import train_accelerate as script
+from modeling_splip import training_state
 from modeling_splip.modeling_encoder import weights_fingerprint
 
 
@@ -21,14 +22,14 @@ def kill_in_step(step: int) -> None:
 
 def kill_in_checkpoint(step: int) -> None:
     """Die by kill -9 when a checkpoint is all written but its last file."""
-    original = script.write_json
+    original = training_state.write_json
 
     def write(path, value):
         if path.name == "loop.json" and value["progress"]["step"] == step:
             os.kill(os.getpid(), signal.SIGKILL)
         original(path, value)
 
-    script.write_json = write
+    training_state.write_json = write
 
 
 def report_ranks(step: int) -> None:

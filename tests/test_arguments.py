@@ -8,9 +8,8 @@ import yaml
 
 from modeling_splip.arguments import (
     TrainingArguments,
+    group_fields,
     load_recipe,
-    loss_fields,
-    model_fields,
     parse_arguments,
     recipe_names,
 )
@@ -73,6 +72,7 @@ def test_packaged_recipes(name):
         key: value for key, value in values.items() if key != "dataset"
     }
     assert isinstance(args.settings(), METHODS[args.method].objective.settings_class)
+    assert args.augment == {}  # no source names any augmentation
     assert args.validation_classes > 0  # no recipe chooses its checkpoint on unseen classes
     assert args.batch_size % (args.accumulation * args.pairs_per_class) == 0
 
@@ -102,6 +102,9 @@ def test_packaged_recipes(name):
         (["--model.m", "0"], r"m must be at least 1, got 0"),
         (["--loss.level", "fine"], r"level must be one of"),
         (["--loss.tau", "0"], r"tau must be above 0"),
+        (["--augment.flipp", "1"], r"Unknown augment.flipp; did you mean 'flip'\?"),
+        (["--augment.flip", "1.5"], r"augment.flip must lie between 0 and 1.0, got 1.5"),
+        (["--augment.thickness", "1.5"], r"augment.thickness must be a whole number, got '1.5'"),
         (["--epochs", "0"], r"epochs must be at least 1, got 0"),
         (["--workers", "-1"], r"workers must be at least 0, got -1"),
         (["--seed", "-1"], r"seed must be at least 0, got -1"),
@@ -154,10 +157,10 @@ def test_help_explains_everything(capsys):
     assert stop.value.code == 0 and "What it is for." in printed
     words = " ".join(printed.split())
     for item in fields(TrainingArguments):
-        if item.name not in ("model", "loss"):
+        if item.name not in ("model", "loss", "augment"):
             assert f"--{item.name}" in words and " ".join(item.metadata["help"].split()) in words, item.name
     for method in [name for name, row in METHODS.items() if row.objective]:
-        for group, names in (("model", model_fields(method)), ("loss", loss_fields(method))):
+        for group, names in ((group, group_fields(group, method)) for group in ("model", "loss", "augment")):
             for name, default in names.items():
                 found = re.search(rf"--{group}\.{name} (.*?) \(default: {re.escape(str(default))}\)", words)
                 assert found and "--" not in found[1] and re.search("[a-z|]", found[1]), f"{group}.{name}"

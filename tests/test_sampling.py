@@ -10,6 +10,7 @@ from accelerate.data_loader import BatchSamplerShard
 from conftest import SEEN
 from torch.utils.data import DataLoader
 
+from modeling_splip.augmentation import Augmentation
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.sampling import EpochBatches, Key, TrainingItems, collate
 
@@ -163,6 +164,55 @@ def test_workers_change_nothing(category):
     assert len(alone) == len(shared) == 4
     assert all(same(one, other) for one, other in zip(alone, shared, strict=True))
     assert alone[0]["sketch"].shape == (13, 3, 32, 32) and alone[0]["label"].dtype == torch.int64
+
+
+ALL = Augmentation(0.5, crop=0.3, colour=0.4, thickness=2, dropout=0.2, rotation=20, scale=0.2, shift=0.1)
+
+
+@pytest.mark.parametrize("level", ["category", "fine_grained"])
+def test_augmentation_is_a_function_of_seed_epoch_and_position(polygons, processor, level):
+    items = TrainingItems(polygons, CLASSES, processor, level, 0, ALL)
+    plain = TrainingItems(polygons, CLASSES, processor, level, 0)
+    batches = EpochBatches(items, 8, pairs_per_class=2)
+    first, again = ([items[key] for batch in keys(batches, 3) for key in batch] for _ in range(2))
+    assert all(same(one, other) for one, other in zip(first, again, strict=True))
+    # What is drawn is what is drawn without it, and every image has been changed.
+    for key, item in zip((key for batch in keys(batches, 3) for key in batch), first, strict=True):
+        expected = plain[key]
+        assert item.keys() == expected.keys()
+        for name, value in item.items():
+            changed = isinstance(value, torch.Tensor)
+            assert changed != (value == expected[name] if not changed else torch.equal(value, expected[name]))
+    key = keys(batches, 3)[0][0]
+    for other in (key._replace(epoch=4), key._replace(position=18)):
+        assert not torch.equal(items[key]["sketch"], items[other]["sketch"])
+    # Workers, each with a cache of its own, change nothing.
+    loaded = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=2)
+    stacked = [collate(first[start : start + 8]) for start in range(0, len(first), 8)]
+    assert all(same(one, other) for one, other in zip(loaded, stacked, strict=True))
+    # The images as they are, of which the domain means are made, stay what they were.
+    for modality in ("sketch", "photo"):
+        row = int(items.images(modality)[0])
+        torch.testing.assert_close(items.pixels(row), plain.pixels(row), atol=1e-6, rtol=0)
+
+
+def test_a_sketch_and_its_own_photo_are_mirrored_together(polygons, processor):
+    def mirrored(level: str) -> list[tuple[bool, bool]]:
+        items = TrainingItems(polygons, CLASSES, processor, level, 0, Augmentation(flip=0.5))
+        plain = TrainingItems(polygons, CLASSES, processor, level, 0)
+        result = []
+        for position, row in enumerate(items.sketches):
+            item, expected = (which[Key(0, position, int(row))] for which in (items, plain))
+            flips = []
+            for name in ("sketch", "positive"):
+                flips.append(not torch.allclose(item[name], expected[name], atol=1e-6))
+                image = expected[name].flip(-1) if flips[-1] else expected[name]
+                torch.testing.assert_close(item[name], image, atol=1e-6, rtol=0)
+            result.append(tuple(flips))
+        return result
+
+    assert set(mirrored("fine_grained")) == {(True, True), (False, False)}
+    assert len(set(mirrored("category"))) == 4
 
 
 def test_an_epoch_continues_where_it_stopped(category):

@@ -20,6 +20,7 @@ from transformers import CLIPModel
 
 import train_accelerate
 from modeling_splip.registry import load_retriever
+from modeling_splip.training_state import checkpoint_folders, is_whole
 
 DRIVER = str(ROOT / "tests" / "driver.py")
 SCRIPT = str(ROOT / "train_accelerate.py")
@@ -246,8 +247,8 @@ def test_sigterm_saves_and_exits_with_0(words, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 0, printed
-    newest = train_accelerate.checkpoint_folders(output)[-1]
-    assert train_accelerate.is_whole(newest)
+    newest = checkpoint_folders(output)[-1]
+    assert is_whole(newest)
     step = json.loads((newest / "loop.json").read_text())["progress"]["step"]
     assert f"Asked to stop: step {step} is saved; --resume continues." in printed
     record = json.loads((output / "run.json").read_text())
@@ -351,8 +352,8 @@ def test_the_nan_guard_names_the_loss_and_the_step(train, tmp_path):
     ) as error:
         train(tmp_path / "run", *STEPS, "--learning_rate", "1e30")
     assert "\n" not in str(error.value)
-    last = train_accelerate.checkpoint_folders(tmp_path / "run")[-1]
-    assert train_accelerate.is_whole(last)
+    last = checkpoint_folders(tmp_path / "run")[-1]
+    assert is_whole(last)
 
 
 def test_early_stopping(train, tmp_path):
