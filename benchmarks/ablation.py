@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 
-Every row is SpLIP with some settings changed. The report is `benchmarks/results/ablation.json`, plots beside it; the
-runs are those of `runs.py`, so that an interrupted benchmark continues. The world compares methods and sets no default.
+Every row is SpLIP with some settings changed. The report is `benchmarks/results/ablation.json`, with plots in
+`docs/images`; the runs are those of `runs.py`, so that an interrupted benchmark continues. The world sets no default.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from typing import Any
 
 from modeling_splip.evaluate_command import write_json
 from modeling_splip.plotting import method_runs
-from runs import BATCH, LEVELS, RESULTS, STEPS, Run, parse_arguments, run_all, summary
+from runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
 
 NO_VISUAL_PROMPTS = {"model.use_b_v": False, "model.use_b_vt": False}
 PLAIN = {"loss.beta": 0.0, "loss.adaptive_margin": False}
@@ -93,6 +93,7 @@ def main() -> None:
     }
     run_all([run for group in runs.values() for run in group], args.jobs)
     report: dict[str, Any] = {
+        "backbone": backbone(),
         "settings": {"steps": args.steps, "batch": BATCH, "folds": args.folds, "seeds": args.seeds},
         "parts": {part: {} for part in args.parts},
     }
@@ -111,7 +112,7 @@ def main() -> None:
         write_json(RESULTS / "ablation.json", report)
         for part, rows in report["parts"].items():
             by_fold = {name: values["map_all"]["by_fold"] for name, values in rows.items()}
-            method_runs(by_fold, RESULTS / f"ablation_{part}.png", metric="zero-shot mAP@all")
+            method_runs(by_fold, IMAGES / f"ablation_{part}.png", metric="zero-shot mAP@all")
 
 
 def print_report(report: dict[str, Any]) -> None:

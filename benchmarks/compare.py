@@ -5,8 +5,8 @@
 
 The learning rate of each trained method is the best of three by the mAP@all (fine-grained: Acc@1) on six seen classes
 held back from training; on the offline world those of the tuning split, otherwise those of the data set itself. The
-report is `benchmarks/results/compare.json` with a plot beside it; runs are those of `runs.py`, so that an interrupted
-benchmark continues.
+report is `benchmarks/results/compare.json`, with a plot in `docs/images`; the runs are those of `runs.py`, so that an
+interrupted benchmark continues.
 """
 
 import argparse
@@ -30,10 +30,12 @@ from modeling_splip.registry import METHODS, load_retriever
 from runs import (
     BATCH,
     FROZEN,
+    IMAGES,
     LEVELS,
     RESULTS,
     STEPS,
     Run,
+    backbone,
     dataset_path,
     gain,
     metric,
@@ -83,7 +85,7 @@ def main() -> None:
     if args.steps == STEPS and "tuning" not in args.folds:
         write_json(RESULTS / f"{args.name}.json", report)
         by_fold = {name: values["zs"]["by_fold"] for name, values in report["methods"].items()}
-        method_runs(by_fold, RESULTS / f"{args.name}.png", metric="zero-shot mAP@all")
+        method_runs(by_fold, IMAGES / f"{args.name}.png", metric="zero-shot mAP@all")
 
 
 def supports(fold: str, level: str) -> bool:
@@ -118,6 +120,7 @@ def summarise(args: argparse.Namespace, rates: dict, records: dict[tuple[str, st
     """Return mean and spread of every method and protocol, the gain over frozen CLIP, and what a method costs."""
     report: dict[str, Any] = {
         "dataset_version": sorted({record["dataset_version"] for group in records.values() for record in group}),
+        "backbone": backbone(),
         "settings": {"steps": args.steps, "batch": BATCH, "seeds": args.seeds, "learning_rates": LEARNING_RATES},
         "methods": {name: {} for name in VARIANTS},
     }

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from tables import DEMO_COLUMNS
+
 from modeling_splip.data import open_dataset
 from modeling_splip.evaluate_command import write_json
 
@@ -22,14 +24,6 @@ BIN_NAME = BIN.relative_to(ROOT) if BIN.is_relative_to(ROOT) else BIN
 TRAIN = ("accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no")
 TRAIN = (*TRAIN, "--dynamo_backend", "no", "--cpu", "train_accelerate.py")
 PROTOCOLS = {"zs": "zs", "gzs": "gzs-distractors", "fg": "fg-class"}
-COLUMNS = (
-    ("zero-shot mAP@all", "zs", "map_all"),
-    ("mAP@200", "zs", "map_200_prefix"),
-    ("P@100", "zs", "p_100"),
-    ("generalised mAP@all", "gzs", "map_all"),
-    ("fine-grained Acc@1", "fg", "acc_1"),
-    ("Acc@5", "fg", "acc_5"),
-)
 
 
 def main() -> None:
@@ -91,10 +85,10 @@ def evaluate(data: Path, models: dict) -> dict:
 
 def table(metrics: dict) -> str:
     """Return one table, in percent, a method a row."""
-    lines = ["".join(f"{title:>{len(title) + 3}}" for title in ("      ", *(title for title, _, _ in COLUMNS)))]
+    lines = ["".join(f"{title:>{len(title) + 3}}" for title in ("      ", *(title for title, _, _ in DEMO_COLUMNS)))]
     for method, records in metrics.items():
         cells = [f"{method:<9}"]
-        cells += [f"{100 * records[key]['metrics'][name]:>{len(title) + 3}.2f}" for title, key, name in COLUMNS]
+        cells += [f"{100 * records[key]['metrics'][name]:>{len(title) + 3}.2f}" for title, key, name in DEMO_COLUMNS]
         lines.append("".join(cells))
     return "\n".join(lines)
 

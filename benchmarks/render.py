@@ -9,41 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tables
+from speed_table import speed
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def demo(metrics: dict[str, Any]) -> str:
-    """The table that `make demo` prints, from one run of it."""
-    columns = (
-        ("zero-shot mAP@all", "zs", "map_all"),
-        ("mAP@200", "zs", "map_200_prefix"),
-        ("P@100", "zs", "p_100"),
-        ("generalised mAP@all", "gzs", "map_all"),
-        ("fine-grained Acc@1", "fg", "acc_1"),
-        ("Acc@5", "fg", "acc_5"),
-    )
-    rows = [
-        [name, *(f"{100 * records[key]['metrics'][metric]:.1f}" for _, key, metric in columns)]
-        for name, records in metrics.items()
-    ]
-    first = metrics["splip"]["zs"]
-    caption = (
-        f"One run of `make demo` on the offline world ({first['dataset']}, version {first['dataset_version']}, seed 0, "
-        "percent): drawn objects, which compare methods and say nothing about real photos. `clip` is the frozen "
-        "backbone; mAP@200 has the relevant photos among the first 200 as denominator, generalised is "
-        "`gzs-distractors`, fine-grained `fg-class` from a model trained on instance pairs."
-    )
-    return caption + "\n\n" + markdown(["", *(title for title, _, _ in columns)], rows)
-
-
-TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {"demo": ("demo.json", demo)}
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo": ("demo.json", tables.demo),
+    "world": ("world.json", tables.world),
+    "compare": ("compare.json", tables.compare),
+    "ablation": ("ablation.json", tables.ablation),
+    "speed": ("speed.json", speed),
+}
 
 
 def rendered(text: str) -> str:

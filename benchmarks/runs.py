@@ -38,6 +38,7 @@ from modeling_splip.registry import load_retriever
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
+IMAGES = ROOT / "docs" / "images"
 LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class",)}
 FROZEN = "clip"
 STEPS, BATCH = 120, 32

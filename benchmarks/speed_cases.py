@@ -70,7 +70,7 @@ class PaddedSplip(SplipModel):
         mask = torch.full((length, length), float("-inf"), device=device).triu(1)
         norms = self._text_norms()
         repeated = prompts.repeat_interleave(classes, dim=0)  # (B C, m, d_t)
-        output = run_text(self.clip, x, norms, mask, repeated, config.prompt_depth, self._attention())
+        output = run_text(self.clip, x, norms, mask, repeated, config.prompt_depth, self.attention)
         weights = counted / counted.sum()
         means = [torch.einsum("bcjd,cj->bd", w.unflatten(0, (batch, -1)), weights.to(w.dtype)) for w in output.layers]
         last = output.last.unflatten(0, (batch, -1))[:, torch.arange(classes, device=device), eos]  # (B, C, d_t)

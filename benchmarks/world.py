@@ -3,7 +3,7 @@
     python benchmarks/world.py [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 
 Fine-grained numbers come from models trained on instance pairs. The report is `benchmarks/results/world.json` with a
-plot beside it; the runs are those of `runs.py`, so that an interrupted benchmark continues.
+plot in `docs/images`; the runs are those of `runs.py`, so that an interrupted benchmark continues.
 """
 
 import argparse
@@ -11,7 +11,22 @@ from typing import Any
 
 from modeling_splip.evaluate_command import write_json
 from modeling_splip.plotting import method_runs
-from runs import BATCH, BOOTSTRAP, FROZEN, LEVELS, RESULTS, STEPS, Run, gain, metric, parse_arguments, run_all, summary
+from runs import (
+    BATCH,
+    BOOTSTRAP,
+    FROZEN,
+    IMAGES,
+    LEVELS,
+    RESULTS,
+    STEPS,
+    Run,
+    backbone,
+    gain,
+    metric,
+    parse_arguments,
+    run_all,
+    summary,
+)
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {
@@ -43,7 +58,7 @@ def main() -> None:
     if not args.quick and "tuning" not in args.folds:
         write_json(RESULTS / "world.json", report)
         by_fold = {name: values["zs"]["by_fold"] for name, values in report["variants"].items()}
-        method_runs(by_fold, RESULTS / "world.png", metric="zero-shot mAP@all")
+        method_runs(by_fold, IMAGES / "world.png", metric="zero-shot mAP@all")
 
 
 def summarise(records: dict[tuple[str, str], list[dict[str, Any]]], seeds: list[int]) -> dict[str, Any]:
@@ -51,6 +66,7 @@ def summarise(records: dict[tuple[str, str], list[dict[str, Any]]], seeds: list[
     everything = [record for group in records.values() for record in group]
     report: dict[str, Any] = {
         "dataset_version": sorted({record["dataset_version"] for record in everything}),
+        "backbone": backbone(),
         "settings": {"steps": STEPS, "batch": BATCH, "seeds": seeds, "bootstrap": BOOTSTRAP},
         "variants": {},
     }

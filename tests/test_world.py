@@ -30,13 +30,15 @@ from datasets_scripts.world import (
 )
 from datasets_scripts.world_parts import CATEGORIES
 from datasets_scripts.world_render import SIZE, draw_photo, draw_sketch, pixel_hash
+from modeling_splip.modeling_encoder import weights_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "modeling_splip" / "mini_clip"
 SHEET = ROOT / "docs" / "images" / "world_contact_sheet.png"
 
-# Changing either means a new world: raise WORLD_VERSION, pretrain mini_clip again, draw the contact sheet again.
+# Changing any means a new world: raise WORLD_VERSION, pretrain mini_clip again, draw the contact sheet again.
 WORLD_HASH = "256a5b71d4ab9e20"
+BACKBONE_HASH = "47f4ad152019b6a0"
 PIXEL_HASH = ("ba97c2b8ec0b191d", "12.3")  # the hash and the release of Pillow that it was made with
 
 
@@ -222,6 +224,8 @@ def test_backbone_names_this_world():
     assert record["world_version"] == WORLD_VERSION
     assert record["world_hash"] == WORLD_HASH
     assert {"steps", "loss", "zero_shot_accuracy", "seed"} <= set(record)
+    # Other weights are another backbone: results of the two never share a table.
+    assert weights_fingerprint(CLIPModel.from_pretrained(BACKBONE).state_dict()) == BACKBONE_HASH
 
 
 def test_backbone_loads_offline_and_knows_every_word():

@@ -1,0 +1,131 @@
+"""The committed results as Markdown tables."""
+
+from typing import Any
+
+DEMO_COLUMNS = (
+    ("zero-shot mAP@all", "zs", "map_all"),
+    ("mAP@200", "zs", "map_200_prefix"),
+    ("P@100", "zs", "p_100"),
+    ("generalised mAP@all", "gzs", "map_all"),
+    ("fine-grained Acc@1", "fg", "acc_1"),
+    ("Acc@5", "fg", "acc_5"),
+)
+PROTOCOLS = {
+    "zs": "zero-shot mAP@all",
+    "gzs-distractors": "generalised mAP@all",
+    "fg-class": "fine-grained Acc@1",
+}
+WORLD = "drawn objects, which compare methods and say nothing about real photos"
+
+
+def demo(metrics: dict[str, Any]) -> str:
+    """The table that `make demo` prints, from one run of it."""
+    rows = [
+        [name, *(f"{100 * records[key]['metrics'][metric]:.1f}" for _, key, metric in DEMO_COLUMNS)]
+        for name, records in metrics.items()
+    ]
+    first = metrics["splip"]["zs"]
+    caption = (
+        f"One run of `make demo` on the offline world ({first['dataset']}, version {first['dataset_version']}, seed 0, "
+        f"percent): {WORLD}. `clip` is the frozen backbone; mAP@200 has the relevant photos among the first 200 as "
+        "denominator, generalised is `gzs-distractors`, fine-grained `fg-class` from a model trained on instance pairs."
+    )
+    return caption + "\n\n" + markdown(["", *(title for title, _, _ in DEMO_COLUMNS)], rows)
+
+
+def world(report: dict[str, Any]) -> str:
+    """The world's report: what each part of SpLIP gains over the frozen backbone."""
+    present = [name for name in PROTOCOLS if name in next(iter(report["variants"].values()))]
+    rows = [[name, *(_value(values[p]) for p in present)] for name, values in report["variants"].items()]
+    header = ["", *(PROTOCOLS[name] for name in present)]
+    gains = [
+        [name, *(_gains(values["zs"]["gain"])), *(_gains(values["fg-class"]["gain"]))]
+        for name, values in report["variants"].items()
+        if "gain" in values["zs"]
+    ]
+    folds = [f"{title}, fold {fold}" for title in ("mAP@all", "Acc@1") for fold in ("0", "1", "2")]
+    return (
+        f"Percent, mean over {_runs(report)} and the spread over seeds of the mean over folds. {_settings(report)}\n\n"
+        + markdown(header, rows)
+        + "\n\nGain over frozen CLIP in points, with the 95 % interval of a paired bootstrap over queries:\n\n"
+        + markdown(["", *folds], gains)
+    )
+
+
+def compare(report: dict[str, Any]) -> str:
+    """Every method by the same rules, with what it costs."""
+    methods = report["methods"]
+    present = [name for name in PROTOCOLS if name in next(iter(methods.values()))]
+    header = ["", *(PROTOCOLS[name] for name in present), "trained", "checkpoint", "training step", "encoding"]
+    rows = []
+    for name, values in methods.items():
+        step = values.get("training_step_relative")
+        rows.append(
+            [
+                name,
+                *(_value(values[protocol]) for protocol in present),
+                f"{values['trainable_parameters']:,}",
+                f"{values['checkpoint_bytes'] / 1000:,.0f} kB",
+                f"x {step:.1f}" if step else "-",
+                f"x {values['encoding_relative']:.2f}",
+            ]
+        )
+    return (
+        f"Percent, mean over {_runs(report)} and the spread over seeds of the mean over folds. {_settings(report)} The "
+        "learning rate of each method is the best of three on held-back seen classes. Training step and encoding are CPU "
+        "time against frozen CLIP's encoding of as many images, at this backbone's size; SpLIP (domain) is encoded "
+        "folded.\n\n" + markdown(header, rows)
+    )
+
+
+def ablation(report: dict[str, Any]) -> str:
+    """SpLIP with parts changed, beside the paper's numbers where it has them."""
+    blocks = [
+        f"Percent, mean over {_runs(report)} and the spread over seeds of the mean over folds. {_settings(report)}"
+    ]
+    for part, rows in report["parts"].items():
+        header = [part, "mAP@all", "mAP@200", "fine-grained Acc@1"]
+        paper = any("paper" in values for values in rows.values())
+        header += ["paper: mAP@200", "paper: Acc@1"] if paper else []
+        lines = []
+        for name, values in rows.items():
+            line = [name.replace("|", "\\|"), *(_value(values[key]) for key in ("map_all", "map_200", "acc_1"))]
+            if paper:
+                line += [f"{values['paper'][k]:.1f}" if "paper" in values else "-" for k in ("map_200", "acc_1")]
+            lines.append(line)
+        blocks.append(markdown(header, lines))
+    return "\n\n".join(blocks)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _value(values: dict[str, Any]) -> str:
+    runs = sum(len(seeds) for seeds in values["by_fold"].values())
+    spread = f" ± {100 * values['std_over_seeds']:.1f}" if runs > len(values["by_fold"]) else ""
+    return f"{100 * values['mean']:.1f}{spread}"
+
+
+def _gains(gain: dict[str, Any]) -> list[str]:
+    return [f"{100 * g['mean']:+.1f} [{100 * g['low']:+.1f}, {100 * g['high']:+.1f}]" for g in gain.values()]
+
+
+def _runs(report: dict[str, Any]) -> str:
+    seeds = len(report["settings"]["seeds"])
+    return f"3 folds x {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def _settings(report: dict[str, Any]) -> str:
+    version = report["dataset_version"]
+    settings = report["settings"]
+    return (
+        f"Offline world, version {version if isinstance(version, str) else _version(version)}: {WORLD}. Every training "
+        f"has {settings['steps']} steps of {settings['batch']} sketches."
+    )
+
+
+def _version(versions: list[str]) -> str:
+    return ", ".join(versions)
