@@ -66,6 +66,11 @@ class Finder:
             opened[str(folder) if name in opened else name] = gallery
         return cls(opened)
 
+    def titles(self) -> list[tuple[str, str]]:
+        """Return what a visitor reads of each gallery (its name, size and model), and its name."""
+        galleries = self.galleries.items()
+        return [(f"{name} ({len(it)} photos, {Path(it.manifest['model']).name})", name) for name, it in galleries]
+
     def choose(self, name: str | None, own: OwnPhotos | None) -> Gallery:
         """Return a gallery by name; the first one without a name."""
         if name == OWN_PHOTOS:
@@ -111,19 +116,19 @@ class Finder:
         """Make a visitor's photos searchable, with the model of a gallery.
 
         Raises:
-            ValueError: if there are none or too many, or none can be read.
+            ValueError: in one sentence that does not name the server's files, if there are none or too many, or none
+                can be read.
         """
         if not files or len(files) > MAX_OWN_PHOTOS:
             raise ValueError(f"Upload 1 to {MAX_OWN_PHOTOS} photos, not {len(files or [])}.")
         model, processor = self.choose(None if name == OWN_PHOTOS else name, None).model
         folder = tempfile.TemporaryDirectory(prefix="splip-own-", ignore_cleanup_errors=True)
+        out, options = Path(folder.name) / "gallery", {"workers": 2, "max_pixels": max_pixels, "progress": False}
         try:
-            out = Path(folder.name) / "gallery"
-            options: dict[str, Any] = {"workers": 2, "max_pixels": max_pixels, "progress": False}
             return OwnPhotos(Gallery.build(list(files), model, processor, out, **options), folder)
-        except BaseException:
+        except ValueError as error:
             folder.cleanup()
-            raise
+            raise ValueError("None of the photos can be read: upload JPEG, PNG or WebP files.") from error
 
 
 def read_sketch(path: str, max_pixels: int) -> Image.Image:

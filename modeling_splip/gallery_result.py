@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -44,3 +45,7 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Return path, score, label and metadata as JSON values."""
         return {"path": self.path, "score": round(self.score, 6), "label": self.label, **self.metadata}
+
+    def as_public_dict(self) -> dict[str, Any]:
+        """Return row, score, label and the file's name as JSON values: the folders above it are the server's own."""
+        return {"row": self.row, "score": round(self.score, 6), "label": self.label, "name": Path(self.path).name}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
@@ -14,7 +15,6 @@ import gradio as gr
 from PIL import Image
 
 from modeling_splip.finder import MAX_OWN_PHOTOS, MAX_RESULTS, MAX_WORDS, OWN_PHOTOS, Finder, OwnPhotos, read_sketch
-from modeling_splip.gallery_result import Result
 
 DEFAULT_GALLERY = Path("runs/demo/gallery")
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
@@ -27,13 +27,25 @@ CSS = """
 #photos .grid-container {grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important}
 @media (max-width: 640px) {.gradio-container {padding: 8px !important}}
 """
-# The canvas starts with no tool that draws: take up the brush as soon as it is there.
-TAKE_BRUSH = """() => {
-  const take = (left) => {
-    const brush = document.querySelector('#sketch button[aria-label="Brush"]');
-    brush ? brush.click() : left && setTimeout(() => take(left - 1), 100);
-  };
-  take(100);
+# The canvas has no tool that draws at first, and loses it when it is cleared: take up the brush, the second tool.
+TAKE_BRUSH = """function take() {
+  const brush = document.querySelector('#sketch .toolbar-wrap button:nth-of-type(2)');
+  brush ? brush.click() : setTimeout(take, 100);
+}"""
+# Describe the examples' pictures; search when the hand rests after a stroke, undo or redo. The canvas' own change event
+# would do so at once, and leave drawings in the server's memory.
+ON_LOAD = """() => {
+  const examples = () => document.querySelectorAll('#examples img[alt=""]');
+  const describe = () => examples().forEach((img) => { img.alt = img.src.match(/([^/]+)[.]png$/)[1]; });
+  new MutationObserver(describe).observe(document.body, {childList: true, subtree: true});
+  const sketch = document.querySelector('#sketch');
+  let rest;
+  const wait = () => { clearTimeout(rest); rest = setTimeout(() => document.querySelector('#stroke').click(), 300); };
+  sketch.addEventListener('pointerdown', ({target}) => {
+    clearTimeout(rest);
+    if (target.closest('canvas')) addEventListener('pointerup', wait, {once: true});
+  });
+  sketch.addEventListener('click', ({target}) => target.closest('.top-panel') && wait());
 }"""
 
 
@@ -42,10 +54,11 @@ class Actions:
 
     def __init__(self, finder: Finder):
         self.finder = finder
+        self._own: WeakValueDictionary[str | None, OwnPhotos] = WeakValueDictionary()  # by session
 
-    def draw(self, editor: dict | None, *args: Any) -> tuple:
-        """Search by the canvas, words or both: pictures, their rows, a line about them."""
-        return _pictures(self.finder.search, (editor or {}).get("composite"), *args)
+    def draw(self, editor: dict | None, words: str, weight: float, name: str, k: float, own: OwnPhotos | None) -> tuple:
+        """Search by the canvas, words or both: pictures, their gallery and rows, a line about them."""
+        return _pictures(name, self.finder.search, (editor or {}).get("composite"), words, weight, name, k, own)
 
     def stroke(self, live: bool, editor: dict | None, *args: Any) -> tuple:
         """Search after a stroke, if that is wanted and something is drawn."""
@@ -53,20 +66,25 @@ class Actions:
             return gr.skip(), gr.skip(), gr.skip()
         return self.draw(editor, *args)
 
-    def click(self, event: gr.SelectData, rows: list[int], name: str, k: float, own: OwnPhotos | None) -> tuple:
-        """Find photos like the one clicked."""
-        return _pictures(self.finder.similar, rows[event.index], name, k, own)
+    def click(self, event: gr.SelectData, shown: tuple[str, list[int]], k: float, own: OwnPhotos | None) -> tuple:
+        """Find photos like the one clicked, in the gallery that it was found in."""
+        name, rows = shown
+        return _pictures(name, self.finder.similar, rows[event.index], name, k, own)
 
-    def upload(self, files: list[str], gallery: str | None, own: OwnPhotos | None) -> tuple:
+    def upload(self, files: list[str], gallery: str | None, request: gr.Request) -> tuple:
         """Make this session's photos searchable with a gallery's model, in place of its earlier ones."""
         new = _sentence(self.finder.index, files, gallery, MAX_PIXELS)
+        self.leave(request)
+        self._own[request.session_hash] = new
+        bad = len(new.gallery.manifest["unreadable"])
+        note = f"{len(new.gallery)} photos of yours can be searched now{f', {bad} could not be read' if bad else ''}."
+        return new, gr.Dropdown(choices=[*self.finder.titles(), OWN_PHOTOS], value=OWN_PHOTOS), note
+
+    def leave(self, request: gr.Request) -> None:
+        """Delete the photos of a session that ends."""
+        own = self._own.pop(request.session_hash, None)
         if own is not None:
             own.delete()
-        bad = len(new.gallery.manifest["unreadable"])
-        note = f"{len(new.gallery)} photos of yours can be searched now" + (
-            f", {bad} could not be read." if bad else "."
-        )
-        return new, gr.Dropdown(choices=[*self.finder.galleries, OWN_PHOTOS], value=OWN_PHOTOS), note
 
     def search(
         self, sketch: str | None, words: str, weight: float, gallery: str, k: float, own: OwnPhotos | None
@@ -74,11 +92,11 @@ class Actions:
         """Search by a sketch's file, words or both; at least one of them. Returns photos, best first."""
         image = _sentence(read_sketch, sketch, MAX_PIXELS) if sketch else None
         found = _sentence(self.finder.search, image, words, weight, gallery, k, own)
-        return {"photos": [_record(result) for result in found]}
+        return {"photos": [result.as_public_dict() for result in found]}
 
     def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, list]:
         """Find photos like one that was found, by its row. Returns photos, best first."""
-        return {"photos": [_record(result) for result in _sentence(self.finder.similar, row, gallery, k, own)]}
+        return {"photos": [result.as_public_dict() for result in _sentence(self.finder.similar, row, gallery, k, own)]}
 
     def galleries(self) -> dict[str, int]:
         """List the galleries by name, with their numbers of photos."""
@@ -93,22 +111,13 @@ def _sentence(action: Callable, *args: Any) -> Any:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def _pictures(action: Callable, *args: Any) -> tuple[list[tuple[Image.Image, str]], list[int], str]:
+def _pictures(name: str, action: Callable, *args: Any) -> tuple[list, tuple[str, list[int]], str]:
     start = time.perf_counter()
     found = _sentence(action, *args)
-    pictures = [(result.thumbnail, f"{result.label or _name(result)} {result.score:.3f}") for result in found]
+    pictures = [(it.thumbnail, f"{it.label or it.as_public_dict()['name']} {it.score:.3f}") for it in found]
     took = 1000 * (time.perf_counter() - start)
     status = f"{len(found)} photos in {took:.0f} ms, best first, with their scores. Click one for similar ones."
-    return pictures, [result.row for result in found], status
-
-
-def _name(result: Result) -> str:
-    """The photo's file name only: the folders above it are the server's."""
-    return Path(result.path).name
-
-
-def _record(result: Result) -> dict[str, Any]:
-    return {"row": result.row, "score": round(result.score, 6), "label": result.label, "name": _name(result)}
+    return pictures, (name, [result.row for result in found]), status
 
 
 def build_app(finder: Finder) -> gr.Blocks:
@@ -116,26 +125,29 @@ def build_app(finder: Finder) -> gr.Blocks:
     actions = Actions(finder)
     with gr.Blocks(title="Draw a sketch, find the photo", delete_cache=(600, KEEP_SECONDS)) as app:
         own = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda value: value and value.delete())
-        rows = gr.State([])
+        shown = gr.State(("", []))
         gr.Markdown("# Draw a sketch, find the photo")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 sketch, button, live, words = _drawing()
             with gr.Column(scale=3, min_width=280):
                 status, photos = _found()
-        examples = gr.Examples([[str(file)] for file in EXAMPLES], sketch, label="Examples") if EXAMPLES else None
-        name, k, weight, files = _settings(list(finder.galleries))
-        inputs, outputs = [sketch, words, weight, name, k, own], [photos, rows, status]
+        examples = gr.Examples([[str(file)] for file in EXAMPLES], sketch, label="Examples", elem_id="examples")
+        name, k, weight, files = _settings(finder.titles())
+        inputs, outputs = [sketch, words, weight, name, k, own], [photos, shown, status]
         quiet: dict[str, Any] = {"api_visibility": "private"}
         gr.on([button.click, words.submit], actions.draw, inputs, outputs, **quiet)
+        rest = gr.Button(visible="hidden", elem_id="stroke")
         # While a search runs, only the newest stroke waits: a fast hand does not fill the queue.
         stroke = {"trigger_mode": "always_last", "show_progress": "hidden", **quiet}
-        gr.on([sketch.change, sketch.upload], actions.stroke, [live, *inputs], outputs, **stroke)
-        if examples is not None:
-            examples.load_input_event.then(actions.stroke, [live, *inputs], outputs, **quiet)
-        photos.select(actions.click, [rows, name, k, own], outputs, **quiet)
-        app.load(None, js=TAKE_BRUSH, **quiet)
-        files.upload(actions.upload, [files, name, own], [own, name, status], api_name="own_photos")
+        gr.on([rest.click, sketch.upload], actions.stroke, [live, *inputs], outputs, **stroke)
+        examples.load_input_event.then(actions.stroke, [live, *inputs], outputs, **quiet)
+        photos.select(actions.click, [shown, k, own], outputs, **quiet)
+        gr.on([app.load, sketch.clear], js=TAKE_BRUSH, **quiet)
+        app.load(js=ON_LOAD, **quiet)
+        uploaded = files.upload(actions.upload, [files, name], [own, name, status], api_name="own_photos")
+        uploaded.then(lambda: ([], ("", [])), None, [photos, shown], **quiet)
+        app.unload(actions.leave)
         _api(actions, [words, weight, name, k, own], [name, k, own])
     return app.queue(default_concurrency_limit=16, max_size=200)
 
@@ -157,13 +169,13 @@ def _drawing() -> tuple:
     )
     button = gr.Button("Search", variant="primary", elem_id="search")
     live = gr.Checkbox(True, label="Search after each stroke")
-    words = gr.Textbox(label="Words beside the sketch", placeholder="for example: red", max_length=MAX_WORDS)
+    words = gr.Textbox(label="Words beside the sketch", value="", placeholder="for example: red", max_length=MAX_WORDS)
     return sketch, button, live, words
 
 
-def _settings(names: list[str]) -> tuple:
+def _settings(titles: list[tuple[str, str]]) -> tuple:
     with gr.Accordion("Settings and your own photos", open=False):
-        name = gr.Dropdown(names, value=names[0], label="Gallery")
+        name = gr.Dropdown(titles, value=titles[0][1], label="Gallery and its model")
         k = gr.Slider(1, MAX_RESULTS, 12, step=1, label="Photos wanted")
         weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the words")
         text = f"Upload up to {MAX_OWN_PHOTOS} photos to search"
@@ -177,11 +189,9 @@ def _found() -> tuple:
         label="Photos found",
         show_label=False,
         elem_id="photos",
-        columns=4,
         height="auto",
         object_fit="contain",
         allow_preview=False,
-        interactive=False,
         format="jpeg",
         buttons=[],
     )

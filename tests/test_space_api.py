@@ -1,0 +1,172 @@
+"""The Space as a program meets it: its endpoints, what they refuse, and who sees whose photos."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from spaces import HOSTILE, ROOT, build, serve, write_photos, write_sketch
+
+gradio_client = pytest.importorskip("gradio_client", reason="the Space's tests need splip[dev]")
+AppError = gradio_client.exceptions.AppError
+CLIENTS = 16
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("world") / "photos", ["fish", "tree", "house", "clock", "mug"])
+
+
+@pytest.fixture(scope="module")
+def gallery(world, tmp_path_factory):
+    return build(world, tmp_path_factory.mktemp("space") / "mini")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def address(gallery, server):
+    with serve(server, gallery) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return connect(address)
+
+
+@pytest.fixture
+def sketch(tmp_path):
+    return write_sketch(tmp_path / "sketch.png", "house", 1)
+
+
+def connect(address):
+    return gradio_client.Client(address, verbose=False, httpx_kwargs={"timeout": 120})
+
+
+def ask(client, sketch, words="", weight=0.5, name="mini", k=5):
+    file = gradio_client.handle_file(str(sketch)) if sketch else None
+    return client.predict(file, words, weight, name, k, api_name="/search")["photos"]
+
+
+def test_it_answers_as_the_gallery_does(client, gallery, sketch):
+    for words in ("", "red"):
+        wanted = gallery.search(sketch, 5, words or None)
+        found = ask(client, sketch, words)
+        assert [photo["row"] for photo in found] == [result.row for result in wanted]
+        np.testing.assert_allclose([p["score"] for p in found], [r.score for r in wanted], atol=1e-4)
+        assert [photo["name"] for photo in found] == [Path(result.path).name for result in wanted]
+    near = client.predict(found[0]["row"], "mini", 3, api_name="/similar")["photos"]
+    assert [photo["row"] for photo in near] == [result.row for result in gallery.similar(wanted[0], 3)]
+    assert client.predict(api_name="/galleries") == {"mini": 30}
+
+
+def test_every_action_has_a_named_endpoint_with_typed_inputs(client, sketch):
+    api = client.view_api(return_format="dict")
+    assert api["unnamed_endpoints"] == {}
+    inputs = {
+        name: [(it["parameter_name"], it["python_type"]["type"].split("[")[0]) for it in endpoint["parameters"]]
+        for name, endpoint in api["named_endpoints"].items()
+    }
+    assert inputs == {
+        "/search": [
+            ("sketch", "filepath"),
+            ("words", "str"),
+            ("weight", "float"),
+            ("gallery", "Literal"),
+            ("k", "float"),
+        ],
+        "/similar": [("row", "int"), ("gallery", "Literal"), ("k", "float")],
+        "/own_photos": [("files", "list"), ("gallery", "Literal")],
+        "/galleries": [],
+    }
+    file = gradio_client.handle_file(str(sketch))  # as the documents call it: the rest has defaults
+    assert len(client.predict(sketch=file, words="red", k=10, api_name="/search")["photos"]) == 10
+
+
+def test_it_refuses_in_a_sentence(client, sketch, tmp_path):
+    blank = tmp_path / "blank.png"
+    Image.new("RGBA", (64, 64)).save(blank)
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (9000, 9000), 1).save(bomb)
+    for arguments, sentence in (
+        ((blank,), "Nothing is drawn yet"),
+        ((None,), "Nothing is drawn yet"),
+        ((text,), "no readable image of at most 40,000,000 pixels"),
+        ((bomb,), "no readable image of at most 40,000,000 pixels"),
+        ((sketch, "", 0.5, "My own photos"), "not in the list of choices"),
+        ((sketch, "", 0.5, "elsewhere"), "not in the list of choices"),
+        ((sketch, "", 3.0), "greater than maximum value"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            ask(client, *arguments)
+    large = {"files": ("large.png", bytes(16_000_000))}
+    assert httpx.post(f"{client.src}gradio_api/upload", files=large).status_code == 413
+    with pytest.raises(AppError, match="Row 99 is not in this gallery"):
+        client.predict(99, "mini", 3, api_name="/similar")
+    assert len(ask(client, sketch, k=50)) == 30  # still there
+
+
+def test_own_photos_are_one_sessions_own(address, sketch, world, tmp_path):
+    mine = [str(path) for path in sorted((world / "house").glob("*.png"))[:3]]
+    bomb, bad = tmp_path / "bomb.png", tmp_path / "<img src=x onerror=alert(1)>.png"
+    Image.new("1", (9000, 9000), 1).save(bomb)
+    bad.write_bytes(b"x")
+    one, other = (connect(address) for _ in range(2))
+    files = [gradio_client.handle_file(path) for path in [*mine, str(bad), str(bomb)]]
+    assert one.predict(files, "mini", api_name="/own_photos")[1] == (
+        "3 photos of yours can be searched now, 2 could not be read."
+    )
+    assert sorted(photo["name"] for photo in ask(one, sketch, name="My own photos")) == ["0.png", "1.png", "2.png"]
+    with pytest.raises(AppError, match="not in the list of choices"):
+        ask(other, sketch, name="My own photos")
+    with pytest.raises(AppError) as refusal:
+        other.predict([gradio_client.handle_file(str(bad))], "mini", api_name="/own_photos")
+    assert str(refusal.value) == "None of the photos can be read: upload JPEG, PNG or WebP files."
+
+
+def test_files_of_the_server_cannot_be_read(address, server):
+    (server / "secret.png").write_bytes((ROOT / "space" / "examples" / "car.png").read_bytes())
+    inside = [server / "secret.png", server / "log", ROOT / "pyproject.toml", Path("/etc/passwd")]
+    for path in inside:
+        assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+    for path in inside:
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        for endpoint, data in (("search", [file, "", 0.5, "mini", 5]), ("own_photos", [[file], "mini"])):
+            event = httpx.post(f"{address}/gradio_api/call/{endpoint}", json={"data": data}).json()["event_id"]
+            assert "event: error" in httpx.get(f"{address}/gradio_api/call/{endpoint}/{event}", timeout=60).text
+
+
+def test_many_clients_at_once_get_their_own_answers(address, gallery, world, tmp_path):
+    """Each asks for its own sketch, in turn with words, a photo and, half of them, among photos of their own."""
+
+    def one(number: int) -> int:
+        name = ("clock", "tree", "fish", HOSTILE)[number % 4]
+        file = write_sketch(tmp_path / f"{number}.png", ("clock", "tree", "fish", "mug")[number % 4], number)
+        drawn, spoken = gallery.search(file, 5), gallery.search(file, 5, f"a {name}")
+        near, rows = gallery.similar(drawn[0], 5), lambda results: [result.row for result in results]
+        mine = [str(path) for path in sorted((world / name).glob("*.png"))[: 1 + number % 3]]
+        own = connect(address)
+        if number % 2:
+            own.predict([gradio_client.handle_file(path) for path in mine], "mini", api_name="/own_photos")
+        stop, asked = time.monotonic() + 5, 0
+        while time.monotonic() < stop or not asked:
+            asked += 1
+            assert [photo["row"] for photo in ask(own, file)] == rows(drawn)
+            assert [photo["row"] for photo in ask(own, file, f"a {name}")] == rows(spoken)
+            found = own.predict(drawn[0].row, "mini", 5, api_name="/similar")["photos"]
+            assert [photo["row"] for photo in found] == rows(near)
+            if number % 2:
+                assert len(ask(own, file, name="My own photos")) == len(mine)
+        return asked
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert all(pool.map(one, range(CLIENTS)))
