@@ -11,6 +11,7 @@ from .data import PROTOCOLS, SbirDataset, open_dataset
 from .evaluation import GALLERIES, Embedder, Evaluation, evaluate, retrieval_picture
 from .features import evaluate_features
 from .files import check_writable, write_json
+from .plotting import PHOTO_KINDS
 from .published import published_table
 from .registry import load_retriever
 from .report import PAGE, check_report, records_table, write_report
@@ -55,16 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print tables, and write what was asked for."""
     check_arguments(args)
-    if args.features:
-        write_results(args, evaluate_features(args.features, args.protocol, args.title))
-        return 0
     accelerator = Accelerator()
-    dataset = open_dataset(args.dataset)
-    model, processor = load_retriever(args.model)
-    dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
-    embedder = Embedder(model, processor, dataset, accelerator, args.batch_size, args.workers)
-    method = "clip" if args.model.split(":")[0] == "clip" else model.config.model_type
-    evaluations = evaluate(embedder, args.protocol, method, args.gallery, args.seed)
+    if args.features:
+        evaluations, embedder = evaluate_features(args.features, args.protocol, args.title), None
+    else:
+        embedder = open_embedder(args, accelerator)
+        method = "clip" if args.model.split(":")[0] == "clip" else embedder.model.config.model_type
+        evaluations = evaluate(embedder, args.protocol, method, args.gallery, args.seed)
     if accelerator.is_main_process:
         write_results(args, evaluations, embedder)
     return 0
@@ -83,11 +81,21 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--title goes with --features: a prepared dataset has its name.")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    if args.picture and args.picture.suffix[1:].lower() not in PHOTO_KINDS:
+        raise ValueError(f"--picture '{args.picture}' must end in {', '.join('.' + kind for kind in PHOTO_KINDS)}.")
     for target in (args.out, args.picture):
         if target is not None:
             check_writable(target)
     if args.report:
         check_report(args.report)
+
+
+def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> Embedder:
+    """Open dataset and model, and leave out the classes that must not be measured."""
+    dataset = open_dataset(args.dataset)
+    model, processor = load_retriever(args.model)
+    dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
+    return Embedder(model, processor, dataset, accelerator, args.batch_size, args.workers)
 
 
 def leave_out(

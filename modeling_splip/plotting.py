@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 HIT, MISS = "#1a7f37", "#cf222e"
 INK, MUTED, LINE, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#f6f8fa"
 PALETTE = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#59636e")
+PHOTO_KINDS = ("png", "jpg", "webp")  # files of pictures with images in them
 SMOOTH = 4  # frames and marks are drawn this much larger, then reduced
 
 PathLike = str | os.PathLike[str]
@@ -73,7 +74,7 @@ def retrieval_grid(
             if hit is not None:
                 _mark(tile, bool(hit))
             _paste(canvas, tile, (x, top + header))
-    return _save(path, ("png", "jpg", "webp"), lambda file, kind: canvas.save(file, {"jpg": "jpeg"}.get(kind, kind)))
+    return _save(path, PHOTO_KINDS, lambda file, kind: canvas.save(file, {"jpg": "jpeg"}.get(kind, kind)))
 
 
 def precision_recall_curve(

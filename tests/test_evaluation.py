@@ -220,6 +220,7 @@ def test_classes_seen_in_training_are_removed_or_kept_by_name(prepared, polygons
         (["--model", "clip:someone/no-clip"], "Base CLIP 'someone/no-clip' is no local folder and not on the Hub"),
         (["--out", "{file}/record.json"], "Cannot write the file"),
         (["--picture", "{empty}"], "Cannot write the file"),
+        (["--picture", "grid.tiff"], "--picture 'grid.tiff' must end in .png, .jpg, .webp."),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
         (["--remove-classes", "fisch"], "'fisch' is no unseen class of dataset 'polygons' (nearest: 'fish')"),
         (["--remove-classes", "bell,fish,hot-air balloon"], "Every unseen class of dataset 'polygons' was seen"),
