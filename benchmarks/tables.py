@@ -45,7 +45,7 @@ def world(report: dict[str, Any]) -> str:
     ]
     folds = [f"{title}, fold {fold}" for title in ("mAP@all", "Acc@1") for fold in ("0", "1", "2")]
     return (
-        f"Percent, mean over {_runs(report)} and the spread over seeds of the mean over folds. {_settings(report)}\n\n"
+        f"{_settings(report)}\n\n"
         + markdown(header, rows)
         + "\n\nGain over frozen CLIP in points, with the 95 % interval of a paired bootstrap over queries:\n\n"
         + markdown(["", *folds], gains)
@@ -71,18 +71,15 @@ def compare(report: dict[str, Any]) -> str:
             ]
         )
     return (
-        f"Percent, mean over {_runs(report)} and the spread over seeds of the mean over folds. {_settings(report)} The "
-        "learning rate of each method is the best of three on held-back seen classes. Training step and encoding are CPU "
-        "time against frozen CLIP's encoding of as many images, at this backbone's size; SpLIP (domain) is encoded "
-        "folded.\n\n" + markdown(header, rows)
+        f"{_settings(report)} The learning rate of each method is the best of three on held-back seen classes. Training "
+        "step and encoding are CPU time against frozen CLIP's encoding of as many images, at this backbone's size; SpLIP "
+        "(domain) is encoded folded.\n\n" + markdown(header, rows)
     )
 
 
 def ablation(report: dict[str, Any]) -> str:
     """SpLIP with parts changed, beside the paper's numbers where it has them."""
-    blocks = [
-        f"Percent, mean over {_runs(report)} and the spread over seeds of the mean over folds. {_settings(report)}"
-    ]
+    blocks = [_settings(report)]
     for part, rows in report["parts"].items():
         header = [part, "mAP@all", "mAP@200", "fine-grained Acc@1"]
         paper = any("paper" in values for values in rows.values())
@@ -113,19 +110,12 @@ def _gains(gain: dict[str, Any]) -> list[str]:
     return [f"{100 * g['mean']:+.1f} [{100 * g['low']:+.1f}, {100 * g['high']:+.1f}]" for g in gain.values()]
 
 
-def _runs(report: dict[str, Any]) -> str:
-    seeds = len(report["settings"]["seeds"])
-    return f"3 folds x {seeds} seed{'s' if seeds > 1 else ''}"
-
-
 def _settings(report: dict[str, Any]) -> str:
-    version = report["dataset_version"]
-    settings = report["settings"]
+    version, settings = report["dataset_version"], report["settings"]
+    versions = version if isinstance(version, str) else ", ".join(version)
+    seeds = len(settings["seeds"])
     return (
-        f"Offline world, version {version if isinstance(version, str) else _version(version)}: {WORLD}. Every training "
-        f"has {settings['steps']} steps of {settings['batch']} sketches."
+        f"Percent, mean over 3 folds x {seeds} seed{'s' if seeds > 1 else ''} and the spread over seeds of the mean over "
+        f"folds. Offline world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
+        f"{settings['steps']} steps of {settings['batch']} sketches."
     )
-
-
-def _version(versions: list[str]) -> str:
-    return ", ".join(versions)
