@@ -71,9 +71,9 @@ def compare(report: dict[str, Any]) -> str:
             ]
         )
     return (
-        f"{_settings(report)} The learning rate of each method is the best of three on held-back seen classes. Training "
-        "step and encoding are CPU time against frozen CLIP's encoding of as many images, at this backbone's size; SpLIP "
-        "(domain) is encoded folded.\n\n" + markdown(header, rows)
+        f"{_settings(report)} The learning rate of each method is the best of three on held-back seen classes. "
+        "Training step and encoding are CPU time against frozen CLIP's encoding of as many images, at this backbone's "
+        "size; SpLIP (domain) is encoded folded.\n\n" + markdown(header, rows)
     )
 
 
@@ -115,7 +115,7 @@ def _settings(report: dict[str, Any]) -> str:
     versions = version if isinstance(version, str) else ", ".join(version)
     seeds = len(settings["seeds"])
     return (
-        f"Percent, mean over 3 folds x {seeds} seed{'s' if seeds > 1 else ''} and the spread over seeds of the mean over "
-        f"folds. Offline world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
+        f"Percent, mean over 3 folds x {seeds} seed{'s' if seeds > 1 else ''} and the spread over seeds of the mean "
+        f"over folds. Offline world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
         f"{settings['steps']} steps of {settings['batch']} sketches."
     )
