@@ -81,11 +81,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--title goes with --features: a prepared dataset has its name.")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
-    if args.picture and args.picture.suffix[1:].lower() not in PHOTO_KINDS:
-        raise ValueError(f"--picture '{args.picture}' must end in {', '.join('.' + kind for kind in PHOTO_KINDS)}.")
     for target in (args.out, args.picture):
         if target is not None:
             check_writable(target)
+    if args.picture and args.picture.suffix[1:].lower() not in PHOTO_KINDS:
+        raise ValueError(f"--picture '{args.picture}' must end in {', '.join('.' + kind for kind in PHOTO_KINDS)}.")
     if args.report:
         check_report(args.report)
 
