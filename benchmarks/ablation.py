@@ -9,7 +9,7 @@ Every row is SpLIP with some settings changed. The report is `benchmarks/results
 import argparse
 from typing import Any
 
-from modeling_splip.evaluate_command import write_json
+from modeling_splip.files import write_json
 from modeling_splip.plotting import method_runs
 from runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from datasets_scripts.world import CATEGORY_NAMES
 from modeling_splip.clip_backbone import MINI_CLIP
 from modeling_splip.data import open_dataset
-from modeling_splip.evaluate_command import write_json
+from modeling_splip.files import write_json
 from modeling_splip.plotting import method_runs
 from modeling_splip.registry import METHODS, load_retriever
 from runs import (

@@ -15,7 +15,7 @@ from pathlib import Path
 from tables import DEMO_COLUMNS
 
 from modeling_splip.data import open_dataset
-from modeling_splip.evaluate_command import write_json
+from modeling_splip.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("runs/demo")

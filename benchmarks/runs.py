@@ -30,8 +30,8 @@ from tqdm.auto import tqdm
 import train_accelerate
 from modeling_splip.clip_backbone import MINI_CLIP, load_clip
 from modeling_splip.data import open_dataset
-from modeling_splip.evaluate_command import write_json
 from modeling_splip.evaluation import Embedder, measure
+from modeling_splip.files import write_json
 from modeling_splip.modeling_encoder import weights_fingerprint
 from modeling_splip.registry import load_retriever
 

@@ -9,7 +9,7 @@ plot in `docs/images`; the runs are those of `runs.py`, so that an interrupted b
 import argparse
 from typing import Any
 
-from modeling_splip.evaluate_command import write_json
+from modeling_splip.files import write_json
 from modeling_splip.plotting import method_runs
 from runs import (
     BATCH,

@@ -13,7 +13,7 @@ from .features import evaluate_features
 from .files import check_writable, write_json
 from .plotting import PHOTO_KINDS
 from .published import published_table
-from .registry import load_retriever
+from .registry import BASELINES, load_retriever
 from .report import PAGE, check_report, records_table, write_report
 
 # What only a model on a dataset has, with its defaults.
@@ -25,6 +25,7 @@ OF_DATASETS = {
     "remove_classes": "",
     "batch_size": 64,
     "workers": 0,
+    "rerank": 0,
     "picture": None,
 }
 
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, help="write records, tables and pictures to this folder")
     parser.add_argument("--title", help="with --features: name of the data, such as sketchy2 (default: the file's)")
     model = parser.add_argument_group("with --dataset")
-    model.add_argument("--model", help="checkpoint folder, Hub id, clip or clip:<base> (default: clip)")
+    model.add_argument("--model", help="checkpoint folder, Hub id, clip[:<base>] or clip-text[:<base>] (default: clip)")
     model.add_argument("--gallery", choices=GALLERIES, help="count each photo once (default) or as listed")
     model.add_argument("--seed", type=int, help="of protocols that sample seen items (default: 0)")
     model.add_argument(
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--remove-classes", metavar="A,B", help="further unseen classes to leave out, such as synonyms")
     model.add_argument("--batch-size", type=int, help="images a batch and process (default: 64)")
     model.add_argument("--workers", type=int, help="processes that decode images (default: 0)")
+    model.add_argument("--rerank", type=int, help="first results that the relation network ranks again (default: 0)")
     model.add_argument("--picture", type=Path, help="write a picture of queries with their first results")
 
 
@@ -61,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
         evaluations, embedder = evaluate_features(args.features, args.protocol, args.title), None
     else:
         embedder = open_embedder(args, accelerator)
-        method = "clip" if args.model.split(":")[0] == "clip" else embedder.model.config.model_type
-        evaluations = evaluate(embedder, args.protocol, method, args.gallery, args.seed)
+        baseline = args.model.split(":")[0]
+        method = baseline if baseline in BASELINES else embedder.model.config.model_type
+        evaluations = evaluate(embedder, args.protocol, method, args.gallery, args.seed, args.rerank)
     if accelerator.is_main_process:
         write_results(args, evaluations, embedder)
     return 0
@@ -79,6 +82,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
     if args.title and not args.features:
         raise ValueError("--title goes with --features: a prepared dataset has its name.")
+    if args.rerank < 0:
+        raise ValueError(f"--rerank must be at least 0, got {args.rerank}.")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
     for target in (args.out, args.picture):
@@ -93,7 +98,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> Embedder:
     """Open dataset and model, and leave out the classes that must not be measured."""
     dataset = open_dataset(args.dataset)
-    model, processor = load_retriever(args.model)
+    model, processor = load_retriever(args.model, dataset.class_names)
     dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
     return Embedder(model, processor, dataset, accelerator, args.batch_size, args.workers)
 

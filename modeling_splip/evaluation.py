@@ -1,6 +1,6 @@
 """Embed a dataset and measure retrieval under named protocols; every result is one record of one schema."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from .data import FINE_GRAINED, Part, SbirDataset, View
-from .metrics import instance_accuracy, retrieval_metrics
+from .metrics import instance_accuracy, metrics_from_scores, retrieval_metrics
 from .modeling_encoder import RetrieverEncoder
 from .plotting import retrieval_grid
+from .rerank import reranked_scores
 
 SCHEMA = "splip-result-1"
 FIELDS = (
@@ -57,11 +58,18 @@ class Embedder:
     def _part(self, part: Part, modality: str) -> np.ndarray:
         missing = [row for row in part.rows.tolist() if (part.split, row) not in self._known]
         if missing:
-            embeddings = self._embed(part.split, missing, modality)
+            embeddings = self._embed(part.split, missing, modality, self.model.encode)
             self._known |= {(part.split, row): value for row, value in zip(missing, embeddings, strict=True)}
         return np.stack([self._known[part.split, row] for row in part.rows.tolist()])
 
-    def _embed(self, split: str, rows: list[int], modality: str) -> np.ndarray:
+    def tokens(self, parts: Iterable[Part], modality: str) -> np.ndarray:
+        """Return the patch tokens of the parts' rows for a relation network: (N, P, D) float16; nothing is kept."""
+        encode = self.model.encode_tokens
+        return np.concatenate([self._embed(part.split, part.rows.tolist(), modality, encode) for part in parts])
+
+    def _embed(
+        self, split: str, rows: list[int], modality: str, encode: Callable[[torch.Tensor, str], torch.Tensor]
+    ) -> np.ndarray:
         images = getattr(self.dataset, split).select_columns(["image"])
 
         def prepare(batch: list[dict[str, Any]]) -> torch.Tensor:
@@ -74,12 +82,12 @@ class Embedder:
         ranks = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}
         loader = prepare_data_loader(loader, **ranks)
         device = self.accelerator.device
-        model = self.model.to(device)
+        self.model.to(device)
         embeddings = []
         show = self.accelerator.is_local_main_process
         with tqdm(total=len(rows), desc=f"{split} {modality}", unit="img", disable=not show, leave=False) as bar:
             for pixel_values in loader:
-                embeds = model.encode(pixel_values.to(device), modality)  # (B, D)
+                embeds = encode(pixel_values.to(device), modality)  # (B, ...)
                 embeddings.append(self.accelerator.gather_for_metrics(embeds).cpu())
                 bar.update(len(embeddings[-1]))
         return torch.cat(embeddings).numpy()
@@ -93,6 +101,7 @@ class Sides(NamedTuple):
         query_labels, gallery_labels: classes (Q,) and (N,).
         query_instances, gallery_instances: ids of photos (Q,) and (N,), "" where unknown; for fine-grained protocols.
         copies: how often each photo counts (N,); None for once.
+        scores: (Q, N) to rank by instead of dot products, larger is nearer; None for dot products.
     """
 
     query: np.ndarray
@@ -102,6 +111,7 @@ class Sides(NamedTuple):
     query_instances: np.ndarray | None = None
     gallery_instances: np.ndarray | None = None
     copies: np.ndarray | None = None
+    scores: np.ndarray | None = None
 
 
 class Evaluation(NamedTuple):
@@ -127,25 +137,40 @@ def measure(embedder: Embedder, view: View, gallery: str = "unique", per_query: 
     return measure_sides(embed_view(embedder, view, gallery), view.protocol, per_query=per_query)
 
 
-def embed_view(embedder: Embedder, view: View, gallery: str = "unique") -> Sides:
-    """Embed both sides of a view; with the gallery "archive" photos count as often as the archive's list holds them."""
+def embed_view(embedder: Embedder, view: View, gallery: str = "unique", rerank: int = 0) -> Sides:
+    """Embed both sides of a view.
+
+    Args:
+        embedder: model, processor and dataset.
+        view: what to compare.
+        gallery: "archive" counts photos as often as the archive's list holds them.
+        rerank: how many first results the model's relation network ranks again; 0 for none.
+    """
     if gallery not in GALLERIES:
         raise ValueError(f"gallery must be one of {GALLERIES}, got '{gallery}'.")
     query, photo = _columns(embedder.dataset, view.query), _columns(embedder.dataset, view.gallery)
+    embeddings = embedder(view.query, "sketch"), embedder(view.gallery, "photo")
     return Sides(
-        query=embedder(view.query, "sketch"),
-        gallery=embedder(view.gallery, "photo"),
+        query=embeddings[0],
+        gallery=embeddings[1],
         query_labels=query["label"],
         gallery_labels=photo["label"],
         query_instances=query["instance_id"],
         gallery_instances=photo["instance_id"],
         copies=photo["copies"] if gallery == "archive" else None,
+        scores=reranked_scores(embedder, view, *embeddings, rerank) if rerank else None,
     )
 
 
 def measure_sides(sides: Sides, protocol: str, per_query: bool = False, curve: bool = False) -> dict[str, Any]:
     """Return the metrics that a protocol asks for; `curve` is for protocols that are not fine-grained."""
     embeddings, labels = (sides.query, sides.gallery), (sides.query_labels, sides.gallery_labels)
+    if sides.scores is not None and protocol in FINE_GRAINED:
+        # The own photo is the only relevant one; photos of other classes lie behind all of the query's class.
+        rivals = labels[0][:, None] == labels[1] if protocol == "fg-class" else True
+        scores = np.where(rivals, sides.scores, -np.inf)
+        found = metrics_from_scores(scores, sides.query_instances, sides.gallery_instances, per_query=per_query)
+        return _only_accuracy(found)
     if protocol in FINE_GRAINED:
         instances = sides.query_instances, sides.gallery_instances
         rivals = labels if protocol == "fg-class" else (None, None)
@@ -153,11 +178,28 @@ def measure_sides(sides: Sides, protocol: str, per_query: bool = False, curve: b
     # This protocol draws seen sketches and seen photos apart: in small data a sketch may have nothing to find.
     missing = "exclude" if protocol == "gzs-sempcyc" else "error"
     options: dict[str, Any] = {"missing": missing, "per_query": per_query, "curve": curve}
+    if sides.scores is not None:
+        return metrics_from_scores(sides.scores, *labels, gallery_copies=sides.copies, **options)
     return retrieval_metrics(*embeddings, *labels, gallery_copies=sides.copies, **options)
 
 
+def _only_accuracy(measured: dict[str, Any]) -> dict[str, Any]:
+    """Keep of class metrics over instances what fine-grained protocols report."""
+    kept = {
+        key: {name: value for name, value in measured[key].items() if name.startswith("acc_")}
+        for key in ("metrics", "per_query")
+        if key in measured
+    }
+    return measured | kept
+
+
 def evaluate(
-    embedder: Embedder, protocols: Sequence[str], method: str, gallery: str = "unique", seed: int = 0
+    embedder: Embedder,
+    protocols: Sequence[str],
+    method: str,
+    gallery: str = "unique",
+    seed: int = 0,
+    rerank: int = 0,
 ) -> list[Evaluation]:
     """Measure a model under several protocols.
 
@@ -167,10 +209,11 @@ def evaluate(
         method: name of the method, for the record.
         gallery: "unique", or "archive" to count a photo as often as the archive's list holds it.
         seed: of the protocols that sample seen items.
+        rerank: how many first results the model's relation network ranks again; the method's name says so.
     """
     dataset, model = embedder.dataset, embedder.model
     about = {
-        "method": method,
+        "method": f"{method} + rerank {rerank}" if rerank else method,
         "fingerprint": model.fingerprint(embedder.processor),
         "dataset": dataset.name,
         "dataset_version": dataset.version,
@@ -183,7 +226,7 @@ def evaluate(
     names, found = np.array(dataset.class_names), []
     for protocol in protocols:
         view = dataset.view(protocol, seed)
-        sides = embed_view(embedder, view, gallery)
+        sides = embed_view(embedder, view, gallery, rerank)
         found.append(evaluate_sides(sides, protocol, names[sides.query_labels], about)._replace(view=view))
     return found
 

@@ -6,6 +6,7 @@ serve training only and live in the objective: at inference there is no text.
 Symbols: x an image, Z its tokens in the shared space (1 + P, D), CLS first, f the embedding (D).
 """
 
+import torch
 from torch import Tensor
 from transformers import CLIPModel
 
@@ -59,6 +60,12 @@ class CrossAlignModel(Retriever):
         return retrieval_output(
             self.clip, norms, embeddings, output, class_embeds, output_hidden_states, output_attentions, return_dict
         )
+
+    @torch.no_grad()
+    def encode_tokens(self, pixel_values: Tensor, modality: str) -> Tensor:
+        """Return the patches' shared tokens Z[1:] for `relation`: (B, P, D), unit norm, in float16 to be stored."""
+        output = self(pixel_values, modality, return_class_embeds=False)
+        return self.shared_tokens(output.tokens[:, 1:], modality).half()
 
     def shared_tokens(self, tokens: Tensor, modality: str) -> Tensor:
         """Return Z, (B, 1 + P, D), unit norm, of an output's `tokens`: last LayerNorm and projection, as f is made."""
