@@ -56,17 +56,20 @@ def resolve_base(name: str) -> str:
 def load_clip(base: str, **kwargs) -> CLIPModel:
     """Load a pretrained CLIP by folder, Hub id or the packaged name `mini_clip`.
 
+    Weights are read from safetensors alone. Of a repository with pickled ones, transformers downloads the copy that the
+    Hub has converted.
+
     Raises:
         OSError: in one sentence, if it is neither a local folder nor reachable on the Hub.
     """
     path = resolve_base(base)
     try:
-        return CLIPModel.from_pretrained(path, **kwargs)
+        return CLIPModel.from_pretrained(path, use_safetensors=True, **kwargs)
     except OSError as error:
         where = (
-            "has no loadable CLIP weights"
+            "has no CLIP weights in safetensors"
             if os.path.isdir(path)
-            else "is no local folder and not on the Hub or in the cache"
+            else "is no local folder and not on the Hub or in the cache, with weights in safetensors"
         )
         raise OSError(
             f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder."

@@ -16,6 +16,7 @@ class ClipAtConfig(RetrieverConfig):
         share_prompts: the same prompts for sketches and photos. [P] false, true in fine-grained models
         layer_norms: train the vision tower's LayerNorms, "vision" [P], or "none".
         share_layer_norms: the same LayerNorms for sketches and photos. [P] false, true in fine-grained models; [C] true
+        peft: fields of a PEFT configuration that trains in the vision tower, such as LoRA. [O] none
     """
 
     model_type = "clip_at"

@@ -15,6 +15,7 @@ class CrossAlignConfig(RetrieverConfig):
         template: text of a class prompt; only the class embeddings of the output use it. [O]
         layer_norms: train the vision tower's LayerNorms, "vision", or "none". [O]
         share_layer_norms: one set for both modalities, or one for each: the two towers of the paper. [O] false
+        peft: fields of a PEFT configuration that trains in the vision tower, such as LoRA. [O] none
     """
 
     model_type = "cross_align"

@@ -28,6 +28,7 @@ class RetrieverConfig(PretrainedConfig):
         class_token_ids: for each class the token ids after the template's prefix, up to and with EOS.
         prefix_token_ids: for each modality the token ids of the template before the class name, SOS first.
         template: text of a class prompt with `{class_name}`.
+        peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class RetrieverConfig(PretrainedConfig):
         class_token_ids: list[list[int]] | None = None,
         prefix_token_ids: dict[str, list[int]] | None = None,
         template: str = "a photo of a {class_name}",
+        peft: dict[str, Any] | None = None,
         **kwargs,
     ):
         self.clip_config = CLIPConfig(**clip_config) if isinstance(clip_config, dict) else clip_config or CLIPConfig()
@@ -50,6 +52,7 @@ class RetrieverConfig(PretrainedConfig):
         self.class_token_ids = [list(ids) for ids in class_token_ids or []]
         self.prefix_token_ids = {key: list(ids) for key, ids in (prefix_token_ids or {}).items()}
         self.template = template
+        self.peft = peft
         super().__init__(**kwargs)
 
     @property

@@ -30,6 +30,7 @@ class SplipConfig(RetrieverConfig):
         prompt_depth: in how many layers of each tower, from the first, prompts are set; None for all. [P] all
         conditioning: "image", T from each image, to the letter [P]; "domain", T from the mean of E_0 over the
             training images of the modality, so that all prompts are constants at inference. [O]
+        peft: fields of a PEFT configuration that trains in the vision tower, such as LoRA. [O] none
     """
 
     model_type = "splip"

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from transformers.utils import ModelOutput, cached_file
 
 from .clip_backbone import Clip, LayerNorms, TowerOutput, project_image
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _BASE_ARGUMENTS = ("cache_dir", "local_files_only", "token")  # those that hold for the base CLIP's repository too
 
@@ -133,7 +134,7 @@ class RetrieverEncoder(PreTrainedModel):
         config = copy.deepcopy(config)
         set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")))
         state = cls.base_state(config, base_model, {name: hub[name] for name in _BASE_ARGUMENTS if name in hub})
-        state |= load_file(cached_file(pretrained_model_name_or_path, WEIGHTS, **hub))
+        state |= checkpoint_tensors(pretrained_model_name_or_path, hub)
         # Tensors mapped from a file lie off the alignment of those made here, where kernels round differently.
         state = {name: tensor.clone() for name, tensor in state.items()}
         loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
@@ -143,6 +144,31 @@ class RetrieverEncoder(PreTrainedModel):
             model.config.base_model = str(base_model)
         model.freeze()
         return loaded
+
+
+def checkpoint_tensors(name: str | os.PathLike, hub: dict[str, Any]) -> dict[str, Tensor]:
+    """Read a checkpoint's tensors, from its one file or from the shards that its index names; safetensors only.
+
+    Raises:
+        OSError: if it holds neither.
+        ValueError: if the index names a file outside of the checkpoint.
+    """
+    single, index = (
+        cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub) for file in (WEIGHTS, INDEX)
+    )
+    if single is not None:
+        return load_file(single)
+    if index is None:
+        raise OSError(f"'{name}' has no {WEIGHTS}: save or download the model again; other formats are never read.")
+    with open(index, encoding="utf-8") as file:
+        shards = sorted(set(json.load(file)["weight_map"].values()))
+    for shard in shards:
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise ValueError(
+                f"'{name}/{INDEX}' names '{shard}', which is no safetensors file beside it: do not use it."
+            )
+    parts = [load_file(cached_file(name, shard, **hub)) for shard in shards]
+    return {key: tensor for part in parts for key, tensor in part.items()}
 
 
 def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, initialization
 
 from .adapters import LayerNormAdapter
+from .adapters_peft import base_names, inject_peft
 from .class_prompts import frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import LayerNorms, dimensions, frozen_text_embeds, load_clip, resolve_base, vision_norms
 from .configuration_retriever import MODALITIES
@@ -41,6 +43,12 @@ class Retriever(RetrieverEncoder):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)
 
+    def post_init(self) -> None:
+        """Initialise, and put PEFT's layers into the base CLIP where the configuration has some."""
+        super().post_init()
+        if self.config.peft:
+            inject_peft(self.clip, self.config.peft)
+
     def build_vision_adapters(self, shared: bool) -> nn.ModuleDict:
         """Return LayerNorm adapters of the vision tower: one for both modalities, or one for each."""
         d_v, _, l_v, _ = dimensions(self.config.clip_config)
@@ -67,12 +75,16 @@ class Retriever(RetrieverEncoder):
 
     def freeze(self) -> None:
         """Freeze the base CLIP; everything else trains."""
-        self.clip.requires_grad_(False)
+        base = base_names(self.clip)
+        for name, parameter in self.clip.named_parameters():
+            parameter.requires_grad_(name not in base)
 
     def train(self, mode: bool = True) -> "Retriever":
-        """Set training mode; the frozen CLIP stays in evaluation mode."""
+        """Set training mode; the frozen CLIP stays in evaluation mode, but for the tower that PEFT trains."""
         super().train(mode)
         self.clip.eval()
+        if self.config.peft:
+            self.clip.vision_model.train(mode)
         return self
 
     def start_from_clip(self) -> None:
@@ -113,14 +125,20 @@ class Retriever(RetrieverEncoder):
         )
         set_tower_dtypes(config, torch.get_default_dtype())  # whatever the base is stored in
         model = cls(config)
-        model.clip.load_state_dict(clip.state_dict())
+        state = clip.state_dict()
+        # Besides the base's tensors there are PEFT's, which start by themselves.
+        model.clip.load_state_dict({name: state[plain] for name, plain in base_names(model.clip).items()}, strict=False)
         model.start_from_clip()
         model.freeze()
         return model.eval()
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Return the tensors that are not the base CLIP's: what an adapter-only checkpoint holds."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("clip.")}
+        return self._without_base(self.state_dict())
+
+    def _without_base(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        base = {f"clip.{name}" for name in base_names(self.clip)}
+        return {name: tensor for name, tensor in state.items() if name not in base}
 
     def model_fingerprint(self) -> str:
         """Return 16 hex digits of base weights, adapter tensors and settings."""
@@ -129,6 +147,8 @@ class Retriever(RetrieverEncoder):
         digest.update(weights_fingerprint(self.adapter_state()).encode())
         names = [name for name in self.config.defaults() if name not in _NOT_FINGERPRINTED]
         settings = {name: getattr(self.config, name) for name in names}
+        if not settings["peft"]:
+            del settings["peft"]  # so that models from before this field keep their fingerprint
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -153,7 +173,7 @@ class Retriever(RetrieverEncoder):
         if not full:
             if not self.config.base_model:
                 raise ValueError("This model does not name its base CLIP (config.base_model): save it with full=True.")
-            state = {name: tensor for name, tensor in state.items() if not name.startswith("clip.")}
+            state = self._without_base(state)
         try:
             self.config.checkpoint = "full" if full else "adapter"
             super().save_pretrained(save_directory, state_dict=state, **kwargs)
@@ -182,4 +202,6 @@ class Retriever(RetrieverEncoder):
                 f"Base CLIP '{base}' has other weights (fingerprint {fingerprint}) than the one that the checkpoint "
                 f"was trained on ({config.base_fingerprint}): pass base_model= with that one."
             )
-        return {f"clip.{name}": tensor for name, tensor in state.items()}
+        if config.peft:
+            inject_peft(clip, config.peft)
+        return {f"clip.{name}": state[plain] for name, plain in base_names(clip).items()}

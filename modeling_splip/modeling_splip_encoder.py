@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, initialization
 
 from .adapters import LayerNormAdapter
+from .adapters_peft import merged_state
 from .clip_backbone import LayerNorms, dimensions, embed_patches, run_vision, vision_norms
 from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipEncoderConfig
@@ -63,7 +64,7 @@ class SplipEncoder(RetrieverEncoder):
             share_layer_norms=model.layer_norms("sketch")[0] is model.layer_norms("photo")[0],
         )
         encoder = cls(config).to(dtype=model.dtype, device=model.device)
-        encoder.vision_model.load_state_dict(model.clip.vision_model.state_dict())
+        encoder.vision_model.load_state_dict(merged_state(model.clip.vision_model))
         encoder.visual_projection.load_state_dict(model.clip.visual_projection.state_dict())
         for modality in MODALITIES:
             for own, trained in zip(encoder.layer_norms(modality), model.layer_norms(modality), strict=True):
