@@ -5,6 +5,7 @@ never on the unseen ones. The run's folder holds `model/` (the best model with i
 `run.json` (arguments, versions, history), `retrieval.png` and `logs/`. docs/training.md tells the rest.
 """
 
+import os
 import platform
 import signal
 import sys
@@ -43,12 +44,14 @@ from modeling_splip.training_state import (
     writing,
 )
 
+SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}  # the library's "constant" has no warmup
 STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
 
 
 def main(argv: list[str] | None = None) -> dict:
     """Train and return the run record."""
     args = parse_arguments(argv, __doc__)
+    check_engine()
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.accumulation,
@@ -56,14 +59,7 @@ def main(argv: list[str] | None = None) -> dict:
         project_config=ProjectConfiguration(args.output, logging_dir=str(Path(args.output) / "logs")),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    micro_batches = accelerator.num_processes * args.accumulation
-    if args.batch_size % micro_batches:
-        raise ValueError(
-            f"batch_size {args.batch_size} is not a multiple of {accelerator.num_processes} processes x "
-            f"{args.accumulation} accumulation steps: change one of them."
-        )
-    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no.")
+    micro_batches = check_layout(args, accelerator)
     output = check_output(args)
     set_seed(args.seed)
 
@@ -88,7 +84,7 @@ def main(argv: list[str] | None = None) -> dict:
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     total_steps = args.epochs * batches.steps
     total_steps = min(total_steps, args.max_steps) if args.max_steps else total_steps
-    scheduler = transformers.get_scheduler(args.schedule, optimizer, args.warmup_steps, total_steps)
+    scheduler = transformers.get_scheduler(SCHEDULES[args.schedule], optimizer, args.warmup_steps, total_steps)
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
     objective, optimizer, loader = accelerator.prepare(objective, optimizer, loader)
     accelerator.register_for_checkpointing(scheduler)
@@ -173,6 +169,29 @@ def main(argv: list[str] | None = None) -> dict:
         write_json(output / "run.json", record)
     accelerator.end_training()
     return record
+
+
+def check_engine() -> None:
+    """Refuse launchers that would shard the model: validation and `model/` read it whole."""
+    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
+            raise ValueError(
+                f"{engine} is not supported: what trains is small, and activations, which no sharding of weights "
+                "shrinks, take the memory; use configs/ddp.yaml with --gradient_checkpointing."
+            )
+
+
+def check_layout(args: TrainingArguments, accelerator: Accelerator) -> int:
+    """Return the number of micro-batches in an optimiser step; refuse what this machine cannot train."""
+    micro_batches = accelerator.num_processes * args.accumulation
+    if args.batch_size % micro_batches:
+        raise ValueError(
+            f"batch_size {args.batch_size} is not a multiple of {accelerator.num_processes} processes x "
+            f"{args.accumulation} accumulation steps: change one of them."
+        )
+    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no.")
+    return micro_batches
 
 
 def finished(progress: Progress, total_steps: int, args: TrainingArguments) -> bool:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
@@ -56,6 +57,11 @@ class TrainingItems(Dataset):
         seed: int,
         augmentation: Augmentation = NO_AUGMENTATION,
     ):
+        if isinstance(dataset.train, datasets.IterableDataset):
+            raise ValueError(
+                "Training needs any image at any time, which a streaming dataset cannot give: prepare the data on disk "
+                "(splip prepare), from where images are read as they are needed."
+            )
         self.level, self.seed, self.processor, self.rows = level, seed, processor, dataset.train
         self.augmentation = augmentation
         columns = dataset.columns["train"]
