@@ -1,0 +1,117 @@
+"""What the loop does beside going through the batches: rates, clipping, schedules, what is kept and what is shown."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+
+import train_accelerate
+from modeling_splip.arguments import TrainingArguments
+from modeling_splip.registry import METHODS
+
+BASICS = ["--batch_size", "12", "--validation_classes", "2", "--tracker", "none"]
+
+
+@pytest.fixture
+def train(prepared, tiny_clip, tmp_path):
+    """Train in this process; returns the record."""
+
+    def call(*more: str, output: str = "run") -> dict:
+        reset()
+        where = ["--dataset", str(prepared), "--base", tiny_clip, "--output", str(tmp_path / output)]
+        return train_accelerate.main([*where, *BASICS, *more])
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    yield call
+    reset()
+
+
+def weights(folder, step: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", ["splip", "clip_at", "cross_align"])
+def test_layer_norms_and_the_other_new_parts_have_rates_of_their_own(method, tiny_clip):
+    row = METHODS[method]
+    objective = row.objective(row.model.from_clip(tiny_clip, ["ant", "cup"]))
+    args = TrainingArguments(method=method, learning_rate=1e-5, mapper_learning_rate=1e-3)
+    groups = train_accelerate.parameter_groups(objective, args)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    trained = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    assert len(rates) == len(trained) == sum(len(group["params"]) for group in groups)
+    for name, parameter in trained.items():
+        mapper = name.startswith("model.") and "adapter" not in name
+        assert rates[id(parameter)] == (1e-3 if mapper else 1e-5), name
+    assert set(rates.values()) == {1e-5, 1e-3}
+    args.mapper_learning_rate = 0.0
+    assert {group["lr"] for group in train_accelerate.parameter_groups(objective, args)} == {1e-5}
+
+
+def test_clipping_bounds_the_gradient_of_the_whole_step(train, monkeypatch):
+    norms = []
+    original = torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    train("--max_steps", "2", "--clip_norm", "0.01", "--accumulation", "2", output="clipped")
+    clipped, norms[:] = list(norms), []
+    train("--max_steps", "2", output="free")
+    assert clipped == pytest.approx([0.01, 0.01], rel=1e-3) and min(norms) > 0.02
+
+
+def test_constant_after_warmup(train, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = ["--warmup_steps", "2", "--max_steps", "5", "--learning_rate", "1e-4", "--tracker", "tensorboard"]
+    train("--schedule", "constant", *words)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "logs" / "splip"))
+    events.Reload()
+    rates = [event.value for event in events.Scalars("learning_rate")]
+    assert rates == pytest.approx([5e-5, 1e-4, 1e-4, 1e-4, 1e-4])
+    pictures = events.Images("validation")
+    assert [event.step for event in pictures] == [4, 5] and pictures[0].width > 100
+
+
+def test_the_best_model_is_kept(train, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.5, 0.4])
+    original = train_accelerate.validate
+
+    def validate(*args):
+        original(*args)
+        return next(scores)
+
+    monkeypatch.setattr(train_accelerate, "validate", validate)
+    record = train("--epochs", "3", "--checkpoint_every", "4")
+    assert [entry["validation"] for entry in record["history"]] == [0.2, 0.5, 0.4] and record["best_validation"] == 0.5
+    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    best, last = weights(tmp_path / "run", 8), weights(tmp_path / "run", 12)
+    assert all(torch.equal(best[f"model.{name}"], tensor) for name, tensor in saved.items())
+    assert any(not torch.equal(last[f"model.{name}"], tensor) for name, tensor in saved.items())
+
+
+def test_the_bar_shows_losses_and_the_rate(train, capsys):
+    train("--max_steps", "3")
+    printed = capsys.readouterr().err
+    for name in ("triplet=", "class=", "cjs=", "loss=", "sketches/s=", "3/3"):
+        assert name in printed
+
+
+def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
+    changes = ["--augment.flip", "0.5", "--augment.crop", "0.2", "--augment.rotation", "10", "--augment.dropout", "0.1"]
+    words = [*changes, "--checkpoint_every", "1", "--evaluate_every", "9"]
+    train(*words, "--max_steps", "3", output="whole")
+    train(*words, "--max_steps", "1", output="parts")
+    with pytest.raises(ValueError, match=r"is of a run with augment \{.*\}, not \{\}"):
+        train("--max_steps", "3", "--resume", output="parts")
+    train(*words, "--max_steps", "3", "--workers", "1", "--resume", output="parts")
+    whole, parts = weights(tmp_path / "whole", 3), weights(tmp_path / "parts", 3)
+    assert all(torch.equal(whole[name], tensor) for name, tensor in parts.items())
+    plain = train("--max_steps", "3", output="plain")
+    assert plain["arguments"]["augment"] == {}
+    assert any(not torch.equal(whole[name], tensor) for name, tensor in weights(tmp_path / "plain", 3).items())
