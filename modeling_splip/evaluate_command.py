@@ -140,7 +140,7 @@ def write_results(
     if args.out:
         write_json(args.out, records if len(records) > 1 else records[0])
     if args.picture:
-        retrieval_picture(embedder, evaluations[0].view, args.picture)
+        retrieval_picture(embedder, evaluations[0].view, args.picture, scores=evaluations[0].scores)
     if args.report:
         write_report(args.report, evaluations, embedder)
         print(f"\nReport: {args.report / PAGE}")

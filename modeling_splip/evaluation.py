@@ -123,6 +123,7 @@ class Evaluation(NamedTuple):
         per_query: metric -> (Q,) values, NaN where a query has nothing to find.
         curve: recall and interpolated precision, None for fine-grained protocols.
         view: rows that were compared; None for anybody's embeddings.
+        scores: as those of `Sides`.
     """
 
     record: dict[str, Any]
@@ -130,6 +131,7 @@ class Evaluation(NamedTuple):
     per_query: dict[str, np.ndarray]
     curve: dict[str, list[float]] | None
     view: View | None = None
+    scores: np.ndarray | None = None
 
 
 def measure(embedder: Embedder, view: View, gallery: str = "unique", per_query: bool = False) -> dict[str, Any]:
@@ -165,32 +167,16 @@ def embed_view(embedder: Embedder, view: View, gallery: str = "unique", rerank: 
 def measure_sides(sides: Sides, protocol: str, per_query: bool = False, curve: bool = False) -> dict[str, Any]:
     """Return the metrics that a protocol asks for; `curve` is for protocols that are not fine-grained."""
     embeddings, labels = (sides.query, sides.gallery), (sides.query_labels, sides.gallery_labels)
-    if sides.scores is not None and protocol in FINE_GRAINED:
-        # The own photo is the only relevant one; photos of other classes lie behind all of the query's class.
-        rivals = labels[0][:, None] == labels[1] if protocol == "fg-class" else True
-        scores = np.where(rivals, sides.scores, -np.inf)
-        found = metrics_from_scores(scores, sides.query_instances, sides.gallery_instances, per_query=per_query)
-        return _only_accuracy(found)
     if protocol in FINE_GRAINED:
         instances = sides.query_instances, sides.gallery_instances
         rivals = labels if protocol == "fg-class" else (None, None)
-        return instance_accuracy(*embeddings, *instances, *rivals, per_query=per_query)
+        return instance_accuracy(*embeddings, *instances, *rivals, scores=sides.scores, per_query=per_query)
     # This protocol draws seen sketches and seen photos apart: in small data a sketch may have nothing to find.
     missing = "exclude" if protocol == "gzs-sempcyc" else "error"
     options: dict[str, Any] = {"missing": missing, "per_query": per_query, "curve": curve}
     if sides.scores is not None:
         return metrics_from_scores(sides.scores, *labels, gallery_copies=sides.copies, **options)
     return retrieval_metrics(*embeddings, *labels, gallery_copies=sides.copies, **options)
-
-
-def _only_accuracy(measured: dict[str, Any]) -> dict[str, Any]:
-    """Keep of class metrics over instances what fine-grained protocols report."""
-    kept = {
-        key: {name: value for name, value in measured[key].items() if name.startswith("acc_")}
-        for key in ("metrics", "per_query")
-        if key in measured
-    }
-    return measured | kept
 
 
 def evaluate(
@@ -227,7 +213,8 @@ def evaluate(
     for protocol in protocols:
         view = dataset.view(protocol, seed)
         sides = embed_view(embedder, view, gallery, rerank)
-        found.append(evaluate_sides(sides, protocol, names[sides.query_labels], about)._replace(view=view))
+        done = evaluate_sides(sides, protocol, names[sides.query_labels], about)
+        found.append(done._replace(view=view, scores=sides.scores))
     return found
 
 
@@ -255,9 +242,9 @@ def evaluate_sides(sides: Sides, protocol: str, labels: np.ndarray, about: dict[
 
 
 def retrieval_picture(
-    embedder: Embedder, view: View, path: str | Path, queries: int = 6, k: int = 8, seed: int = 0
+    embedder: Embedder, view: View, path: str | Path, queries: int = 6, k: int = 8, seed: int = 0, scores: Any = None
 ) -> None:
-    """Save a picture of some queries, spread over the classes, with their first k photos; hits and misses framed."""
+    """Save a picture of some queries, spread over the classes; see `queries_picture`."""
     labels = _columns(embedder.dataset, view.query)["label"]
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), int)  # how many queries of its class come before a query
@@ -265,11 +252,17 @@ def retrieval_picture(
         own = np.flatnonzero(labels[order] == label)
         turn[own] = np.arange(len(own))
     chosen = order[np.argsort(turn, kind="stable")][:queries]
-    queries_picture(embedder, view, chosen.tolist(), path, k)
+    queries_picture(embedder, view, chosen.tolist(), path, k, scores=scores)
 
 
 def queries_picture(
-    embedder: Embedder, view: View, chosen: Sequence[int], path: str | Path, k: int = 8, notes: Sequence[str] = ()
+    embedder: Embedder,
+    view: View,
+    chosen: Sequence[int],
+    path: str | Path,
+    k: int = 8,
+    notes: Sequence[str] = (),
+    scores: np.ndarray | None = None,
 ) -> None:
     """Save a picture of chosen queries of a view with their first k photos; hits and misses framed.
 
@@ -277,11 +270,15 @@ def queries_picture(
         embedder: has embedded the view.
         chosen: numbers of the queries, in the order of the view.
         notes: for each query a text before its class; with them the photos' classes are written above them.
+        scores: (Q, N) to rank by; None for cosines.
     """
     dataset, names = embedder.dataset, embedder.dataset.class_names
     query, photo = _columns(dataset, view.query), _columns(dataset, view.gallery)
     key = "instance_id" if view.protocol in FINE_GRAINED else "label"
-    scores = embedder(view.query, "sketch")[chosen] @ embedder(view.gallery, "photo").T  # (queries, N)
+    if scores is None:
+        scores = embedder(view.query, "sketch")[chosen] @ embedder(view.gallery, "photo").T  # (queries, N)
+    else:
+        scores = scores[chosen]
     if view.protocol == "fg-class":
         scores[query["label"][chosen][:, None] != photo["label"][None]] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -133,6 +133,7 @@ def instance_accuracy(
     gallery_labels: npt.ArrayLike | None = None,
     ks: Sequence[int] = (1, 5, 10),
     *,
+    scores: npt.ArrayLike | None = None,
     missing: str = "error",
     per_query: bool = False,
 ) -> dict[str, Any]:
@@ -145,6 +146,7 @@ def instance_accuracy(
         query, gallery: embeddings (Q, D) and (N, D) as in `retrieval_metrics`, ranked in float32.
         query_instances, gallery_instances: instance ids (Q,) and (N,), all integers or all strings; without labels they
             must be unique across classes.
+        scores: (Q, N) to rank by, larger is nearer, instead of the dot products.
         missing: "error", or "exclude" the sketches without a photo from the means.
         per_query: also return `per_query`: `rank` of the sketch's photo from 1 (NaN where excluded) and every `acc_k`.
 
@@ -165,19 +167,22 @@ def instance_accuracy(
         classes, photo_classes = shared_codes(query_labels, gallery_labels, "labels", len(queries), len(photos))
 
     photos = photos.astype(np.float32, copy=False)
+    given = None if scores is None else as_scores(scores, len(photos))
+    if given is not None and len(given) != len(queries):
+        raise ValueError(f"scores has {len(given)} rows for {len(queries)} queries: give one per row of query")
     rank = np.full(len(queries), np.nan)
     tied = 0
     step = block_rows(len(photos), photos.itemsize)
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
-        scores = queries[rows].astype(np.float32, copy=False) @ photos.T  # (b, N)
+        block = queries[rows].astype(np.float32, copy=False) @ photos.T if given is None else given[rows]  # (b, N)
         rivals = classes[rows, None] == photo_classes  # (b, N)
         own = (wanted[rows, None] == instances) & rivals
         rivals &= ~own
-        best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)  # (b, 1)
-        tied += int(((scores == best) & rivals).any(axis=1).sum())
+        best = np.where(own, block, -np.inf).max(axis=1, keepdims=True)  # (b, 1)
+        tied += int(((block == best) & rivals).any(axis=1).sum())
         found = own.any(axis=1)
-        rank[rows][found] = 1 + ((scores >= best) & rivals).sum(axis=1)[found]
+        rank[rows][found] = 1 + ((block >= best) & rivals).sum(axis=1)[found]
 
     check_missing(np.isnan(rank), query_ids, "instance", missing)
     found = ~np.isnan(rank)

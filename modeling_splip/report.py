@@ -119,9 +119,9 @@ def _per_class(folder: Path, evaluation: Evaluation) -> Pictures:
 
 def _grids(folder: Path, evaluation: Evaluation, embedder: Embedder) -> Pictures:
     """Draw some queries of every class, and the worst of all, with their first photos."""
-    protocol, view = evaluation.record["protocol"], evaluation.view
+    protocol, view, scores = evaluation.record["protocol"], evaluation.view, evaluation.scores
     some, worst = _picture(protocol, "retrieval"), _picture(protocol, "worst")
-    retrieval_picture(embedder, view, folder / some, SHOWN)
+    retrieval_picture(embedder, view, folder / some, SHOWN, scores=scores)
     if protocol in FINE_GRAINED:
         ranks = evaluation.per_query["rank"]
         chosen = np.argsort(-ranks, kind="stable")[:SHOWN]
@@ -132,7 +132,7 @@ def _grids(folder: Path, evaluation: Evaluation, embedder: Embedder) -> Pictures
         chosen = np.argsort(precision, kind="stable")[:SHOWN]
         notes = [f"AP {100 * precision[index]:.1f}" for index in chosen]
         measure = "lowest average precision"
-    queries_picture(embedder, view, chosen.tolist(), folder / worst, notes=notes)
+    queries_picture(embedder, view, chosen.tolist(), folder / worst, notes=notes, scores=scores)
     return [
         (f"Queries and their first photos, hits framed green, misses red: {protocol}", some),
         (f"Worst queries, {measure}: {protocol}", worst),

@@ -67,3 +67,13 @@ class TestInstances:
     def test_labels_go_together(self):
         with pytest.raises(ValueError, match="go together"):
             instance_accuracy(np.eye(4), self.gallery, self.instances, self.instances, query_labels=self.labels)
+
+
+def test_given_scores_are_ranked_instead_of_dot_products():
+    rng = np.random.default_rng(5)
+    query, gallery, ids = rng.standard_normal((9, 4)), rng.standard_normal((9, 4)), np.arange(9)
+    scores = rng.standard_normal((9, 9))
+    found = instance_accuracy(query, gallery, ids, ids, scores=scores, per_query=True)["per_query"]["rank"]
+    assert found.tolist() == [1 + int((row > row[own]).sum()) for own, row in enumerate(scores)]
+    with pytest.raises(ValueError, match="scores has 8 rows for 9 queries"):
+        instance_accuracy(query, gallery, ids, ids, scores=scores[:8])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from modeling_splip import report
+from modeling_splip import evaluation, report
 from modeling_splip.cli import main
 from modeling_splip.evaluation import Embedder, evaluate
 from modeling_splip.registry import load_retriever
@@ -64,6 +64,19 @@ def test_the_worst_queries_are_the_worst(evaluations, tmp_path, drawn):
         assert len(set(chosen)) == report.SHOWN and min(badness[chosen]) >= np.nanmax(rest)
         shown = badness[chosen[0]] if one is fine else 100 * (1 - badness[chosen[0]])
         assert options["notes"][0] == note.format(shown)
+
+
+def test_pictures_show_the_order_that_was_measured(evaluations, tmp_path, monkeypatch):
+    embedder, (zs, fine, _) = evaluations
+    shown = []
+    monkeypatch.setattr(evaluation, "retrieval_grid", lambda queries, results, hits, *_, **options: shown.append(hits))
+    for one, key in ((zs, "label"), (fine, "instance_id")):
+        query, photo = (embedder.dataset.columns[part[0].split][key][part[0].rows] for part in one.view[1:])
+        perfect = one._replace(scores=(query[:, None] == photo).astype(float))  # what a perfect reranking gives
+        report._grids(tmp_path, perfect, embedder)
+    assert all(hits[0] for grid in shown for hits in grid) and len(shown) == 4
+    report._grids(tmp_path, zs, embedder)
+    assert not all(hits[0] for grid in shown[4:] for hits in grid)
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(evaluations, tmp_path):
