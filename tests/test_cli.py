@@ -7,7 +7,7 @@ import pytest
 
 from modeling_splip import cli
 
-COMMANDS = ["evaluate", "index", "prepare", "search", "space"]
+COMMANDS = ["evaluate", "index", "prepare", "reproduce", "search", "space"]
 
 
 def test_all_commands_are_listed(capsys):
