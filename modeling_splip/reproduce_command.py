@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
             f"'{arguments.dataset}' is no prepared dataset: pass --data-dir with the benchmark's archive, or run splip "
             f"prepare {benchmark(args.name)} --data-dir ARCHIVE --out {arguments.dataset}."
         )
+    if is_prepared(arguments):
+        check_benchmark(args.name, arguments)
     for step, command in commands.items():
         if not command:
             continue
