@@ -350,7 +350,8 @@ def test_the_documented_ways_to_load(tiny_clip, prepared, tmp_path):
         for name, place in places.items():
             snippet = snippet.replace(f'"{name}"', repr(str(place)))
         exec(snippet, names)
-    assert len(snippets) == 5 and names["embeds"].shape == (1, 16)
+    assert len(snippets) == 6 and names["embeds"].shape == (1, 16)
+    assert (tmp_path / "model" / "peft" / "adapter_config.json").is_file() and names["clip"].peft_config
     assert torch.equal(names["model"].encode(names["pixels"], "sketch"), model.encode(names["pixels"], "sketch"))
     assert names["processor"].invert_sketches
 
