@@ -11,6 +11,7 @@ COMMANDS = {
     "describe": "modeling_splip.describe_command",
     "evaluate": "modeling_splip.evaluate_command",
     "index": "modeling_splip.index_command",
+    "push": "modeling_splip.push_command",
     "reproduce": "modeling_splip.reproduce_command",
     "search": "modeling_splip.search_command",
 }
