@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,10 +142,18 @@ class Gallery(SearchableGallery):
         mask = np.ones(len(self), dtype=bool)
         for name, values in where.items():
             wanted = values if isinstance(values, list | tuple | set) else [values]
-            text = pc.cast(self._light[name], pa.string())
-            allowed = pc.is_in(text, value_set=pa.array([str(value) for value in wanted], pa.string()))
-            mask &= allowed.to_numpy()
+            column = self._light[name]
+            mask &= pc.is_in(column, value_set=_as_type(wanted, column.type)).to_numpy()
         return np.flatnonzero(mask)
+
+
+def _as_type(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
+    """Return values as a column of this type holds them, "3" as 3 among numbers; what it cannot hold is left out."""
+    held = []
+    for value in values:
+        with contextlib.suppress(pa.ArrowException):
+            held.append(pa.array([value]).cast(kind))
+    return pa.concat_arrays(held) if held else pa.array([], kind)
 
 
 def _open_index(path: Path, reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:

@@ -222,7 +222,7 @@ def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> Non
     os.rename(data, out / data.name)
     # The card names the data folder: `load_dataset` caches by the card's text, not by the files' content.
     card = CARD.format(data=data.name)
-    for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))):
+    for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1))):
         (side / name).write_text(text, encoding="utf-8")
         os.replace(side / name, out / name)
     for folder in data_folders(out):

@@ -119,6 +119,7 @@ def _ahead(
 def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
     """Read one photo: its row, with `pixel_values` for an embedding where it is new; or the reason why it cannot be."""
     try:
+        photo.path.encode("utf-8")  # as the table stores it
         data = photo.read()
         row = {name: photo.metadata.get(name) for name in job.features if name not in OWN_COLUMNS}
         row |= {"path": photo.path, "label": photo.label, "size": photo.size or len(data), "mtime_ns": photo.mtime_ns}
@@ -131,8 +132,10 @@ def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
         row["pixel_values"] = job.processor(images=[image], modality="photo")["pixel_values"][0]  # (3, H, W)
         row["thumbnail"] = {"bytes": _thumbnail(image), "path": None}
         return row
+    except UnicodeEncodeError:
+        return {"reason": "its name is no UTF-8 text: rename it"}
     except Exception as error:  # a decoder may raise anything on damaged data; one bad file must not end the build
-        return {"reason": f"{type(error).__name__}: {error}"}
+        return {"reason": str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"}
 
 
 def _thumbnail(image: Any) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .data import INFO_FILE, open_dataset
 from .gallery_table import HUB_ID
@@ -92,10 +92,14 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image: RGB, upright by its EXIF orientation, transparency laid on white.
 
     Raises:
-        ValueError: if it has more than `max_pixels`, before they are decoded.
+        ValueError: if it is no image, or has more than `max_pixels`, before they are decoded.
         Exception: whatever PIL's decoder raises on damaged data.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise ValueError("no image of a known kind") from None
+    with image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
         image.load()

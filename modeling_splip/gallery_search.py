@@ -133,7 +133,7 @@ class SearchableGallery(ABC):
             sketch: a PIL image, path or array; or a list of them; None to search by words alone.
             k: number of photos wanted.
             text: what the photo shows, beside the sketch.
-            where: column -> value, or list of allowed values; compared as text. A filtered search is exact.
+            where: column -> value, or list of allowed values, read as the column's type. A filtered search is exact.
             text_weight: in [0, 1].
             collapse: show only the best of near-duplicates: photos whose cosine is at least this, such as 0.95.
 
@@ -183,7 +183,7 @@ class SearchableGallery(ABC):
         wanted = min(k if collapse is None else 4 * k, len(self))
         while True:
             scores, found = self.nearest(queries, wanted, where)
-            kept = [self._distinct(row[row >= 0], collapse)[:k] for row in found]
+            kept = [self._distinct(row[row >= 0], k, collapse) for row in found]
             # Without collapsing, or with nothing more to be had, one round is enough.
             exhausted = wanted == len(self) or (found < 0).any(axis=1).all() or found.shape[1] < wanted
             if collapse is None or exhausted or all(len(positions) == k for positions in kept):
@@ -195,14 +195,13 @@ class SearchableGallery(ABC):
             for query, positions in enumerate(kept)
         ]
 
-    def _distinct(self, rows: np.ndarray, collapse: float | None) -> list[int]:
-        """Return the positions in `rows`, best first, without those nearer than `collapse` to a better one."""
+    def _distinct(self, rows: np.ndarray, k: int, collapse: float | None) -> list[int]:
+        """Return the first k positions in `rows`, best first, without those nearer than `collapse` to a better one."""
         if collapse is None:
-            return list(range(len(rows)))
+            return list(range(min(k, len(rows))))
         vectors = self.vectors(rows)  # (M, D)
-        near = vectors @ vectors.T >= collapse
         kept: list[int] = []
         for position in range(len(rows)):
-            if not near[position, kept].any():
+            if len(kept) < k and not (vectors[kept] @ vectors[position] >= collapse).any():
                 kept.append(position)
         return kept

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {report.count} photos ({report.encoded} encoded, {known} already known, {report.removed} removed)"
     )
     if report.unreadable:
-        print(f"{len(report.unreadable)} files could not be read and were left out:", file=sys.stderr)
+        print(f"Left out, because they cannot be read: {len(report.unreadable)}", file=sys.stderr)
         for entry in report.unreadable[:_SHOWN]:
-            print(f"  {entry['path']}: {entry['reason']}", file=sys.stderr)
+            print(f"  {printable(entry['path'])}: {printable(entry['reason'])}", file=sys.stderr)
         if len(report.unreadable) > _SHOWN:
             print(
                 f"  and {len(report.unreadable) - _SHOWN} more, all named in {args.out}/manifest.json", file=sys.stderr
@@ -76,6 +76,13 @@ def run(args: argparse.Namespace) -> int:
         options = f" --store milvus --uri {args.uri}"
     print(f"Search it with: splip search SKETCH --gallery {args.out}{options}")
     return 0
+
+
+def printable(text: str) -> str:
+    """Return text without control characters (a file name may hold terminal escapes), in the output's encoding."""
+    plain = "".join(char if char.isprintable() else "?" for char in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return plain.encode(encoding, "replace").decode(encoding)
 
 
 def connect_store(args: argparse.Namespace) -> Any:

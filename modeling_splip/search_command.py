@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from .contact_sheet import write_contact_sheet
 from .gallery import Gallery
 from .gallery_result import Result
 from .gallery_search import SearchableGallery
-from .index_command import connect_store
-from .milvus_store import MilvusGallery, collection_name
+from .index_command import connect_store, printable
+from .milvus_gallery import MilvusGallery
+from .milvus_store import collection_name
 from .plotting import retrieval_grid
 from .processing_splip import to_rgb
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         labels = set(gallery.labels()) if isinstance(gallery, Gallery) else {r.label for row in found for r in row}
         _write_picture(args.picture, args.sketches, found, labels)
     if args.json:
-        print(json.dumps(_record(args, gallery, found), indent=1, ensure_ascii=False))
+        print(json.dumps(_record(args, gallery, found), indent=1, default=str))
     else:
         for name, results in zip(names, found, strict=True):
             _print_table(name, results)
@@ -110,13 +110,6 @@ def _print_table(name: str, results: list[Result]) -> None:
     print(f"  rank  score  {'label':{width}}  photo")
     for rank, result in enumerate(results, 1):
         print(f"  {rank:4d}  {result.score:5.3f}  {printable(result.label):{width}}  {printable(result.path)}")
-
-
-def printable(text: str) -> str:
-    """Return text without control characters (a file name may hold terminal escapes), in the output's encoding."""
-    plain = "".join(char if char.isprintable() else "?" for char in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return plain.encode(encoding, "replace").decode(encoding)
 
 
 def _write_picture(path: str, sketches: Sequence[str], found: list[list[Result]], labels: set[str]) -> None:

@@ -2,20 +2,24 @@
 
 import os
 import shutil
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-pytest.importorskip("pymilvus", reason="Milvus' tests need splip[search] and milvus-lite")
-pytest.importorskip("milvus_lite", reason="Milvus' tests need splip[search] and milvus-lite")
-
 from modeling_splip import milvus_store
 from modeling_splip.cli import main
 from modeling_splip.gallery import Gallery
-from modeling_splip.milvus_store import MilvusGallery, collection_name, connect, ingest
+from modeling_splip.milvus_gallery import MilvusGallery
+from modeling_splip.milvus_store import collection_name, connect, ingest
 from modeling_splip.registry import load_retriever
+
+pymilvus = pytest.importorskip("pymilvus", reason="Milvus' tests need splip[search] and milvus-lite")
+pytest.importorskip("milvus_lite", reason="Milvus' tests need splip[search] and milvus-lite")
 
 
 def draw(seed: int) -> Image.Image:
@@ -83,6 +87,7 @@ def test_it_answers_as_the_folder_does(gallery, client, pair):
         {"where": {"label": 'a"b\\c'}},
         {"where": {"label": ["tasse à café", "unicorn"]}},
         {"where": {"width": 32, "label": "tasse à café"}},
+        {"where": {"width": "32"}},
         {"where": {"label": 'x" or row >= 0 or label == "x'}},
         {"where": {"label": []}},
         {"text": "red", "text_weight": 0.3},
@@ -96,6 +101,34 @@ def test_it_answers_as_the_folder_does(gallery, client, pair):
         there.search(draw(100), where={"colour": "red"})
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_every_kind_of_index_and_column(kind, client, pair, tmp_path):
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "price": datasets.Value("float64"),
+            "sold": datasets.Value("bool"),
+            "day": datasets.Value("date32"),
+        }
+    )
+    rows = [{"image": draw(n), "price": n / 2, "sold": n % 2 == 0, "day": date(2024, 1, 1 + n)} for n in range(12)]
+    data = datasets.Dataset.from_list(rows, features=features)
+    here = Gallery.build(data, *pair, tmp_path / "my photos", index=kind, progress=False)
+    ingest(here.folder, client, progress=False)
+    there = MilvusGallery.open("my_photos", client, pair)
+    for where, count in (
+        (None, 12),
+        ({"price": 1.0}, 1),
+        ({"price": "1.5"}, 1),
+        ({"sold": True}, 6),
+        ({"sold": "false", "price": [0.5, 1]}, 1),
+        ({"day": "2024-01-03"}, 1),
+        ({"price": "cheap"}, 0),
+    ):
+        rows = [[result.row for result in it.search(draw(100), 12, where=where)] for it in (here, there)]
+        assert rows[0] == rows[1] and len(rows[0]) == count, where
+
+
 def test_an_interrupted_ingestion_is_refused_and_goes_on(gallery, client, pair, monkeypatch):
     monkeypatch.setattr(milvus_store, "_ROWS", 10)
     upsert, calls = client.upsert, []
@@ -103,11 +136,11 @@ def test_an_interrupted_ingestion_is_refused_and_goes_on(gallery, client, pair, 
     def failing(collection, rows):
         calls.append(len(rows))
         if len(calls) == 3:
-            raise ConnectionError("the cable")
+            raise pymilvus.MilvusException(message="the cable")
         return upsert(collection, rows)
 
     monkeypatch.setattr(client, "upsert", failing)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(OSError, match=r"Milvus failed while 'my_photos' was sent \(.*the cable.*it goes on where"):
         ingest(gallery.folder, client, progress=False)
     with pytest.raises(FileNotFoundError, match="'my_photos' was not sent completely"):
         MilvusGallery.open("my_photos", client)
@@ -123,24 +156,27 @@ def test_an_update_replaces_the_photos_at_once(gallery, client, pair, photos, na
     assert len(old.search(draw(100), 30)) == 30
     ingest(new.folder, client, progress=False)
     assert same(MilvusGallery.open("my_photos", client, pair).search(draw(100), 30), new.search(draw(100), 30))
-    assert len(milvus_store._versions(client, "my_photos")) == 1
+    assert len(milvus_store.versions(client, "my_photos")) == 1
 
 
-def test_it_refuses_in_a_sentence(gallery, client, pair, tmp_path):
+def test_it_refuses_in_a_sentence(gallery, client, pair, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no gallery 'my_photos'"):
         MilvusGallery.open("my_photos", client)
     ingest(gallery.folder, client, progress=False)
     with pytest.raises(ValueError, match="was built with model"):
         MilvusGallery.open("my_photos", client, "clip")
-    record = milvus_store._record(client, "my_photos")
+    record = milvus_store.read_record(client, "my_photos")
     milvus_store._register(client, "my_photos", {**record, "dim": 17})
     with pytest.raises(ValueError, match="has dimension 16 on the server, 17 expected"):
         MilvusGallery.open("my_photos", client)
     milvus_store._register(client, "my_photos", {**record, "count": 31})
     with pytest.raises(ValueError, match="holds 30 photos on the server, 31 expected"):
         MilvusGallery.open("my_photos", client)
+    waits = []
+    monkeypatch.setattr(milvus_store, "time", SimpleNamespace(sleep=waits.append))
     with pytest.raises(OSError, match="does not answer after 5 attempts"):
-        connect("http://127.0.0.1:9", wait=0.01)
+        connect("http://127.0.0.1:9")
+    assert waits == [0.5, 1, 2, 4]
     assert [collection_name(text) for text in ("runs/demo/gallery", "2024 ü")] == ["gallery", "g_2024__"]
 
 
