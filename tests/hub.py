@@ -89,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             repo, kind = f"{asked.get('organization', 'someone')}/{asked['name']}", asked.get("type", "model")
             self.hub.files.setdefault((kind, repo), {"main": {}})
-            self.hub.private += [repo] if asked.get("private") else []
+            private = asked.get("private") or asked.get("visibility") == "private"  # as older and newer clients ask
+            self.hub.private += [repo] if private else []
             prefix = "datasets/" if kind == "dataset" else ""
             self._json({"url": f"{self.hub.url}/{prefix}{repo}", "name": repo, "id": repo})
         elif found := re.fullmatch(r"/api/(model|dataset)s/([\w.-]+/[\w.-]+)/branch/([^/]+)", path):
@@ -126,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             elif line["key"] == "lfsFile":
                 files[line["value"]["path"]] = self.hub.stored[line["value"]["oid"]]
-        self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
+        prefix = "datasets/" if kind == "dataset" else ""
+        self._json({"commitUrl": f"{self.hub.url}/{prefix}{repo}/commit/{COMMIT}", "commitOid": COMMIT})
 
     def _files(self, kind: str, repo: str, revision: str) -> dict[str, bytes] | None:
         """Return a revision's files, or answer that there is no such repository or revision."""

@@ -122,7 +122,8 @@ def test_pushed_and_loaded_again(hub, tiny_clip, prepared, tmp_path):
     result = run([*SPLIP, *words], env=hub.environment(tmp_path / "other"), cwd=tmp_path / "elsewhere")
     assert result.returncode == 0, result.stderr[-2000:]
     expected = Gallery.open(tmp_path / "gallery", (loaded, processor)).search(sketch)
-    assert expected[0].path in result.stdout
+    found = json.loads(result.stdout)["queries"][0]["results"]
+    assert [each["path"] for each in found] == [Path(each.path).relative_to(photos).as_posix() for each in expected]
 
     refused = run(
         [*SPLIP, "push", str(tmp_path / "run"), "someone/sketch", "--full"], env=env | {"HF_HUB_OFFLINE": "1"}
