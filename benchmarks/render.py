@@ -14,12 +14,15 @@ from speed_table import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PUBLISHED = "../../modeling_splip/published_results.json"
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", tables.demo),
     "world": ("world.json", tables.world),
     "compare": ("compare.json", tables.compare),
+    "real_mini": ("real_mini.json", tables.compare_real),
+    "papers": (PUBLISHED, tables.papers),
     "ablation": ("ablation.json", tables.ablation),
     "speed": ("speed.json", speed),
 }

@@ -152,6 +152,7 @@ def embed_view(embedder: Embedder, view: View, gallery: str = "unique", rerank: 
         raise ValueError(f"gallery must be one of {GALLERIES}, got '{gallery}'.")
     query, photo = _columns(embedder.dataset, view.query), _columns(embedder.dataset, view.gallery)
     embeddings = embedder(view.query, "sketch"), embedder(view.gallery, "photo")
+    same_class = query["label"][:, None] == photo["label"] if view.protocol == "fg-class" else None
     return Sides(
         query=embeddings[0],
         gallery=embeddings[1],
@@ -160,7 +161,7 @@ def embed_view(embedder: Embedder, view: View, gallery: str = "unique", rerank: 
         query_instances=query["instance_id"],
         gallery_instances=photo["instance_id"],
         copies=photo["copies"] if gallery == "archive" else None,
-        scores=reranked_scores(embedder, view, *embeddings, rerank) if rerank else None,
+        scores=reranked_scores(embedder, view, *embeddings, rerank, same_class) if rerank else None,
     )
 
 

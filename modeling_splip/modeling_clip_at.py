@@ -4,6 +4,8 @@ Symbols: x an image, E its CLS and patch embeddings (1 + P, d_v), V the K prompt
 embedding (D).
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, initialization
@@ -73,7 +75,8 @@ class ClipAtModel(Retriever):
     def _with_prompts(self, embeddings: Tensor, modality: str) -> Tensor:
         if not self.config.prompts:
             return embeddings
-        prompts = self.prompts["shared" if self.config.share_prompts else modality].tokens  # (K, d_v)
+        own = cast(VisualPrompts, self.prompts["shared" if self.config.share_prompts else modality])
+        prompts = own.tokens  # (K, d_v)
         return torch.cat([embeddings, prompts.to(embeddings.dtype).expand(len(embeddings), -1, -1)], dim=1)
 
 

@@ -9,7 +9,14 @@ from tqdm.auto import tqdm
 from .data import View
 
 
-def reranked_scores(embedder: Any, view: View, query: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
+def reranked_scores(
+    embedder: Any,
+    view: View,
+    query: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    candidates: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the scores (Q, N) after the relation network has ranked the first k photos of every sketch again.
 
     The first k get 1 + their relation score, in 1..2, and so stay before the others, which keep their cosine. Photos'
@@ -20,6 +27,7 @@ def reranked_scores(embedder: Any, view: View, query: np.ndarray, gallery: np.nd
         view: what to compare.
         query, gallery: its embeddings (Q, D) and (N, D).
         k: at least 1.
+        candidates: (Q, N) which photos a sketch may find; all by default.
 
     Raises:
         ValueError: if the model has no relation network.
@@ -30,9 +38,9 @@ def reranked_scores(embedder: Any, view: View, query: np.ndarray, gallery: np.nd
     sketches, photos = embedder.tokens(view.query, "sketch"), embedder.tokens(view.gallery, "photo")
     device = embedder.accelerator.device
     scores = query @ gallery.T  # (Q, N)
-    k = min(k, scores.shape[1])
     for row in tqdm(range(len(scores)), desc="rerank", unit="sketch", leave=False):
-        first = np.argpartition(-scores[row], k - 1)[:k]
+        rivals = np.flatnonzero(candidates[row]) if candidates is not None else np.arange(scores.shape[1])
+        first = rivals[np.argsort(-scores[row, rivals], kind="stable")[:k]]
         tokens = torch.from_numpy(photos[first]).to(device).float()  # (k, P, D)
         own = torch.from_numpy(sketches[row]).to(device).float().expand_as(tokens)
         with torch.no_grad():

@@ -63,3 +63,10 @@ def test_other_models_cannot(tiny_clip, prepared, polygons, capsys):
         evaluate(Embedder(*load_retriever(f"clip:{tiny_clip}"), polygons), ["zs"], "clip", rerank=3)
     assert main(["evaluate", "--model", f"clip:{tiny_clip}", "--dataset", str(prepared), "--rerank", "-1"]) != 0
     assert "--rerank must be at least 0, got -1" in capsys.readouterr().err
+
+
+def test_in_the_class_the_first_k_are_of_the_class(embedder, polygons):
+    sides = embed_view(embedder, polygons.view("fg-class"), rerank=3)
+    again = sides.scores > 1
+    assert (again.sum(axis=1) == 3).all()
+    assert (sides.query_labels[:, None] == sides.gallery_labels)[again].all()
