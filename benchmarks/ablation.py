@@ -3,15 +3,17 @@
     python benchmarks/ablation.py [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 
 Every row is SpLIP with some settings changed. The report is `benchmarks/results/ablation.json`, with plots in
-`docs/images`; the runs are those of `runs.py`, so that an interrupted benchmark continues. The world sets no default.
+`docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues. The world sets no
+default.
 """
 
 import argparse
 from typing import Any
 
+from world_runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
+
 from modeling_splip.files import write_json
 from modeling_splip.plotting import method_runs
-from runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
 
 NO_VISUAL_PROMPTS = {"model.use_b_v": False, "model.use_b_vt": False}
 PLAIN = {"loss.beta": 0.0, "loss.adaptive_margin": False}

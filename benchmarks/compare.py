@@ -5,8 +5,8 @@
 
 The learning rate of each trained method is the best of three by the mAP@all (fine-grained: Acc@1) on six seen classes
 held back from training; on the offline world those of the tuning split, otherwise those of the data set itself. The
-report is `benchmarks/results/compare.json`, with a plot in `docs/images`; the runs are those of `runs.py`, so that an
-interrupted benchmark continues.
+report is `benchmarks/results/compare.json`, with a plot in `docs/images`; the runs are those of `world_runs.py`, so
+that an interrupted benchmark continues.
 """
 
 import argparse
@@ -20,14 +20,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-
-from datasets_scripts.world import CATEGORY_NAMES
-from modeling_splip.clip_backbone import MINI_CLIP
-from modeling_splip.data import open_dataset
-from modeling_splip.files import write_json
-from modeling_splip.plotting import method_runs
-from modeling_splip.registry import METHODS, load_retriever
-from runs import (
+from world_runs import (
     BATCH,
     FROZEN,
     IMAGES,
@@ -44,6 +37,13 @@ from runs import (
     run_all,
     summary,
 )
+
+from datasets_scripts.world import CATEGORY_NAMES
+from modeling_splip.clip_backbone import MINI_CLIP
+from modeling_splip.data import open_dataset
+from modeling_splip.files import write_json
+from modeling_splip.plotting import method_runs
+from modeling_splip.registry import METHODS, load_retriever
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {

@@ -3,15 +3,13 @@
     python benchmarks/world.py [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 
 Fine-grained numbers come from models trained on instance pairs. The report is `benchmarks/results/world.json` with a
-plot in `docs/images`; the runs are those of `runs.py`, so that an interrupted benchmark continues.
+plot in `docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues.
 """
 
 import argparse
 from typing import Any
 
-from modeling_splip.files import write_json
-from modeling_splip.plotting import method_runs
-from runs import (
+from world_runs import (
     BATCH,
     BOOTSTRAP,
     FROZEN,
@@ -27,6 +25,9 @@ from runs import (
     run_all,
     summary,
 )
+
+from modeling_splip.files import write_json
+from modeling_splip.plotting import method_runs
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {

@@ -80,9 +80,7 @@ def conditional_jigsaw_loss(
     return own.mean() + (gap if keep is None else gap[keep]).relu().mean()
 
 
-def relative_distance_divergence(
-    deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05
-) -> Tensor:
+def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05) -> Tensor:
     """Return L_delta of CLIP-AT: the KL divergence of classes' distributions of delta, mean over ordered pairs.
 
     How a distribution is made of a few deltas no source says. `gaussian`, ours, takes the normal of the same mean and

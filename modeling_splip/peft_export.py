@@ -1,4 +1,4 @@
-"""LayerNorm adapters as PEFT's LN tuning, for its users: `PeftModel.from_pretrained(clip, folder, subfolder="peft")`."""
+"""LayerNorm adapters as PEFT's LN tuning: `PeftModel.from_pretrained(clip, folder, subfolder="peft")` takes them."""
 
 import json
 from pathlib import Path
