@@ -1,6 +1,5 @@
 """SpLIP: the packed model equals the plain one of `plain_splip.py`, and each silent error breaks that."""
 
-
 import pytest
 import torch
 from conftest import CLASSES, byte_tokenizer, save_clip, tiny_config
