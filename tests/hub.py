@@ -78,6 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
             if files is not None:
                 names = [{"rfilename": name} for name in files]
                 self._json({"id": repo, "sha": COMMIT, "siblings": names, "private": repo in self.hub.private})
+        elif found := re.fullmatch(r"/api/(model|dataset)s/([\w.-]+/[\w.-]+)/tree/([^/]+)", path):
+            files = self._files(*found.groups())
+            if files is not None:
+                sizes = {name: {"size": len(content), "oid": COMMIT} for name, content in files.items()}
+                self._json([{"type": "file", "path": name, **each} for name, each in sizes.items()])
         elif path == "/api/whoami-v2":
             self._json({"name": "someone", "type": "user", "orgs": []})
         else:
