@@ -99,7 +99,7 @@ def test_pushed_and_loaded_again(hub, tiny_clip, prepared, tmp_path):
     """Model, card and gallery go up by the command; another user, elsewhere, searches with them."""
     model_folder = save(tmp_path / "run" / "model", "splip", {}, tiny_clip)
     loaded, processor = load_retriever(str(model_folder))
-    photos = next(prepared.parent.parent.glob("raw*/photo"))
+    photos = next(prepared.parent.parent.glob("raw*/photo")).resolve()
     Gallery.build(photos, loaded, processor, tmp_path / "gallery", progress=False)
     words = [str(tmp_path / "run"), "someone/sketch", "--full", "--private", "--gallery", str(tmp_path / "gallery")]
     env = hub.environment(tmp_path / "home")
