@@ -161,6 +161,7 @@ def test_help_explains_everything(capsys):
             assert f"--{item.name}" in words and " ".join(item.metadata["help"].split()) in words, item.name
     for method in [name for name, row in METHODS.items() if row.objective]:
         for group, names in ((group, group_fields(group, method)) for group in ("model", "loss", "augment")):
+            section = words.split(f"{method}, --{group}.NAME VALUE:", 1)[-1]
             for name, default in names.items():
-                found = re.search(rf"--{group}\.{name} (.*?) \(default: {re.escape(str(default))}\)", words)
+                found = re.search(rf"--{group}\.{name} (.*?) \(default: {re.escape(str(default))}\)", section)
                 assert found and "--" not in found[1] and re.search("[a-z|]", found[1]), f"{group}.{name}"

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_splip import cli
 
-COMMANDS = ["evaluate", "index", "prepare", "reproduce", "search", "space"]
+COMMANDS = ["describe", "evaluate", "index", "prepare", "push", "reproduce", "search", "space"]
 
 
 def test_all_commands_are_listed(capsys):
@@ -17,7 +17,7 @@ def test_all_commands_are_listed(capsys):
     assert stop.value.code == 0
     for name in COMMANDS:
         # Its name, and the first words of what it is for.
-        assert [line.split()[0] for line in printed.splitlines() if line.startswith(f"    {name} ")] == [name]
+        assert [line.split()[0] for line in printed.splitlines() if f"{line} ".startswith(f"    {name} ")] == [name]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

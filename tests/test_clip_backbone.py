@@ -157,6 +157,6 @@ def test_base_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match=r"Base CLIP 'nobody/nothing' is no local folder and not on the Hub"):
         load_clip("nobody/nothing")
     with pytest.raises(
-        OSError, match=r"Base CLIP '.*' has no loadable CLIP weights: check the name, or pass base_model="
+        OSError, match=r"Base CLIP '.*' has no CLIP weights in safetensors: check the name, or pass base_model="
     ):
         SplipModel.from_clip(str(tmp_path), CLASSES)
