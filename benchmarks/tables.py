@@ -55,9 +55,10 @@ def world(report: dict[str, Any]) -> str:
 def compare(report: dict[str, Any]) -> str:
     """Every method by the same rules, with what it costs."""
     return (
-        f"{_settings(report)} The learning rate of each method is the best of three on held-back seen classes. "
+        f"{_settings(report)} The learning rate of each method is the best of "
+        f"{len(report['settings']['learning_rates'])} on held-back seen classes. "
         "Training step and encoding are CPU time against frozen CLIP's encoding of as many images, at this backbone's "
-        "size; SpLIP (domain) is encoded folded.\n\n" + _methods(report)
+        "size; SpLIP (domain) is encoded folded.\n\n" + _methods(report) + _reranked(report)
     )
 
 
@@ -70,6 +71,19 @@ def compare_real(report: dict[str, Any]) -> str:
         "only: the numbers are low, and show no more than that nothing depends on the drawn world.\n\n"
         + _methods(report)
     )
+
+
+def _reranked(report: dict[str, Any]) -> str:
+    lines = []
+    for name, values in report["methods"].items():
+        if "reranked" in values:
+            scores = ", ".join(f"{PROTOCOLS[p]} {100 * score:.1f}" for p, score in values["reranked"].items())
+            lines.append(
+                f"\n\n{name} with its first {report['settings']['rerank']} results ranked again by the relation "
+                f"network: {scores}. It stores {values['stored_bytes_a_photo']:,} bytes of tokens a photo, and ranking "
+                f"again takes a sketch as long as frozen CLIP's encoding of {values['rerank_relative']:.1f} images."
+            )
+    return "".join(lines)
 
 
 def _methods(report: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 import train_accelerate
 from modeling_splip.clip_backbone import MINI_CLIP, load_clip
 from modeling_splip.data import open_dataset
-from modeling_splip.evaluation import Embedder, measure
+from modeling_splip.evaluation import Embedder, embed_view, measure, measure_sides
 from modeling_splip.files import write_json
 from modeling_splip.modeling_encoder import weights_fingerprint
 from modeling_splip.registry import load_retriever
@@ -39,11 +39,13 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
+RECIPES = ROOT / "modeling_splip" / "recipes"
 LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class",)}
 FROZEN = "clip"
-STEPS, BATCH = 120, 32
+STEPS, BATCH = 60, 32
 VALIDATION_CLASSES = 6  # of the 30 seen ones, where a run only chooses a setting
 BOOTSTRAP = 10_000
+RERANK = 50  # first results that a relation network ranks again, for the first protocol of a level
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,15 @@ class Run:
     @property
     def path(self) -> Path:
         """Where the record lies."""
-        digest = hashlib.blake2b(json.dumps(asdict(self) | {"batch": BATCH}).encode(), digest_size=8).hexdigest()
+        told = asdict(self) | {"batch": BATCH, "recipe": (RECIPES / f"{self.recipe}.yaml").read_text("utf-8")}
+        digest = hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
         return WORK / backbone() / f"fold{Path(self.fold).name}-seed{self.seed}-{self.level}-{digest}.json"
+
+    @property
+    def recipe(self) -> str:
+        """Which recipe the flags change."""
+        method = "splip" if isinstance(self.variant, str) else dict(self.variant).get("method", "splip")
+        return f"{method}_mini" + ("_fg" if self.level == "fine_grained" else "")
 
     def record(self) -> dict[str, Any]:
         """Read the record."""
@@ -158,6 +167,10 @@ def _make(run: Run) -> None:
             protocol: {"metrics": result["metrics"], "per_query": _main_values(protocol, result["per_query"])}
             for protocol, result in measured.items()
         }
+        if hasattr(model, "relation"):
+            protocol = LEVELS[run.level][0]
+            again = measure_sides(embed_view(embedder, dataset.view(protocol), rerank=RERANK), protocol)
+            record["protocols"][protocol]["reranked"] = again["metrics"][metric(protocol)]
     write_json(run.path, record)
     shutil.rmtree(output, ignore_errors=True)
 
@@ -165,9 +178,8 @@ def _make(run: Run) -> None:
 def train(run: Run, output: Path) -> dict[str, Any]:
     """Train in this process; returns the record of train_accelerate.py."""
     shutil.rmtree(output, ignore_errors=True)
-    flags = dict(run.variant)
-    recipe = f"{flags.pop('method', 'splip')}_mini" + ("_fg" if run.level == "fine_grained" else "")
-    arguments = {"recipe": recipe, "dataset": dataset_path(run.fold), "output": output, "seed": run.seed}
+    flags = {name: value for name, value in run.variant if name != "method"}
+    arguments = {"recipe": run.recipe, "dataset": dataset_path(run.fold), "output": output, "seed": run.seed}
     arguments |= {"max_steps": run.steps, "batch_size": BATCH, "tracker": "none"}
     arguments |= {"validation_classes": VALIDATION_CLASSES if run.validation else 0, "evaluate_every": 1000} | flags
     for state in (AcceleratorState, GradientState, PartialState):
