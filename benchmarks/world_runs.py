@@ -28,6 +28,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from tqdm.auto import tqdm
 
 import train_accelerate
+from modeling_splip.arguments import RECIPES
 from modeling_splip.clip_backbone import MINI_CLIP, load_clip
 from modeling_splip.data import open_dataset
 from modeling_splip.evaluation import Embedder, embed_view, measure, measure_sides
@@ -39,7 +40,6 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
-RECIPES = ROOT / "modeling_splip" / "recipes"
 LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class",)}
 FROZEN = "clip"
 STEPS, BATCH = 60, 32
