@@ -27,7 +27,7 @@ LORA = {"peft_type": "LORA", "r": 2, "target_modules": ".*vision_model.*(q_proj|
 
 
 def checkpoint(method: str, form: str = "adapter", **settings) -> Callable[[], tuple[RetrieverEncoder, bool]]:
-    """Return what makes a model with trained parts that are no longer those of the start, and whether it is saved whole."""
+    """Return what makes a model with its trained parts moved from the start, and tells whether it is saved in full."""
 
     def make() -> tuple[RetrieverEncoder, bool]:
         torch.manual_seed(7)

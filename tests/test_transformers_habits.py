@@ -6,6 +6,7 @@ test_checkpoints.py and test_contract.py hold saving and loading, dtypes, batch 
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from modeling_splip.configuration_retriever import RetrieverConfig
 from modeling_splip.registry import METHODS
 
 MODELS = [*CASES, ("splip_encoder", {"conditioning": "domain", "share_layer_norms": False})]
+NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 MODEL = pytest.mark.parametrize(("name", "settings"), MODELS)
 TRAINED = pytest.mark.parametrize(("name", "settings"), CASES)
 
@@ -179,10 +181,12 @@ def test_copies_stand_alone(tiny_clip, pixels, name, settings):
     assert torch.equal(pickle.loads(pickle.dumps(model)).encode(pixels, "sketch"), expected)
 
 
-def test_compiled(tiny_clip, pixels):
+# Every test of the inductor waits for a C++ compiler, so one model does.
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=NEEDS_COMPILER)])
+def test_compiled(tiny_clip, pixels, backend):
     model = build("splip", {"conditioning": "domain"}, tiny_clip)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=False)
+    compiled = torch.compile(model, backend=backend)
     with torch.no_grad():
-        for modality in MODALITIES:
+        for modality in MODALITIES if backend == "aot_eager" else ("sketch",):
             embeds = compiled(pixel_values=pixels, modality=modality, return_class_embeds=False).embeds
             torch.testing.assert_close(embeds, model.encode(pixels, modality), atol=1e-6, rtol=0)
