@@ -1,6 +1,6 @@
 """What `speed.py` times: SpLIP on random weights of a published CLIP's shape, and the usual way to compute it.
 
-No tokenizer is needed: class prompts are given as token ids. The 104 classes are those of Sketchy's first split by
+No tokenizer is needed: class prompts are given as token ids. The 104 classes are those of Sketchy's second split by
 number, with names of one to three tokens, so that the longest prompt has 12 tokens.
 """
 

@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "train_speed.json"
 IMAGES_OF_A_TRIPLET = 3
 HIDES_WITHIN = 1.05
 PRECISIONS = {"no": None, "bf16": torch.bfloat16}
-NAMED_CLASSES = 104  # of Sketchy's first split: what SpLIP's text pass costs grows with them
+NAMED_CLASSES = 104  # of Sketchy's second split: what SpLIP's text pass costs grows with them
 # Typical strengths; off in every recipe.
 AUGMENTATION = Augmentation(
     flip=0.5, crop=0.2, colour=0.2, thickness=1, dropout=0.1, rotation=10, scale=0.1, shift=0.05
