@@ -152,6 +152,8 @@ def _base_sentence(facts: CardFacts) -> str:
     base = shared_base(facts.config)
     named = f"`{base}`" if base else "a CLIP"
     if getattr(facts.config, "checkpoint", "full") == "adapter":
+        if base == MINI_CLIP:
+            return f"Only what was trained is stored here; the base CLIP, {named}, comes with the installed package."
         return f"Only what was trained is stored here; the base CLIP, {named}, is loaded beside it."
     return f"Self-contained; trained on {named}."
 

@@ -67,6 +67,13 @@ def test_a_card_without_records_says_so(tiny_clip):
     text = model_card(facts(tiny_clip))
     assert ModelCard(text).data.eval_results is None
     assert "No record of its training is known." in text and "No results were recorded" in text
+    assert "the base CLIP, `someone/clip`, is loaded beside it" in text
+
+
+def test_a_packaged_base_wants_the_package(tiny_clip):
+    own = facts(tiny_clip)
+    own.config.base_model = "mini_clip"
+    assert "the base CLIP, `mini_clip`, comes with the installed package" in model_card(own)
 
 
 def test_results_of_another_model_are_refused(tiny_clip):
