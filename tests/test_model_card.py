@@ -67,11 +67,12 @@ def test_a_card_without_records_says_so(tiny_clip):
     text = model_card(facts(tiny_clip))
     assert ModelCard(text).data.eval_results is None
     assert "No record of its training is known." in text and "No results were recorded" in text
-    assert "the base CLIP, `someone/clip`, is loaded beside it" in text
 
 
-def test_a_packaged_base_wants_the_package(tiny_clip):
+def test_where_the_base_comes_from(tiny_clip):
     own = facts(tiny_clip)
+    own.config.checkpoint = "adapter"
+    assert "the base CLIP, `someone/clip`, is loaded beside it" in model_card(own)
     own.config.base_model = "mini_clip"
     assert "the base CLIP, `mini_clip`, comes with the installed package" in model_card(own)
 
