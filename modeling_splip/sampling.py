@@ -59,8 +59,8 @@ class TrainingItems(Dataset):
     ):
         if isinstance(dataset.train, datasets.IterableDataset):
             raise ValueError(
-                "Training needs any image at any time, which a streaming dataset cannot give: prepare the data on disk "
-                "(splip prepare), from where images are read as they are needed."
+                "Training needs any image at any time, which a stream cannot give: write it to the disk once with "
+                "modeling_splip.streams.store_streams(dataset, FOLDER), and train on that folder."
             )
         self.level, self.seed, self.processor, self.rows = level, seed, processor, dataset.train
         self.augmentation = augmentation
