@@ -96,7 +96,7 @@ def build_gallery(
         report = BuildReport(0, sum(gather_object([encoded])), 0, gather_object(unreadable))
         state.wait_for_everyone()
         if state.is_main_process:
-            _finish(job, out, fingerprint, model_name, index, report)
+            _finish(job, out, fingerprint, model_name, index, report, progress)
         state.wait_for_everyone()
     finally:
         if lock is not None:
@@ -158,7 +158,9 @@ def _next_run(shards: Path) -> int:
     return 1 + max((int(file.name.split("-")[0]) for file in shards.glob("*.parquet")), default=0)
 
 
-def _finish(job: Job, out: Path, fingerprint: str, model_name: str | None, kind: str, report: BuildReport) -> None:
+def _finish(
+    job: Job, out: Path, fingerprint: str, model_name: str | None, kind: str, report: BuildReport, progress: bool
+) -> None:
     """Put known and new rows together in the source's order, index and publish them, and complete the report."""
     side, source = job.shards.parent, job.source
     old = _old_table(out, fingerprint, job.features)
@@ -177,7 +179,7 @@ def _finish(job: Job, out: Path, fingerprint: str, model_name: str | None, kind:
     data = side / f"data-{uuid.uuid4().hex[:12]}"
     data.mkdir()
     embeddings = _write_table(job, known, [known.place(photo) for photo in photos], data)
-    index, facts = build_index(embeddings, choose_kind(len(photos), kind))
+    index, facts = build_index(embeddings, choose_kind(len(photos), kind), progress)
     save_index(index, data / INDEX_FILE)
     manifest = {
         "schema": SCHEMA,

@@ -10,16 +10,19 @@ from typing import Any
 import faiss
 import numpy as np
 from datasets.search import FaissIndex
+from tqdm.auto import tqdm
 
 KINDS = ("exact", "hnsw", "ivf")
 # Exact search over this many photos takes 5 ms on one core at 512 dimensions.
 EXACT_UP_TO = 50_000
 HNSW_UP_TO = 2_000_000
-RECALL_TARGET = 0.99
+# Above the 0.98 that a sketch shall meet: sketches lie further out than the stored photos that are asked here.
+RECALL_TARGET = 0.995
 _RECALL_QUERIES = 200
 _RECALL_DEPTH = 100
 _TRAIN_PER_LIST = 64
 _BLOCK = 65_536
+_ADD_ROWS = 10_000
 
 
 def choose_kind(count: int, kind: str = "auto") -> str:
@@ -35,12 +38,15 @@ def choose_kind(count: int, kind: str = "auto") -> str:
     return kind
 
 
-def build_index(embeddings: np.ndarray, kind: str) -> tuple[FaissIndex, dict[str, Any]]:
+def build_index(embeddings: np.ndarray, kind: str, progress: bool = True) -> tuple[FaissIndex, dict[str, Any]]:
     """Build an inner-product index, searched as deep as the recall target needs.
+
+    HNSW and IVF hold the embeddings as 16-bit floats: half the memory, and scores within 0.0005.
 
     Args:
         embeddings: (N, D) float32 of unit norm.
         kind: "exact", "hnsw" or "ivf".
+        progress: show a bar if it takes longer than some seconds.
 
     Returns:
         The index, and what the manifest records: kind, depth of search (HNSW's ef, IVF's probed lists) and the measured
@@ -50,14 +56,19 @@ def build_index(embeddings: np.ndarray, kind: str) -> tuple[FaissIndex, dict[str
     count, dim = embeddings.shape
     index: Any = faiss.IndexFlatIP(dim)
     if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = 200
+        index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 100
     elif kind == "ivf":
         lists = int(max(1, min(4 * count**0.5, count // 39)))  # 39 vectors a list is where faiss begins to warn
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
+        half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, lists, half, product, False)
         index.train(_sample(embeddings, lists * _TRAIN_PER_LIST))
         index.set_direct_map_type(faiss.DirectMap.Array)
-    index.add(embeddings)
+    with tqdm(total=count, desc="Indexing", unit="image", delay=5, disable=not progress) as bar:
+        for start in range(0, count, _ADD_ROWS):
+            block = embeddings[start : start + _ADD_ROWS]
+            index.add(block)
+            bar.update(len(block))
     depth, recall = _tune(index, kind, embeddings)
     return FaissIndex(custom_index=index), {
         "kind": kind,
@@ -80,7 +91,7 @@ def _set_depth(index: Any, kind: str, depth: int) -> None:
 
 
 def _tune(index: Any, kind: str, embeddings: np.ndarray) -> tuple[int, float]:
-    """Double the depth of search until the recall target is met; return both."""
+    """Search a quarter deeper each time until the recall target is met; return depth and recall."""
     if kind == "exact":
         return 0, 1.0
     queries, best = _sample(embeddings, _RECALL_QUERIES), min(_RECALL_DEPTH, len(embeddings))
@@ -89,12 +100,13 @@ def _tune(index: Any, kind: str, embeddings: np.ndarray) -> tuple[int, float]:
     depth = min(64 if kind == "hnsw" else 8, deepest)
     while True:
         _set_depth(index, kind, depth)
-        found = index.search(queries, best)[0]
-        # By score, not by number: among equal scores any photo is right.
-        recall = float((found >= exact[:, -1:] - 1e-6).mean())
+        rows = index.search(queries, best)[1]  # -1 where there are fewer
+        scores = np.einsum("qd,qkd->qk", queries, embeddings[rows])
+        # By exact score, not by number: among equal scores any photo is right.
+        recall = float(((scores >= exact[:, -1:] - 1e-6) & (rows >= 0)).mean())
         if recall >= RECALL_TARGET or depth == deepest:
             return depth, recall
-        depth = min(2 * depth, deepest)
+        depth = min(depth * 5 // 4, deepest)
 
 
 def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
