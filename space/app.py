@@ -32,15 +32,17 @@ TAKE_BRUSH = """function take() {
   const brush = document.querySelector('#sketch .toolbar-wrap button:nth-of-type(2)');
   brush ? brush.click() : setTimeout(take, 100);
 }"""
-# Describe the examples' pictures; search when the hand rests after a stroke, undo or redo. The canvas' own change event
-# would do so at once, and leave drawings in the server's memory.
+# Describe the examples' pictures; search when the hand rests, one search at a time: no earlier drawing's photos replace
+# a later one's. The canvas' own change event would search at once, and leave drawings in the server's memory.
 ON_LOAD = """() => {
   const examples = () => document.querySelectorAll('#examples img[alt=""]');
   const describe = () => examples().forEach((img) => { img.alt = img.src.match(/([^/]+)[.]png$/)[1]; });
   new MutationObserver(describe).observe(document.body, {childList: true, subtree: true});
   const sketch = document.querySelector('#sketch');
-  let rest;
-  const wait = () => { clearTimeout(rest); rest = setTimeout(() => document.querySelector('#stroke').click(), 300); };
+  let rest, asking, again;
+  window.ask = () => { again = asking; if (!asking) { asking = true; document.querySelector('#stroke').click(); } };
+  window.answered = () => { asking = false; if (again) ask(); };
+  const wait = () => { clearTimeout(rest); rest = setTimeout(ask, 300); };
   sketch.addEventListener('pointerdown', ({target}) => {
     clearTimeout(rest);
     if (target.closest('canvas')) addEventListener('pointerup', wait, {once: true});
@@ -138,10 +140,10 @@ def build_app(finder: Finder) -> gr.Blocks:
         quiet: dict[str, Any] = {"api_visibility": "private"}
         gr.on([button.click, words.submit], actions.draw, inputs, outputs, **quiet)
         rest = gr.Button(visible="hidden", elem_id="stroke")
-        # While a search runs, only the newest stroke waits: a fast hand does not fill the queue.
-        stroke = {"trigger_mode": "always_last", "show_progress": "hidden", **quiet}
-        gr.on([rest.click, sketch.upload], actions.stroke, [live, *inputs], outputs, **stroke)
-        examples.load_input_event.then(actions.stroke, [live, *inputs], outputs, **quiet)
+        stroke = rest.click(actions.stroke, [live, *inputs], outputs, show_progress="hidden", **quiet)
+        stroke.then(js="() => answered()", **quiet)
+        sketch.upload(js="() => ask()", **quiet)
+        examples.load_input_event.then(js="() => ask()", **quiet)
         photos.select(actions.click, [shown, k, own], outputs, **quiet)
         gr.on([app.load, sketch.clear], js=TAKE_BRUSH, **quiet)
         app.load(js=ON_LOAD, **quiet)
@@ -210,9 +212,7 @@ def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `splip space`."""
-    parser.add_argument(
-        "--gallery", action="append", help="folder that `splip index` wrote, or Hub dataset; repeatable"
-    )
+    parser.add_argument("--gallery", action="append", help="folder of `splip index`, or Hub dataset; repeatable")
     parser.add_argument("--model", help="default: the one that the gallery was built with")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")

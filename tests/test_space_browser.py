@@ -135,15 +135,17 @@ def captions_of(results) -> list[str]:
 
 
 def choose_gallery(page, name: str) -> None:
-    page.get_by_text("Settings and your own photos").click()
-    page.get_by_label("Gallery and its model").click()
+    settings, box = page.get_by_text("Settings and your own photos"), page.get_by_label("Gallery and its model")
+    settings.click()
+    box.click()
     page.get_by_role("option", name=name).click()
+    settings.click()
+    box.wait_for(state="hidden")  # nothing moves under the pen any more
 
 
 def test_a_drawn_lamp_is_found_among_all_categories(page):
     """The model is the frozen backbone, trained on this world; the strokes are a lamp's own clean outlines."""
     choose_gallery(page, "world")
-    page.get_by_text("Settings and your own photos").click()  # out of the picture
     live = page.get_by_label("Search after each stroke")
     live.uncheck()
     for line in outlines("lamp", 5):
@@ -191,6 +193,29 @@ def test_each_stroke_searches_with_pen_undo_redo_eraser_and_after_clearing(page)
     page.get_by_text(NOTHING_DRAWN).wait_for()
     stroke(page, ZIGZAG)
     wait_for_others(page, erased)
+
+
+def test_a_slow_search_for_a_drawing_does_not_replace_a_later_ones_photos(page):
+    """The upload of the drawing after Undo is held back until the hand rests after Redo."""
+    stroke(page, WALLS)
+    walls = found(page)
+    stroke(page, ZIGZAG)
+    both = wait_for_others(page, walls)
+    page.evaluate("""window.seen = [], new MutationObserver(() =>
+      seen.push([...document.querySelectorAll('#photos img')].map(image => image.alt).join())
+    ).observe(document.querySelector('#photos'), {attributes: true, childList: true, subtree: true})""")
+    held, late = [], []
+    page.route("**/upload*", lambda route: route.continue_() if late else held.append(route))
+    tool(page, "Undo")
+    while not held:
+        page.wait_for_timeout(100)
+    late.append(True)
+    tool(page, "Redo")
+    page.wait_for_timeout(2000)
+    for route in held:
+        route.continue_()
+    page.wait_for_function("walls => seen.includes(walls.join())", arg=walls)
+    wait_for(page, both)
 
 
 def test_a_blank_canvas_gives_a_sentence(page):
