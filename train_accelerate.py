@@ -45,6 +45,8 @@ from modeling_splip.training_state import (
 )
 
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}  # the library's "constant" has no warmup
+# Trackers that take lists of pictures, with what each must be told; the others get the numbers alone.
+PICTURES = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
 STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
 
 
@@ -261,10 +263,10 @@ def validate(embedder: Embedder, classes: list[str], level: str, output: Path, s
     if embedder.accelerator.is_main_process:
         with writing(output / "retrieval.png"):
             retrieval_picture(embedder, view, output / "retrieval.png")
+        picture = np.asarray(Image.open(output / "retrieval.png").convert("RGB"))
         for tracker in embedder.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                picture = np.asarray(Image.open(output / "retrieval.png").convert("RGB"))
-                tracker.log_images({"validation": picture[None]}, step=step, dataformats="NHWC")
+            if tracker.name in PICTURES:
+                tracker.log_images({"validation": picture[None]}, step=step, **PICTURES[tracker.name])
     return score
 
 

@@ -1,4 +1,4 @@
-"""Prepare, train and evaluate a published experiment, and show the result beside the published numbers."""
+"""Prepare, train and evaluate a published experiment, show it beside the published numbers, and write its card."""
 
 import argparse
 import difflib
@@ -9,6 +9,10 @@ from pathlib import Path
 
 from .arguments import TrainingArguments, load_recipe, parse_arguments, recipe_names
 from .data import INFO_FILE, SbirDataset, open_dataset
+from .model_card import CardFacts, model_card
+from .push_command import CARD_FILE, read_records, read_run
+from .registry import load_retriever
+from .report import RECORDS
 from .training_plan import MEASURED_STEPS, TrainingPlan, plan_training
 
 # The set-ups that the published numbers most likely follow; docs/protocol.md weighs them.
@@ -51,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             raise OSError(f"'{step}' of {args.name} ended with status {status}: see above, then run the same again.")
         if step == "prepare":
             check_benchmark(args.name, arguments)
+    print(f"\ncard: {write_card(args.name, arguments)}")
     return 0
 
 
@@ -115,6 +120,25 @@ def plan_commands(
     }
 
 
+def write_card(name: str, arguments: TrainingArguments) -> Path:
+    """Write the trained model's card, with the results of its evaluation, into the run's folder.
+
+    `splip push` writes it again under the name that the model gets on the Hub.
+    """
+    output = Path(arguments.output)
+    model, processor = load_retriever(str(output / "model"))
+    facts = CardFacts(
+        repo=f"your-name/{name}",
+        config=model.config,
+        fingerprint=model.fingerprint(processor),
+        run=read_run(output / "model"),
+        records=read_records(output / "report" / RECORDS),
+    )
+    card = output / CARD_FILE
+    card.write_text(model_card(facts), "utf-8")
+    return card
+
+
 def describe(name: str, arguments: TrainingArguments, commands: dict[str, list[str]]) -> str:
     """Return the plan; what it takes is measured where data and base CLIP are here."""
     lines = [f"{name}: {arguments.method} on {benchmark(name)}, {arguments.settings().level} level", ""]
@@ -125,8 +149,8 @@ def describe(name: str, arguments: TrainingArguments, commands: dict[str, list[s
     else:
         needs = "will be prepared" if commands["prepare"] else "missing; --data-dir names the benchmark's archive"
         lines += [f"data: not prepared at {arguments.dataset}, {needs}", "what it takes: measured once data are there"]
-    lines.append("")
-    return "\n".join([*lines, *(f"{step}: {shlex.join(command)}" for step, command in commands.items() if command)])
+    lines += ["", *(f"{step}: {shlex.join(command)}" for step, command in commands.items() if command)]
+    return "\n".join([*lines, f"card: {Path(arguments.output) / CARD_FILE}"])
 
 
 def describe_plan(plan: TrainingPlan, arguments: TrainingArguments) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from conftest import SEEN
+from huggingface_hub import ModelCard
 from launch import ENVIRONMENT
 from safetensors.torch import load_file
 
@@ -86,12 +87,19 @@ def test_from_the_archive_to_the_table(words, splip, tmp_path):
     status, planned = splip(*words, "--dry-run")
     assert status == 0 and list(tmp_path.iterdir()) == []
     assert "not prepared" in planned and "\nprepare: " in planned
+    assert planned.endswith(f"\ncard: {tmp_path / 'run' / 'README.md'}\n")
     status, printed = splip(*words)
     assert status == 0, printed[-3000:]
     records = json.loads((tmp_path / "run" / "report" / "records.json").read_text())
     assert [record["protocol"] for record in records] == ["zs", "gzs-distractors"]
     assert {record["dataset"] for record in records} == {"sketchy2"} and records[0]["n_classes"] == 21
     assert "Published numbers beside ours: sketchy2, zs" in printed and "CLIP-AT (CVPR 2023)" in printed
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert f"\ncard: {tmp_path / 'run' / 'README.md'}" in printed and "# clip_at_sketchy2\n" in card.text
+    results = card.data.eval_results
+    found = {each.dataset_config.split(",")[0]: each.metric_value for each in results if each.metric_type == "map_all"}
+    assert found == {record["protocol"]: record["metrics"]["map_all"] for record in records}
+    assert "Trained on 102 classes" in card.text
     # Once more: nothing is prepared or trained again, and the result is the same.
     trained = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (trained["steps"], len(trained["classes"]["trained"])) == (2, 102)

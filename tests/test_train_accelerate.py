@@ -26,6 +26,7 @@ DRIVER = str(ROOT / "tests" / "driver.py")
 SCRIPT = str(ROOT / "train_accelerate.py")
 # 4 classes x 13 sketches, 2 held back: 4 steps an epoch.
 BASICS = ["--batch_size", "12", "--validation_classes", "2", "--tracker", "none", "--learning_rate", "1e-3"]
+TWENTY = ["--epochs", "5", "--evaluate_every", "5", "--learning_rate", "1e-4"]  # steps, of every layout
 COSINE = ["--schedule", "cosine", "--warmup_steps", "3", "--mapper_learning_rate", "5e-4", "--clip_norm", "1"]
 
 
@@ -132,8 +133,8 @@ def test_losses_fall(train, tmp_path):
 
 
 def close(one: Path, other: Path) -> None:
-    """Compare two runs' weights. Adam's first steps are of the learning rate's size, 1e-4 here: 8e-4 in 8 steps."""
-    ours, theirs = weights(one), weights(other)
+    """Compare two runs' weights. Adam's first steps are of the learning rate's size, 1e-4 here: 2e-3 in 20 steps."""
+    ours, theirs = weights(one, 20), weights(other, 20)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         if name.endswith("in_proj_bias"):
@@ -146,7 +147,7 @@ def close(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def slow(words) -> list[str]:
-    return [*words, *STEPS, "--learning_rate", "1e-4"]
+    return [*words, *TWENTY]
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +168,17 @@ LAYOUTS = [["--accumulation", "2"], ["--accumulation", "3", "--workers", "1"], [
 
 @pytest.mark.parametrize("more", LAYOUTS)
 def test_accumulation_workers_and_checkpointing_change_nothing(train, one_process, tmp_path, more):
-    record = train(tmp_path / "run", *STEPS, "--learning_rate", "1e-4", *more)
+    record = train(tmp_path / "run", *TWENTY, *more)
     close(one_process[0], tmp_path / "run")
     assert same_losses(record, one_process[1])
 
 
 def test_two_processes_are_one(slow, one_process, tmp_path):
     output = tmp_path / "run"
-    result = run([*accelerate(2), DRIVER, "report_ranks", "8", *slow, "--output", str(output)], cwd=tmp_path)
+    result = run([*accelerate(2), DRIVER, "report_ranks", "20", *slow, "--output", str(output)], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     record = json.loads((output / "run.json").read_text())
-    assert record["processes"] == 2 and record["steps"] == 8
+    assert record["processes"] == 2 and record["steps"] == 20
     # Every process holds the same weights to the bit: gradients were summed over both.
     assert (output / "rank0").read_text() == (output / "rank1").read_text()
     close(one_process[0], output)
@@ -204,7 +205,7 @@ def test_accelerate_launch_with_one_process(slow, one_process, tmp_path):
     result = run([*accelerate(1), SCRIPT, *slow, "--output", str(output)], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads((output / "run.json").read_text())["processes"] == 1
-    assert same_state(output, one_process[0])
+    assert same_state(output, one_process[0], 20)
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(train, words, uninterrupted, tmp_path):
@@ -374,8 +375,8 @@ def test_without_validation_the_last_model_is_saved(train, tmp_path):
 
 
 def test_bf16_keeps_weights_and_losses_in_fp32(train, one_process, tmp_path):
-    record = train(tmp_path / "run", *STEPS, "--learning_rate", "1e-4", "--mixed_precision", "bf16")
-    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
+    record = train(tmp_path / "run", *TWENTY, "--mixed_precision", "bf16")
+    assert {tensor.dtype for tensor in weights(tmp_path / "run", 20).values()} == {torch.float32}
     for entry, exact in zip(record["history"], one_process[1]["history"], strict=True):
         assert entry["loss"] == pytest.approx(exact["loss"], rel=0.1) and entry["loss"] != exact["loss"]
         assert entry["loss"] == pytest.approx(entry["triplet"] + entry["class"] + 0.1 * entry["cjs"], abs=1e-5)
@@ -391,6 +392,15 @@ def test_tensorboard(train, tmp_path):
     rates = [event.value for event in events.Scalars("learning_rate")]
     assert rates.index(max(rates)) == 2 and rates[-1] == 0  # up over three steps of warmup, then down by a cosine
     assert [event.step for event in events.Images("validation")] == [4, 8]
+
+
+def test_pictures_reach_wandb(train, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    train(tmp_path / "run", *COSINE, "--epochs", "2", "--tracker", "wandb")
+    pictures = sorted(path.name for path in tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
+    assert [name.split("_")[:2] for name in pictures] == [["validation", "4"], ["validation", "8"]]
 
 
 def test_a_tracker_that_is_not_installed_is_named(train, tmp_path):
