@@ -72,7 +72,9 @@ def main(argv: list[str] | None = None) -> dict:
     settings = args.settings()
     items = TrainingItems(dataset, classes, processor, settings.level, args.seed, Augmentation(**args.augment))
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
-    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=args.workers)
+    # A loader draws a number whenever it starts, in a resumed epoch once more: from a generator of its own.
+    own = torch.Generator().manual_seed(args.seed)
+    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=args.workers, generator=own)
 
     # Model, objective, optimiser.
     method = METHODS[args.method]

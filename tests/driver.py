@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 import train_accelerate as script
 from modeling_splip import training_state
 from modeling_splip.modeling_encoder import weights_fingerprint
@@ -45,9 +47,21 @@ def report_ranks(step: int) -> None:
     script.save_checkpoint = save
 
 
+def stop_last_process(step: int) -> None:
+    """Let SIGTERM reach only the last process, in a step."""
+    original = script.check_finite
+
+    def check(losses, done):
+        original(losses, done)
+        if done == step - 1 and PartialState().is_last_process:
+            script.STOP.set()
+
+    script.check_finite = check
+
+
+WAYS = (kill_in_step, kill_in_checkpoint, report_ranks, stop_last_process)
+
 if __name__ == "__main__":
     what, at, *arguments = sys.argv[1:]
-    {"kill_in_step": kill_in_step, "kill_in_checkpoint": kill_in_checkpoint, "report_ranks": report_ranks}[what](
-        int(at)
-    )
+    next(way for way in WAYS if way.__name__ == what)(int(at))
     script.main(arguments)

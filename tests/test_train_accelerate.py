@@ -256,6 +256,14 @@ def test_sigterm_saves_and_exits_with_0(words, tmp_path):
     assert record["steps"] == step and not record["finished"]
 
 
+def test_all_processes_stop_where_one_is_told(slow, tmp_path):
+    output = tmp_path / "run"
+    result = run([*accelerate(2), DRIVER, "stop_last_process", "3", *slow, "--output", str(output)], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "Asked to stop: step 3 is saved" in result.stdout and checkpoints(output) == ["step-00000003"]
+    assert is_whole(output / "checkpoints" / "step-00000003")
+
+
 def test_stopped_in_an_epoch_and_resumed(train, uninterrupted, tmp_path, monkeypatch):
     original = train_accelerate.check_finite
 

@@ -1,5 +1,8 @@
 """What the loop does beside going through the batches: rates, clipping, schedules, what is kept and what is shown."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -115,3 +118,20 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
     plain = train("--max_steps", "3", output="plain")
     assert plain["arguments"]["augment"] == {}
     assert any(not torch.equal(whole[name], tensor) for name, tensor in weights(tmp_path / "plain", 3).items())
+
+
+def test_random_numbers_go_on_where_they_stopped(train, monkeypatch):
+    """Nothing draws from them in a step yet; what some day does is resumed all the same, in the middle of an epoch."""
+    drawn = {}
+
+    def draw(losses, step):
+        drawn[step] = (random.random(), np.random.random(), float(torch.rand(())))
+
+    monkeypatch.setattr(train_accelerate, "check_finite", draw)
+    words = ["--validation_classes", "0", "--checkpoint_every", "1"]
+    train(*words, "--max_steps", "4", output="whole")
+    whole = dict(drawn)
+    train(*words, "--max_steps", "2", output="parts")
+    drawn.clear()
+    train(*words, "--max_steps", "4", "--resume", output="parts")
+    assert drawn == {2: whole[2], 3: whole[3]}
