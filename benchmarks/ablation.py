@@ -8,6 +8,7 @@ default.
 """
 
 import argparse
+import json
 from typing import Any
 
 from world_runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
@@ -96,8 +97,8 @@ def main() -> None:
     run_all([run for group in runs.values() for run in group], args.jobs)
     report: dict[str, Any] = {
         "backbone": backbone(),
-        "settings": {"steps": args.steps, "batch": BATCH, "folds": args.folds, "seeds": args.seeds},
-        "parts": {part: {} for part in args.parts},
+        "settings": {"steps": args.steps, "batch": BATCH, "folds": args.folds},
+        "parts": {part: {"seeds": args.seeds, "rows": {}} for part in args.parts},
     }
     for (part, name), group in runs.items():
         records = [run.record() for run in group]
@@ -108,20 +109,30 @@ def main() -> None:
         }
         if name in PAPER.get(part, {}):
             values["paper"] = dict(zip(("map_200", "acc_1"), PAPER[part][name], strict=True))
-        report["parts"][part][name] = values
+        report["parts"][part]["rows"][name] = values
     print_report(report)
     if args.steps == STEPS and "tuning" not in args.folds:
+        keep_other_parts(report)
         write_json(RESULTS / "ablation.json", report)
-        for part, rows in report["parts"].items():
-            by_fold = {name: values["map_all"]["by_fold"] for name, values in rows.items()}
+        for part, made in report["parts"].items():
+            by_fold = {name: values["map_all"]["by_fold"] for name, values in made["rows"].items()}
             method_runs(by_fold, IMAGES / f"ablation_{part}.png", metric="zero-shot mAP@all")
+
+
+def keep_other_parts(report: dict[str, Any]) -> None:
+    """Add the parts that this run did not make from the last report, if it was made in the same way."""
+    if (RESULTS / "ablation.json").is_file():
+        last = json.loads((RESULTS / "ablation.json").read_text("utf-8"))
+        if all(last[key] == value for key, value in report.items() if key != "parts"):
+            parts = last["parts"] | report["parts"]
+            report["parts"] = {part: parts[part] for part in PARTS if part in parts}
 
 
 def print_report(report: dict[str, Any]) -> None:
     """Print one line a row, in percent."""
-    for part, rows in report["parts"].items():
+    for part, made in report["parts"].items():
         print(f"\n{part:<34}" + "".join(f"{key:>16}" for key in METRICS) + "   paper: mAP@200, Acc@1 on Sketchy-2")
-        for name, values in rows.items():
+        for name, values in made["rows"].items():
             cells = [f"{100 * values[k]['mean']:.1f} ± {100 * values[k]['std_over_seeds']:.1f}" for k in METRICS]
             paper = "   {map_200:.1f}, {acc_1:.1f}".format(**values["paper"]) if "paper" in values else ""
             print(f"{name:<34}" + "".join(f"{cell:>16}" for cell in cells) + paper)

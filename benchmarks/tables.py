@@ -118,8 +118,9 @@ def papers(published: dict[str, Any]) -> str:
 def ablation(report: dict[str, Any]) -> str:
     """SpLIP with parts changed, beside the paper's numbers where it has them."""
     blocks = [_settings(report)]
-    for part, rows in report["parts"].items():
-        header = [part, "mAP@all", "mAP@200", "fine-grained Acc@1"]
+    for part, made in report["parts"].items():
+        rows, seeds = made["rows"], len(made["seeds"])
+        header = [f"{part}, {seeds} seed{'s' if seeds > 1 else ''}", "mAP@all", "mAP@200", "fine-grained Acc@1"]
         paper = any("paper" in values for values in rows.values())
         header += ["paper: mAP@200", "paper: Acc@1"] if paper else []
         lines = []
@@ -151,9 +152,9 @@ def _gains(gain: dict[str, Any]) -> list[str]:
 def _settings(report: dict[str, Any]) -> str:
     version, settings = report["dataset_version"], report["settings"]
     versions = version if isinstance(version, str) else ", ".join(version)
-    seeds = len(settings["seeds"])
+    seeds = f"{len(settings['seeds'])} seeds" if "seeds" in settings else "the seeds that a table names"
     return (
-        f"Percent, mean over 3 folds x {seeds} seed{'s' if seeds > 1 else ''} and the spread over seeds of the mean "
-        f"over folds. Offline world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
+        f"Percent, mean over 3 folds x {seeds} and the spread over seeds of the mean over folds. "
+        f"Offline world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
         f"{settings['steps']} steps of {settings['batch']} sketches."
     )
