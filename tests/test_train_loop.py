@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import train_accelerate
 from modeling_splip.arguments import TrainingArguments
 from modeling_splip.registry import METHODS
+from modeling_splip.sampling import TrainingItems
 
 BASICS = ["--batch_size", "12", "--validation_classes", "2", "--tracker", "none"]
 
@@ -118,6 +119,32 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
     plain = train("--max_steps", "3", output="plain")
     assert plain["arguments"]["augment"] == {}
     assert any(not torch.equal(whole[name], tensor) for name, tensor in weights(tmp_path / "plain", 3).items())
+
+
+def test_every_epoch_draws_anew_and_a_resumed_one_goes_on(train, monkeypatch):
+    """4 classes x 13 sketches, 12 in a step: 4 steps an epoch. Accelerate reads one batch ahead."""
+    keys = []
+    original = TrainingItems.__getitem__
+
+    def record(self, key):
+        keys.append((key.epoch, key.position))
+        return original(self, key)
+
+    monkeypatch.setattr(TrainingItems, "__getitem__", record)
+    record = train("--max_steps", "6", "--evaluate_every", "9")
+    assert keys[:72] == [(epoch, position) for epoch in (0, 1) for position in range(48)][:72]
+    assert [(entry["epoch"], entry["step"]) for entry in record["history"]] == [(1, 4), (2, 6)]
+    keys.clear()
+    train("--max_steps", "9", "--evaluate_every", "9", "--resume")
+    assert keys[:36] == [(1, position) for position in range(24, 48)] + [(2, position) for position in range(12)]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_any_loss_that_is_not_finite_stops_the_run(value):
+    losses = {"triplet": torch.tensor(1.0), "class": torch.tensor(float(value)), "loss": torch.tensor(float(value))}
+    with pytest.raises(ValueError, match=f"^Loss 'class' is {value} at step 3: training stops"):
+        train_accelerate.check_finite(losses, 2)
+    train_accelerate.check_finite({"loss": torch.tensor(1.0)}, 2)
 
 
 def test_random_numbers_go_on_where_they_stopped(train, monkeypatch):
