@@ -195,29 +195,6 @@ def test_each_stroke_searches_with_pen_undo_redo_eraser_and_after_clearing(page)
     wait_for_others(page, erased)
 
 
-def test_a_slow_search_for_a_drawing_does_not_replace_a_later_ones_photos(page):
-    """The upload of the drawing after Undo is held back until the hand rests after Redo."""
-    stroke(page, WALLS)
-    walls = found(page)
-    stroke(page, ZIGZAG)
-    both = wait_for_others(page, walls)
-    page.evaluate("""window.seen = [], new MutationObserver(() =>
-      seen.push([...document.querySelectorAll('#photos img')].map(image => image.alt).join())
-    ).observe(document.querySelector('#photos'), {attributes: true, childList: true, subtree: true})""")
-    held, late = [], []
-    page.route("**/upload*", lambda route: route.continue_() if late else held.append(route))
-    tool(page, "Undo")
-    while not held:
-        page.wait_for_timeout(100)
-    late.append(True)
-    tool(page, "Redo")
-    page.wait_for_timeout(2000)
-    for route in held:
-        route.continue_()
-    page.wait_for_function("walls => seen.includes(walls.join())", arg=walls)
-    wait_for(page, both)
-
-
 def test_a_blank_canvas_gives_a_sentence(page):
     page.click("#search")
     page.get_by_text(NOTHING_DRAWN).wait_for()
