@@ -15,12 +15,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from launch import ENVIRONMENT, ROOT, accelerate, run, torchrun
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
 import train_accelerate
 from modeling_splip.registry import load_retriever
-from modeling_splip.training_state import checkpoint_folders, is_whole
+from modeling_splip.training_state import checkpoint_folders, is_whole, writing
 
 DRIVER = str(ROOT / "tests" / "driver.py")
 SCRIPT = str(ROOT / "train_accelerate.py")
@@ -354,6 +355,20 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(train, uninterrupted, tmp_
     assert "\n" not in str(error.value)
     train(output, *COSINE, *STEPS, "--resume")
     assert same_state(output, uninterrupted[0])
+
+
+@pytest.mark.parametrize(
+    "raised", [OSError(28, "No space left"), RuntimeError("unexpected pos"), SafetensorError("io")]
+)
+def test_whatever_a_full_disk_raises_is_one_sentence(raised):
+    """Python, torch.save and safetensors each have an error of their own for it."""
+    with (
+        pytest.raises(
+            OSError, match=r"^Cannot write 'there' \(.*\): training stops, the last checkpoint is whole; make room"
+        ),
+        writing(Path("there")),
+    ):
+        raise raised
 
 
 def test_the_nan_guard_names_the_loss_and_the_step(train, tmp_path):
