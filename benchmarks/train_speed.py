@@ -31,6 +31,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from benchmarks.prepare_speed import CLASSES, UNSEEN, draw_files
 from benchmarks.speed_cases import SHAPES, clip_config
+from datasets_scripts.world import CATEGORY_NAMES
 from modeling_splip import sampling
 from modeling_splip.augmentation import Augmentation
 from modeling_splip.clip_backbone import MINI_CLIP, resolve_base
@@ -158,7 +159,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     dataset = open_dataset(folder / "data")
     base = str(random_base(folder / "base"))
     processor, classes = SplipProcessor.from_clip(base), list(dataset.seen)
-    names = [*classes, *(f"another class {number}" for number in range(NAMED_CLASSES - len(classes)))]
+    names = [*classes, *(f"{colour}{name}" for colour in ("", "red ", "blue ") for name in CATEGORY_NAMES)]
+    names = names[:NAMED_CLASSES]  # of two or three tokens, as class names have
     models = {name: METHODS[name].model.from_clip(base, names) for name in args.methods}
     report: dict[str, Any] = {}
     for method, model in models.items():
