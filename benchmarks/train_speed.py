@@ -1,6 +1,7 @@
 """Does the input pipeline hide behind the training step? And CLIP-AT's step beside the way its public code writes it.
 
-    python -m benchmarks.train_speed               # ViT-B/32 sizes, random weights; some minutes on two cores
+    python -m benchmarks.train_speed               # ViT-B/32 sizes, random weights; about an hour on two cores
+    python -m benchmarks.train_speed --batch 4 --steps 5 --files 1000   # the committed result; minutes
     python -m benchmarks.train_speed --quick       # fewer steps, and no result file
 
 Images are drawn by program and prepared by `splip prepare`, so that what is measured is what training does: decode,
