@@ -1,7 +1,7 @@
 """What `speed.py` times: SpLIP on random weights of a published CLIP's shape, and the usual way to compute it.
 
-No tokenizer is needed: class prompts are given as token ids. The 104 classes are as many as the seen ones of Sketchy's
-second split, with names as long as theirs, so that the longest prompt has 14 tokens. Which tokens they are costs nothing.
+No tokenizer is needed: class prompts are given as token ids. The 104 classes stand for the seen ones of Sketchy's second
+split and have names as long as theirs; the longest prompt has 14 tokens. Which tokens they are makes no difference.
 """
 
 import torch
@@ -44,8 +44,8 @@ def clip_config(shape: str) -> CLIPConfig:
 def class_tokens(count: int) -> list[list[int]]:
     """Token ids of made-up class names, EOS last; other counts than 104 repeat the lengths or take some of them."""
     generator = torch.Generator().manual_seed(0)
-    all_lengths = [length for length, names in NAME_LENGTHS.items() for _ in range(names)]
-    lengths = [all_lengths[index * 37 % len(all_lengths)] for index in range(count)]  # 37: the long names spread over all
+    known = [length for length, names in NAME_LENGTHS.items() for _ in range(names)]
+    lengths = [known[index * 37 % len(known)] for index in range(count)]  # 37 spreads the long names over all
     draw = [torch.randint(1000, VOCABULARY - 2, (length,), generator=generator).tolist() for length in lengths]
     return [[*ids, VOCABULARY - 1] for ids in draw]
 

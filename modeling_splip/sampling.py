@@ -32,9 +32,9 @@ class Key(NamedTuple):
 class TrainingItems(Dataset):
     """Sketches of the seen classes, each with its photos.
 
-    An item is a dict of `sketch`, `positive` (3, H, W), `label` and `permutation` (scalars) and, at category level,
-    `negative` (3, H, W), a photo of another class drawn uniformly over classes, and `negative_label`; at fine-grained
-    level `positive` is the sketch's own photo and `instance` its number.
+    An item is a dict of `sketch`, `positive` (3, H, W), `label` and `draw` (scalars, a random integer) and, at category
+    level, `negative` (3, H, W), a photo of another class drawn uniformly over classes, and `negative_label`; at
+    fine-grained level `positive` is the sketch's own photo and `instance` its number.
 
     Args:
         dataset: the prepared dataset.

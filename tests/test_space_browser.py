@@ -222,8 +222,10 @@ def test_upload_a_sketch_and_own_photos_that_go_with_the_page(page, tmp_path, wo
     page.get_by_text("6 photos in").wait_for()
     assert len(found(page)) == 6 and len(list(server.glob("splip-own-*"))) == 1
     page.goto("about:blank")
-    while list(server.glob("splip-own-*")):
+    until = time.monotonic() + 120
+    while list(server.glob("splip-own-*")) and time.monotonic() < until:
         time.sleep(0.2)
+    assert not list(server.glob("splip-own-*"))
 
 
 def test_an_example_is_found(page):
