@@ -1,7 +1,7 @@
 """What `speed.py` times: SpLIP on random weights of a published CLIP's shape, and the usual way to compute it.
 
-No tokenizer is needed: class prompts are given as token ids. The 104 classes stand for the seen ones of Sketchy's second
-split and have names as long as theirs; the longest prompt has 14 tokens. Which tokens they are makes no difference.
+No tokenizer is needed: class prompts are given as token ids. The 104 classes stand for the seen ones of Sketchy's
+second split and have names as long as theirs; the longest prompt has 14 tokens. Which tokens they are does not matter.
 """
 
 import torch
