@@ -1,16 +1,22 @@
 """One list of files for a folder, a zip file or a tar file, read without unpacking where that is possible."""
 
 import functools
+import lzma
 import os
+import posixpath
+import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)  # of a torn download, mostly
+MOST_LINKS = 40  # from link to link, as operating systems allow
 
 
 class Member(NamedTuple):
@@ -43,7 +49,7 @@ def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Memb
 
     Raises:
         FileNotFoundError: `root` does not exist.
-        ValueError: `root` is empty, or a file that is neither zip nor tar.
+        ValueError: `root` is empty, a file that is neither zip nor tar, or a damaged archive.
     """
     root = Path(root).expanduser().absolute()
     if not root.exists():
@@ -95,22 +101,56 @@ def _walk(root: Path) -> Iterator[Member]:
 
 
 def _members(archive: Path, scratch: str | Path | None) -> list[Member]:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            infos = [info for info in opened.infolist() if not info.is_dir()]
-        return [Member(_clean(info.filename), info.file_size, str(archive), info.filename) for info in infos]
-    if archive.stat().st_size and tarfile.is_tarfile(archive):
-        return _tar_members(archive, scratch)
-    raise ValueError(f"'{archive}' is neither a folder, a zip file nor a tar file; unpack it and name its folder")
-
-
-def _tar_members(archive: Path, scratch: str | Path | None) -> list[Member]:
     try:
-        with tarfile.open(archive, "r:") as opened:
-            infos = [info for info in tqdm(opened, desc=f"listing {archive.name}", unit="file") if info.isreg()]
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                infos = [info for info in opened.infolist() if not info.is_dir()]
+            return [Member(_clean(info.filename), info.file_size, str(archive), info.filename) for info in infos]
+        if archive.stat().st_size and tarfile.is_tarfile(archive):
+            plain = _is_plain_tar(archive)
+            return _tar_members(archive) if plain else list(_walk(_unpack(archive, scratch)))
+    except DAMAGED as error:
+        raise ValueError(f"'{archive}' is damaged or incomplete ({error}); get the file again") from error
+    raise ValueError(
+        f"'{archive}' is neither a folder, a zip file nor a tar file, or only a part of one; get the file again, or "
+        "unpack it and name its folder"
+    )
+
+
+def _is_plain_tar(archive: Path) -> bool:
+    try:
+        with tarfile.open(archive, "r:"):
+            return True
     except tarfile.ReadError:
-        return list(_walk(_unpack(archive, scratch)))
-    return [Member(_clean(info.name), info.size, str(archive), info.offset_data) for info in infos]
+        return False
+
+
+def _tar_members(archive: Path) -> list[Member]:
+    """Return the files of an uncompressed tar file; a link is the file that it names, or unreadable without one."""
+    with tarfile.open(archive, "r:") as opened:
+        listed = tqdm(opened, desc=f"listing {archive.name}", unit="file")
+        infos = {posixpath.normpath(info.name): info for info in listed}
+        with open(archive, "rb") as file:  # tarfile takes a torn header, and the end of the file, for the archive's end
+            file.seek(opened.offset)
+            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it does not end as a tar file does")
+    members = []
+    for info in infos.values():
+        file = _linked(info, infos)
+        if info.isreg() or info.issym() or info.islnk():
+            size, offset = (file.size, file.offset_data) if file is not None else (0, 0)
+            members.append(Member(_clean(info.name), size, str(archive), offset))
+    return members
+
+
+def _linked(info: tarfile.TarInfo | None, infos: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """Return the file that a member is, or links to within the archive; None where there is none."""
+    for _ in range(MOST_LINKS):
+        if info is None or info.isreg():
+            return info
+        name = posixpath.join(posixpath.dirname(info.name), info.linkname) if info.issym() else info.linkname
+        info = infos.get(posixpath.normpath(name))
+    return None
 
 
 def _unpack(archive: Path, scratch: str | Path | None) -> Path:
@@ -121,9 +161,13 @@ def _unpack(archive: Path, scratch: str | Path | None) -> Path:
     if not target.is_dir():
         aside = target.with_name(target.name + ".partial")
         aside.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(archive) as opened:
-            for info in tqdm(opened, desc=f"unpacking {archive.name}", unit="file"):
-                opened.extract(info, aside, filter="data")
+        try:
+            with tarfile.open(archive) as opened:
+                for info in tqdm(opened, desc=f"unpacking {archive.name}", unit="file"):
+                    opened.extract(info, aside, filter="data")
+        except DAMAGED:
+            shutil.rmtree(aside)
+            raise
         os.replace(aside, target)
     return target
 

@@ -24,6 +24,7 @@ IMAGE_FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+SAME_FORMAT = {"MPO": "JPEG"}  # JPEG with a second picture behind the first, as many cameras write
 SHARD_BYTES = 64 * 2**20  # the unit of restart and of parallel work
 SHARD_ROWS = 5000
 
@@ -101,7 +102,7 @@ class SbirBuilder(datasets.GeneratorBasedBuilder):
             content = read_member(member)
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
-                kind = image.format
+                kind = SAME_FORMAT.get(str(image.format), image.format)
         except Exception as error:  # Pillow raises nearly anything on damaged files
             self.problems["unreadable"].append(f"{member.path} ({type(error).__name__})")
             return None

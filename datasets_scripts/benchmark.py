@@ -11,7 +11,7 @@ from .archive import Member, list_files
 from .base import Plan, Row, SbirBuilder, stem
 from .layouts import Found, find, list_files_below, read_list
 from .splits import Classes, Split, load_classes, load_split, quoted, spelling_key
-from .verify import Photo, count_differences, list_differences, merge_photos
+from .verify import Photo, count_differences, list_differences, merge_photos, names_taken_twice
 
 FLAWS = ("error", "ambiguous", "pose", "context")
 
@@ -78,6 +78,8 @@ class BenchmarkBuilder(SbirBuilder):
         photos, merged = merge_photos(found)
         problems = {
             "junk": found.junk,
+            "too_deep": found.too_deep,
+            "different_photos_of_one_name": names_taken_twice(photos),
             "counts_that_differ": count_differences(found, classes),
             "lists_that_differ": other,
         }
@@ -90,6 +92,7 @@ class BenchmarkBuilder(SbirBuilder):
             "layout": found.layout,
             "lists_as_known": same,
             **{f"photos_merged_{kind}": names for kind, names in merged.items()},
+            "photos_on_no_list": [photo.member.path for photo in photos if not copies[id(photo)]],
             **notes,
             "files_outside_the_layout": dict(found.ignored),
         }
@@ -161,10 +164,12 @@ class BenchmarkBuilder(SbirBuilder):
         rows: dict[str, list[Row]] = {"train": [], "query": [], "gallery": []}
         order = {name: index for index, name in enumerate(self.config.seen + self.config.unseen)}
         seen = len(self.config.seen)
-        instances = {}
+        instances: dict[tuple[str, str], str] = {}  # (class, stem) of every photo's files -> its id
         for photo in photos:
-            instance = f"{photo.label}/{stem(photo.member.name)}"
-            instances.update({(photo.label, stem(name)): instance for name in photo.names})
+            own = stem(photo.member.name)
+            instance = f"{photo.label}/{photo.member.path if (photo.label, own) in instances else own}"
+            for name in photo.names:
+                instances.setdefault((photo.label, stem(name)), instance)
             source = self.source(photo.member.name)
             row = Row(photo.member, "photo", photo.label, instance, source, copies[id(photo)])
             rows["train" if order[photo.label] < seen else "gallery"].append(row)

@@ -22,7 +22,7 @@ COLUMNS = """| column | content |
 | `label` | class, by readable name; seen classes come first |
 | `instance_id` | a photo's own id; for a sketch the photo that it was drawn of; empty where unknown |
 | `source` | where the picture comes from |
-| `copies` | how often the archive's list holds this photo; 1 where it has no such list |"""
+| `copies` | how often the archive's own list holds this photo, 0 where it leaves it out; without a list, the number of its files |"""
 
 
 def dataset_card(summary: Mapping[str, Any], about: Mapping[str, str]) -> str:
@@ -66,7 +66,16 @@ def _front_matter(summary: Mapping[str, Any], about: Mapping[str, str]) -> dict[
         "task_categories": ["image-feature-extraction"],
         "tags": ["sketch-based-image-retrieval", "zero-shot", "sketch", "splip"],
         "size_categories": [next((size for most, size in SIZES if total < most), "1M<n<10M")],
-        "configs": [{"config_name": summary["name"], "default": True, "data_files": files}],
+        # `load_dataset` answers from its cache where folder and configuration have the same names and settings: the
+        # version is among them, so that other content is never taken for this.
+        "configs": [
+            {
+                "config_name": summary["name"],
+                "description": f"version {summary['version']}",
+                "default": True,
+                "data_files": files,
+            }
+        ],
     }
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -9,6 +10,7 @@ import datasets
 from .archive import Member, list_files
 from .base import Plan, Row, SbirBuilder, is_image, photo_id_of, stem
 from .splits import Split, load_split, quoted, readable, resolve, spelling_key
+from .verify import Photo, merge_equal_bytes
 
 PLACE = re.compile(r"(?:^|/)(sketch(?:es)?|photos?|images?)/(?:([^/]+)/)?([^/]+)$", re.IGNORECASE)
 PAIRED_SHARE = 0.9  # instance pairs are assumed where at least this share of the sketches names a photo
@@ -51,15 +53,20 @@ class Folder(SbirBuilder):
         if unused:
             problems["classes_in_no_list"] = unused
         pairs = pairing(files, self.config.pairs)
+        merged: list[str] = []
+        photos = [Photo(member, name, {"photo": [member]}) for member, name in files["photo"].items()]
+        photos = merge_equal_bytes(photos, merged)
         report = {
             "split": split.name,
             "split_source": split.source,
             "instance_pairs": pairs is not None,
+            "photos_merged_same_bytes": merged,
             "files_outside_sketch_and_photo": problems.pop("ignored", []),
         }
         if pairs is not None:
             problems["unpaired"] = sorted(f.path for f in files["sketch"] if not pairs[f])
-        return Plan(seen, unseen, _rows(files, seen, unseen, pairs), {k: v for k, v in problems.items() if v}, report)
+        rows = _rows(photos, files["sketch"], seen, unseen, pairs)
+        return Plan(seen, unseen, rows, {k: v for k, v in problems.items() if v}, report)
 
 
 Found = dict[str, dict[Member, str]]  # modality -> file -> readable class
@@ -69,19 +76,28 @@ def _find(data_dir: str | None, scratch: str | None) -> tuple[Found, dict[str, l
     if not data_dir:
         raise ValueError("no data folder: --data-dir names the one that holds sketch/<class>/ and photo/<class>/")
     files: Found = {"sketch": {}, "photo": {}}
+    places: dict[str, set[str]] = {"sketch": set(), "photo": set()}
     problems: dict[str, list[str]] = defaultdict(list)
+    others = []
     for member in list_files(data_dir, scratch):
         match = PLACE.search(member.path)
         if not match:
-            problems["ignored"].append(member.path)
+            others.append(member.path)
         elif match[2] and is_image(member):
             modality = "sketch" if match[1].lower().startswith("sketch") else "photo"
             files[modality][member] = readable(match[2])
+            places[modality].add(member.path[: match.end(1)])
         else:
             problems["junk"].append(member.path)
     for modality, found in files.items():
         if not found:
             raise ValueError(f"no images in {modality}/<class>/ below '{data_dir}'; expected sketch/ and photo/ there")
+        if len(places[modality]) > 1:
+            which = quoted(sorted(places[modality]))
+            raise ValueError(f"{modality} folders in several places ({which}); keep one of them in --data-dir")
+    inside = tuple(f"{place}/" for found_places in places.values() for place in found_places)
+    for path in others:
+        problems["too_deep" if path.startswith(inside) else "ignored"].append(path)
     return files, problems
 
 
@@ -134,22 +150,29 @@ def pairing(files: Found, wanted: bool | None) -> dict[Member, str] | None:
     return pairs if wanted or paired >= PAIRED_SHARE * len(pairs) else None
 
 
-def _rows(files: Found, seen: list[str], unseen: list[str], pairs: dict[Member, str] | None) -> dict[str, list[Row]]:
+def _rows(
+    photos: Sequence[Photo],
+    sketches: Mapping[Member, str],
+    seen: list[str],
+    unseen: list[str],
+    pairs: Mapping[Member, str] | None,
+) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {"train": [], "query": [], "gallery": []}
     order = {name: index for index, name in enumerate(seen + unseen)}
-    taken: set[str] = set()
-    for modality, unseen_split in (("photo", "gallery"), ("sketch", "query")):
-        for member, name in files[modality].items():
-            if name not in order:
-                continue
-            if modality == "photo":
-                instance = f"{name}/{stem(member.name)}"
-                instance = f"{name}/{member.name}" if instance in taken else instance  # a.jpg beside a.png
-                taken.add(instance)
-            else:
-                instance = f"{name}/{pairs[member]}" if pairs and pairs[member] else ""
-            split = "train" if order[name] < len(seen) else unseen_split
-            rows[split].append(Row(member, modality, name, instance, "user", 1))
+    instances: dict[tuple[str, str], str] = {}  # (class, stem) of every photo's files -> its id
+    for photo in photos:
+        name, file = photo.label, photo.member.name
+        instance = f"{name}/{file if (name, stem(file)) in instances else stem(file)}"  # a.jpg beside a.png
+        for own in photo.names:
+            instances.setdefault((name, stem(own)), instance)
+        if name in order:
+            row = Row(photo.member, "photo", name, instance, "user", len(photo.members["photo"]))
+            rows["train" if order[name] < len(seen) else "gallery"].append(row)
+    for member, name in sketches.items():
+        if name in order:
+            instance = instances[name, pairs[member]] if pairs and pairs[member] else ""
+            row = Row(member, "sketch", name, instance, "user", 1)
+            rows["train" if order[name] < len(seen) else "query"].append(row)
     for chosen in rows.values():
         chosen.sort(key=lambda row: (order[row.label], row.modality, row.member.path))
     return rows

@@ -20,7 +20,8 @@ class Layout:
     """Where an archive keeps its files.
 
     - `name`: for reports.
-    - `places`: part -> folders that hold the class folders; the first is the usual one.
+    - `places`: part -> alternative folders that hold the class folders, the usual one first; "a|b" are folders that
+      hold them together.
     - `gallery`: parts that make the archive's own gallery.
     """
 
@@ -37,6 +38,7 @@ class Found:
     - `gallery`: parts that make the archive's own gallery.
     - `parts`: part -> image file -> readable class name.
     - `junk`: files in a class folder or beside them that are no images.
+    - `too_deep`: files in folders inside of a class folder, which no layout has.
     - `ignored`: folder -> how many files outside the layout it holds.
     """
 
@@ -44,11 +46,12 @@ class Found:
     gallery: tuple[str, ...]
     parts: dict[str, dict[Member, str]] = field(default_factory=lambda: {part: {} for part in PARTS})
     junk: list[str] = field(default_factory=list)
+    too_deep: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def _halves(modality: str) -> tuple[str, ...]:
-    return tuple(f"{half}/{modality}" for half in ("train", "val", "valid", "test"))
+def _halves(modality: str) -> tuple[str]:
+    return ("|".join(f"{half}/{modality}" for half in ("train", "val", "valid", "test")),)
 
 
 _FORKS = (
@@ -125,7 +128,7 @@ def find(files: Sequence[Member], dataset: str, spellings: Mapping[str, str]) ->
 def _expected(dataset: str) -> str:
     """Return the class folders of all layouts, as a person would write them."""
     return "; or ".join(
-        " and ".join(f"{folders[0]}/<class>/" for folders in layout.places.values()) + f" ({layout.name})"
+        " and ".join(f"{places[0].split('|')[0]}/<class>/" for places in layout.places.values()) + f" ({layout.name})"
         for layout in LAYOUTS[dataset]
     )
 
@@ -133,12 +136,13 @@ def _expected(dataset: str) -> str:
 def _try(files: Sequence[Member], layout: Layout, spellings: Mapping[str, str]) -> Found:
     """Sort the files into the parts of one layout; the parts stay empty where it does not fit."""
     found = Found(layout.name, gallery=layout.gallery)
-    patterns = {part: _pattern(folders) for part, folders in layout.places.items()}
-    roots: dict[str, dict[str, list[tuple[Member, str]]]] = {part: defaultdict(list) for part in patterns}
+    patterns = [(part, place, _pattern(place)) for part, places in layout.places.items() for place in places]
+    roots: dict[str, dict[str, list[tuple[Member, str]]]] = {part: defaultdict(list) for part in layout.places}
     for member in files:
-        part, match = next(((part, m) for part, p in patterns.items() if (m := p.fullmatch(member.path))), ("", None))
+        fits = ((part, place, m) for part, place, pattern in patterns if (m := pattern.fullmatch(member.path)))
+        part, place, match = next(fits, ("", "", None))
         if match and "__MACOSX" not in member.path:
-            roots[part][match["root"] or ""].append((member, match["folder"] or ""))
+            roots[part][f"{match['root'] or ''}{place.split('|')[0]}"].append((member, match["folder"] or ""))
         else:
             found.ignored[_top(member)] += 1
     if roots["sketch"] and any(by_root for part, by_root in roots.items() if part != "sketch"):
@@ -155,21 +159,21 @@ def _top(member: Member) -> str:
     return "/".join(member.path.split("/")[:-1][:3])
 
 
-def _pattern(folders: Sequence[str]) -> re.Pattern[str]:
-    places = "|".join(map(re.escape, folders))
-    return re.compile(rf"(?:(?P<root>.*)/)?(?:{places})/(?:(?P<folder>[^/]+)/)?[^/]+", re.IGNORECASE)
+def _pattern(place: str) -> re.Pattern[str]:
+    folders = "|".join(map(re.escape, place.split("|")))
+    return re.compile(rf"(?P<root>(?:.*/)?)(?:{folders})/(?:(?P<folder>.+)/)?[^/]+", re.IGNORECASE)
 
 
 def _best_root(roots: Mapping[str, list[tuple[Member, str]]], part: str, spellings: Mapping[str, str]) -> str:
-    """Return the folder whose class folders are most of this dataset's: other datasets may lie beside it."""
+    """Return the place whose class folders are most of this dataset's: other datasets may lie beside it."""
     known = {
         root: len({spellings.get(spelling_key(folder)) for _, folder in members} - {None})
         for root, members in roots.items()
     }
     best = sorted(known, key=lambda root: known[root], reverse=True)
-    if len(best) > 1 and known[best[0]] == known[best[1]]:
+    if len(best) > 1 and 0 < known[best[0]] == known[best[1]]:
         raise ValueError(
-            f"{part} folders of {known[best[0]]} classes in both {quoted(best[:2])}; name one by --data-dir"
+            f"{part} folders of {known[best[0]]} classes in both {quoted(best[:2])}; keep one of them in --data-dir"
         )
     return best[0] if best else ""
 
@@ -178,7 +182,9 @@ def _take(found: Found, part: str, members: Sequence[tuple[Member, str]], spelli
     """Sort one part's files into images and junk. Raises ValueError for class folders that are unknown."""
     images = []
     for member, folder in members:
-        if folder and is_image(member):
+        if "/" in folder:
+            found.too_deep.append(member.path)
+        elif folder and is_image(member):
             images.append((member, folder))
         else:
             found.junk.append(member.path)

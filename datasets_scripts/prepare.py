@@ -27,6 +27,7 @@ from .writing import plan_hash, write_shards
 
 BENCHMARKS = (Sketchy, TuBerlin, QuickDraw, Qmul)
 MINI = re.compile(r"mini(-.*)?$")
+NOT_IN_NAMES = r"[<>:/\\|?*]"  # what `datasets` refuses in the name of a configuration
 # Arguments that only some builders have; the first ones are lists, separated by commas.
 LISTS = ("unseen", "drop_flawed")
 PLAIN = ("split", "pairs", "sketch_list", "info_dir")
@@ -73,11 +74,16 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the dataset that `args` ask for. Raises ValueError and OSError with one clear sentence."""
     if args.num_proc < 1:
         raise ValueError(f"--num-proc is {args.num_proc}; it must be 1 or more")
+    if args.title and re.search(NOT_IN_NAMES, args.title):
+        raise ValueError(f"--title '{args.title}' holds one of < > : / \\ | ? *, which no dataset's name may hold")
     out = Path(args.out).expanduser()
     _require_free(out, args.overwrite)
     partial = out.with_name(out.name + ".partial")
     with tempfile.TemporaryDirectory() as cache:
-        builder = make_builder(args, cache, scratch=partial / "unpacked")
+        try:
+            builder = make_builder(args, cache, scratch=partial / "unpacked")
+        finally:
+            _drop_if_empty(partial)
         _open_partial(partial, plan_hash(builder))
         written = write_shards(builder, partial / "data", args.num_proc)
     summary = _summary(builder, written, args)
@@ -143,6 +149,12 @@ def _require_free(out: Path, overwrite: bool) -> None:
         raise ValueError(f"output '{out}' is not a prepared dataset, so --overwrite does not touch it")
 
 
+def _drop_if_empty(partial: Path) -> None:
+    """Remove a side folder in which nothing was unpacked or written."""
+    if partial.is_dir() and not any(path.is_file() for path in partial.rglob("*")):
+        shutil.rmtree(partial)
+
+
 def _open_partial(partial: Path, plan: str) -> None:
     """Make the side folder; what an interrupted run of the same plan finished there is kept."""
     marker = partial / "plan"
@@ -195,7 +207,8 @@ def _name(args: argparse.Namespace, builder: datasets.GeneratorBasedBuilder) -> 
         return builder.config.name
     if args.title:
         return args.title
-    return load_split(args.split).name if args.split else Path(args.data_dir).absolute().name
+    name = load_split(args.split).name if args.split else Path(args.data_dir).absolute().name
+    return re.sub(NOT_IN_NAMES, "-", name)
 
 
 def _version(builder: datasets.GeneratorBasedBuilder, summary: Mapping[str, Any], digest: str) -> str:

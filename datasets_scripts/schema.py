@@ -17,7 +17,7 @@ def features(class_names: Sequence[str]) -> datasets.Features:
     - `label`: `ClassLabel` over all classes, seen and unseen, by readable name (it goes into prompts).
     - `instance_id`: a photo's own id; for a sketch the photo that it was drawn of; "" where unknown.
     - `source`: one of `SOURCES`.
-    - `copies`: how often the archive's list holds this photo; 1 where it has no such list.
+    - `copies`: how often the archive's own list holds this photo; without a list, the number of its files.
 
     Args:
         class_names: every class, in label order; must be unique.

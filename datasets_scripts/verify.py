@@ -64,23 +64,40 @@ def list_differences(files: Sequence[Member], classes: Classes) -> tuple[list[st
 def merge_photos(found: Found) -> tuple[list[Photo], dict[str, list[str]]]:
     """Return every photo once, and the files that were merged: by name, and by equal bytes, within a class.
 
-    A photo whose two files of one name differ is kept as the original part has it.
+    Files of one name in different parts are one photo, kept as the original part has it where they differ. Within a
+    part, files of one name are one photo only where their bytes are equal.
     """
-    by_name: dict[tuple[str, str], Photo] = {}
+    by_name: dict[tuple[str, str], list[Photo]] = defaultdict(list)
     for part in ("original", "photo", "extended"):
         for member, label in found.parts[part].items():
-            photo = by_name.setdefault((label, member.name), Photo(member, label, defaultdict(list)))
+            known = by_name[label, member.name]
+            photo = next((photo for photo in known if part not in photo.members), None)
+            if photo is None:
+                photo = Photo(member, label, defaultdict(list))
+                known.append(photo)
             photo.members[part].append(member)
-    merged: dict[str, list[str]] = {"same_name_other_size": [], "same_bytes_other_name": []}
-    for photo in by_name.values():
+    photos = [photo for known in by_name.values() for photo in known]
+    merged: dict[str, list[str]] = {"same_name_other_size": [], "same_bytes": []}
+    for photo in photos:
         others = [m for members in photo.members.values() for m in members if m is not photo.member]
         if any(other.size != photo.member.size for other in others):
             merged["same_name_other_size"].append(photo.member.path)
-    return _merge_equal_bytes(list(by_name.values()), merged["same_bytes_other_name"]), merged
+    return merge_equal_bytes(photos, merged["same_bytes"]), merged
 
 
-def _merge_equal_bytes(photos: list[Photo], merged: list[str]) -> list[Photo]:
-    """Merge photos of one class with equal bytes into the first of them. Only files of equal size are read."""
+def names_taken_twice(photos: Sequence[Photo]) -> list[str]:
+    """Return the files of different photos of one class that have one name."""
+    by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for photo in photos:
+        by_name[photo.label, photo.member.name].append(photo.member.path)
+    return [path for paths in by_name.values() if len(paths) > 1 for path in paths]
+
+
+def merge_equal_bytes(photos: list[Photo], merged: list[str]) -> list[Photo]:
+    """Merge photos of one class with equal bytes into the first of them, and append the others' paths to `merged`.
+
+    Only files of equal size are read.
+    """
     by_size: dict[tuple[str, int], list[Photo]] = defaultdict(list)
     for photo in photos:
         for size in {member.size for members in photo.members.values() for member in members} - {0}:

@@ -59,13 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print tables, and write what was asked for."""
     check_arguments(args)
     accelerator = Accelerator()
+    protocols = list(dict.fromkeys(args.protocol))
     if args.features:
-        evaluations, embedder = evaluate_features(args.features, args.protocol, args.title), None
+        evaluations, embedder = evaluate_features(args.features, protocols, args.title), None
     else:
         embedder = open_embedder(args, accelerator)
         baseline = args.model.split(":")[0]
         method = baseline if baseline in BASELINES else embedder.model.config.model_type
-        evaluations = evaluate(embedder, args.protocol, method, args.gallery, args.seed, args.rerank)
+        evaluations = evaluate(embedder, protocols, method, args.gallery, args.seed, args.rerank)
     if accelerator.is_main_process:
         write_results(args, evaluations, embedder)
     return 0

@@ -1,6 +1,6 @@
 """What the metrics accept: every input is checked here, and refused in one sentence that names the argument."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,14 +40,21 @@ def as_scores(block: Any, n_gallery: int) -> Array:
     """Return a block of scores (b, N) in single precision or better."""
     if hasattr(block, "detach"):
         block = block.detach().cpu()
-    if str(block.dtype if hasattr(block, "dtype") else "") in ("float16", "torch.float16", "torch.bfloat16"):
-        raise ValueError("scores are in half precision, whose ties move mAP: compute them in float32 from the start")
+    refuse_half_precision(block)
     values = np.asarray(block)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"scores hold {values.dtype} values: expected real numbers")
     if values.ndim != 2 or values.shape[1] != n_gallery:
         raise ValueError(
             f"scores have shape {values.shape}: expected (queries, {n_gallery}), a column per gallery label"
         )
     return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
+def refuse_half_precision(scores: Any) -> None:
+    """Raise ValueError for scores, NumPy or torch, of 16 bits."""
+    if str(getattr(scores, "dtype", "")) in ("float16", "torch.float16", "torch.bfloat16"):
+        raise ValueError("scores are in half precision, whose ties move mAP: compute them in float32 from the start")
 
 
 def as_labels(values: npt.ArrayLike, name: str) -> Array:
@@ -59,7 +66,11 @@ def as_labels(values: npt.ArrayLike, name: str) -> Array:
         raise ValueError(
             f"{name} has shape {array.shape} and type {array.dtype}: expected a list of integers or strings"
         )
-    return array
+    if array.dtype.kind == "U":
+        return array
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} holds {array.max()}: integers must fit into 64 bits with a sign")
+    return array.astype(np.int64, copy=False)  # two kinds of integers would be compared as rounded floats
 
 
 def shared_codes(
@@ -91,8 +102,8 @@ def as_copies(values: npt.ArrayLike | None, n_gallery: int) -> Array:
 
 def as_cutoffs(ks: Sequence[int], name: str) -> tuple[int, ...]:
     """Return the cut-offs k as integers from 1 on."""
-    if any(int(k) != k or k < 1 for k in ks):
-        raise ValueError(f"{name} is {tuple(ks)}: expected integers from 1 on")
+    if not isinstance(ks, Iterable) or any(not isinstance(k, int | np.integer) or k < 1 for k in ks):
+        raise ValueError(f"{name} is {ks!r}: expected a list of integers from 1 on")
     return tuple(int(k) for k in ks)
 
 

@@ -72,8 +72,8 @@ def rank_relevant(scores: Array, start: int, stop: int) -> tuple[Array, Array, A
     scores[:, start:stop] = -np.inf  # placeholders sort to the front, where they are cut off
     scores.sort(axis=1)
     irrelevant = scores[:, stop - start :]  # (b, N - R) ascending
-    if np.isnan(relevant[:, -1]).any() or np.isnan(irrelevant[:, -1:]).any():  # NaN sorts last
-        raise ValueError("scores hold NaN, which has no rank: look for broken embeddings or a division by zero")
+    refuse_nan(relevant[:, -1])  # NaN sorts last
+    refuse_nan(irrelevant[:, -1:])
     if not irrelevant.shape[1]:
         return relevant[:, ::-1], np.zeros(relevant.shape, np.int64), np.zeros(relevant.shape, bool)
     below = np.empty(relevant.shape, np.int64)
@@ -81,6 +81,12 @@ def rank_relevant(scores: Array, start: int, stop: int) -> tuple[Array, Array, A
         below[row] = np.searchsorted(irrelevant[row], relevant[row], side="left")
     next_up = np.take_along_axis(irrelevant, np.minimum(below, irrelevant.shape[1] - 1), axis=1)  # (b, R)
     return relevant[:, ::-1], irrelevant.shape[1] - below[:, ::-1], next_up == relevant
+
+
+def refuse_nan(scores: Array) -> None:
+    """Raise ValueError where scores, of any shape, hold NaN."""
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN, which has no rank: look for broken embeddings or a division by zero")
 
 
 def grouped_counts(relevant: Array) -> tuple[Array, Array]:

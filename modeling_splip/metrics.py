@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .metric_inputs import Array, as_cutoffs, as_labels, as_matrix, as_pair, as_scores, check_missing, shared_codes
-from .metric_ranking import GalleryLayout, block_rows, envelope, grouped_counts, rank_relevant
+from .metric_ranking import GalleryLayout, block_rows, envelope, grouped_counts, rank_relevant, refuse_nan
 
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)  # of the mean precision-recall curve
 
@@ -176,6 +176,7 @@ def instance_accuracy(
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         block = queries[rows].astype(np.float32, copy=False) @ photos.T if given is None else given[rows]  # (b, N)
+        refuse_nan(block)
         rivals = classes[rows, None] == photo_classes  # (b, N)
         own = (wanted[rows, None] == instances) & rivals
         rivals &= ~own
@@ -208,10 +209,11 @@ def unit_norm(embeddings: npt.ArrayLike, name: str = "embeddings") -> Array:
     """
     values = as_matrix(embeddings, name)
     values = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
-    norms = np.linalg.norm(values, axis=1, keepdims=True)  # (N, 1)
-    if not norms.all():
-        raise ValueError(f"{name} has {int((norms == 0).sum())} zero rows, which have no direction: remove them")
-    return values / norms
+    peaks = np.abs(values).max(axis=1, keepdims=True)  # (N, 1)
+    if not peaks.all():
+        raise ValueError(f"{name} has {int((peaks == 0).sum())} zero rows, which have no direction: remove them")
+    values = np.ldexp(values, -np.frexp(peaks)[1])  # by a power of two, exact: squares neither overflow nor vanish
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 @dataclass

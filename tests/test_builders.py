@@ -51,9 +51,7 @@ def test_the_odd_camel_photo_is_the_original_again(sketchy2):
     assert sorted((row["source"], row["copies"]) for row in camels) == [("extended", 1), ("sketchy", 2), ("sketchy", 2)]
     odd = f"camel/{archives.photo_ids('camel')[1]}"
     assert odd in {row["instance_id"] for row in camels}
-    assert summary["report"]["photos_merged_same_bytes_other_name"] == [
-        "Sketchy/EXTEND_image_sketchy_ready/camel/c.jpg"
-    ]
+    assert summary["report"]["photos_merged_same_bytes"] == ["Sketchy/EXTEND_image_sketchy_ready/camel/c.jpg"]
 
 
 def test_sketchy_counts_and_lists_that_are_not_the_known_ones_are_named(sketchy2):
@@ -158,6 +156,13 @@ def test_photos_that_the_list_lacks_or_the_disk_lacks(tmp_path, sketchy_tree):
     assert summary["problems"]["listed_but_missing"] == ["bat/ext_1.jpg"]
     copies = {row["image"]["path"]: row["copies"] for row in rows(tmp_path / "out", "gallery") if row["label"] == "bat"}
     assert copies["ext_9.jpg"] == 0
+    assert summary["report"]["photos_on_no_list"] == [f"Sketchy/{extend}/ext_9.jpg"]
+
+
+def test_without_lists_copies_are_counted_from_the_folders_of_the_archives_gallery(tmp_path, sketchy_tree):
+    tree = {path: content for path, content in sketchy_tree.items() if "zeroshot" not in path}
+    run("sketchy2", "--data-dir", archives.write(tree, tmp_path / "data"), "--out", tmp_path / "out")
+    assert Counter(row["copies"] for row in rows(tmp_path / "out", "gallery")) == {2: 42, 1: 21}
 
 
 def test_tuberlin(tmp_path):

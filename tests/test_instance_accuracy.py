@@ -77,3 +77,10 @@ def test_given_scores_are_ranked_instead_of_dot_products():
     assert found.tolist() == [1 + int((row > row[own]).sum()) for own, row in enumerate(scores)]
     with pytest.raises(ValueError, match="scores has 8 rows for 9 queries"):
         instance_accuracy(query, gallery, ids, ids, scores=scores[:8])
+
+
+@pytest.mark.parametrize("scores", [np.full((2, 2), np.nan), None])
+def test_scores_that_are_no_numbers_are_refused(scores):
+    query = np.array([[1e300, 0], [0, 1]])  # infinite in single precision, and then NaN in the product
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="scores hold NaN"):
+        instance_accuracy(query, query, ["a", "b"], ["b", "a"], scores=scores)

@@ -1,5 +1,6 @@
 """Every archive layout in circulation is recognised by itself, from lists of files."""
 
+import tarfile
 from collections import Counter
 
 import archives
@@ -8,7 +9,7 @@ import pytest
 from datasets_scripts.archive import Member, list_files, read_member
 from datasets_scripts.layouts import find, read_list
 from datasets_scripts.splits import load_classes
-from datasets_scripts.verify import count_differences, merge_photos
+from datasets_scripts.verify import count_differences, merge_photos, names_taken_twice
 
 SKETCHY_COUNTS = {
     "sake": {"sketch": 375, "original": 250, "extended": 375},
@@ -97,8 +98,24 @@ def test_the_official_archive_alone_is_enough_for_instance_pairs():
 
 def test_two_copies_of_one_dataset_stop():
     tree = archives.forked(archives.sketchy_sempcyc(), "one/") | archives.forked(archives.sketchy_sempcyc(), "two/")
-    with pytest.raises(ValueError, match="both 'one', 'two'; name one by --data-dir"):
+    with pytest.raises(ValueError, match="both 'one/sketch', 'two/sketch'; keep one of them"):
         recognise(tree)
+
+
+def test_two_names_of_one_folder_are_two_copies_and_halves_are_one():
+    tree = archives.tuberlin_sempcyc()
+    tree |= {path.replace("/sketches/", "/png/"): content for path, content in tree.items() if "/sketches/" in path}
+    with pytest.raises(ValueError, match="in both 'TU-Berlin/png', 'TU-Berlin/sketches'; keep one of them"):
+        recognise(tree, "tuberlin")
+    del tree["TU-Berlin/png/giraffe/1.png"]  # no longer a whole copy
+    assert set(recognise(tree, "tuberlin").parts["sketch"].values()) == set(load_classes("tuberlin").counts)
+
+
+def test_files_below_a_class_folder_are_named():
+    tree = archives.tuberlin_sake() | {"TUBerlin/ImageResized_ready/giraffe/more/x.JPEG": archives.image("x")}
+    found = recognise(tree, "tuberlin")
+    assert found.too_deep == ["TUBerlin/ImageResized_ready/giraffe/more/x.JPEG"]
+    assert counts(found) == {"sketch": 250, "photo": 500}
 
 
 def test_resource_forks_of_another_system_are_not_a_second_copy():
@@ -148,6 +165,31 @@ def test_folders_and_archives_list_and_read_the_same(tmp_path, suffix):
     files = list_files(root, scratch=tmp_path / "scratch")
     assert {file.path: read_member(file) for file in files} == tree
     assert all(file.size == len(tree[file.path]) for file in files)
+
+
+def test_links_in_a_tar_file_are_the_files_that_they_name(tmp_path):
+    tree = {f"./photo/{number}.jpg": bytes([number]) * 9 for number in range(2)}
+    root = archives.write(tree, tmp_path / "data.tar")
+    links = [("./photo/hard.jpg", "./photo/0.jpg", tarfile.LNKTYPE), ("./photo/soft.jpg", "1.jpg", tarfile.SYMTYPE)]
+    links += [("./other/two.jpg", "../photo/soft.jpg", tarfile.SYMTYPE), ("./gone.jpg", "gone.jpg", tarfile.SYMTYPE)]
+    with tarfile.open(root, "a") as archive:
+        for name, target, kind in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    read = {file.path: read_member(file) for file in list_files(root)}
+    zero, one = tree.values()
+    linked = {"photo/hard.jpg": zero, "photo/soft.jpg": one, "other/two.jpg": one, "gone.jpg": b""}
+    assert read == {"photo/0.jpg": zero, "photo/1.jpg": one} | linked
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+def test_a_torn_archive_stops_and_leaves_nothing(tmp_path, suffix):
+    root = archives.write(archives.quickdraw(), tmp_path / f"data{suffix}")
+    root.write_bytes(root.read_bytes()[: root.stat().st_size // 2 + 100])
+    with pytest.raises(ValueError, match=r"damaged or incomplete|only a part of one; get the file again"):
+        list_files(root, scratch=tmp_path / "scratch")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != root]
 
 
 def test_a_folder_that_links_to_itself_is_listed_once(tmp_path):
@@ -207,4 +249,15 @@ def test_photos_are_merged_by_name_and_by_bytes_within_a_class(tmp_path):
         ("photo/tx_000000000000_ready/dog/n2_1.jpg", ["n2_1.jpg"]),
     ]
     assert merged["same_name_other_size"] == [f"{cat}/n1_1.jpg"]
-    assert sorted(merged["same_bytes_other_name"]) == [f"{extend}/cat/c.jpg", f"{extend}/cat/d.jpg"]
+    assert sorted(merged["same_bytes"]) == [f"{extend}/cat/c.jpg", f"{extend}/cat/d.jpg"]
+
+
+def test_different_photos_of_one_name_in_the_halves_of_an_archive_stay_apart(tmp_path):
+    tree = {f"{half}/photo/cat/1.jpg": archives.image(half) for half in ("train", "val")}
+    tree |= {f"{half}/photo/cat/2.jpg": archives.image("two") for half in ("train", "val")}
+    tree |= {"train/sketch/cat/s.jpg": archives.image("s")}
+    found = find(list_files(archives.write(tree, tmp_path / "data")), "sketchy", {"cat": "cat"})
+    photos, merged = merge_photos(found)
+    paths = ["train/photo/cat/1.jpg", "val/photo/cat/1.jpg"]
+    assert sorted(photo.member.path for photo in photos) == [paths[0], "train/photo/cat/2.jpg", paths[1]]
+    assert names_taken_twice(photos) == paths and merged["same_bytes"] == ["val/photo/cat/2.jpg"]

@@ -25,7 +25,9 @@ GOOD = {"query": np.ones((2, 3)), "gallery": np.ones((4, 3)), "query_labels": [0
         ({"gallery_copies": [1, 2, 3]}, "gallery_copies must be 4 integers >= 0"),
         ({"gallery_copies": [1, -1, 1, 1]}, "gallery_copies must be 4 integers >= 0"),
         ({"gallery_copies": [0, 0, 0, 0]}, "leaves the gallery empty"),
-        ({"ks": (0,)}, "expected integers from 1 on"),
+        ({"ks": (0,)}, "expected a list of integers from 1 on"),
+        ({"ks": 5}, "ks is 5: expected a list"),
+        ({"gallery_labels": np.array([0, 1, 1, 2**63], np.uint64)}, "gallery_labels holds 9223372036854775808"),
         ({"missing": "drop"}, 'expected "error" or "exclude"'),
     ],
 )
@@ -41,12 +43,22 @@ def test_bad_input_gets_one_sentence(changes, sentence):
         (np.array([[1, 2, 3, 4], [1, np.nan, 3, 4]]), "scores hold NaN"),
         (np.ones((2, 3)), r"expected \(queries, 4\)"),
         (np.ones((3, 4)), "more than 2 queries"),
+        (np.ones((2, 4), complex), "scores hold complex128 values"),
         ([np.ones((1, 4))], "1 rows for 2 queries"),
     ],
 )
 def test_bad_scores_get_one_sentence(scores, sentence):
     with pytest.raises(ValueError, match=sentence):
         metrics_from_scores(scores, [0, 1], [0, 1, 1, 0])
+
+
+def test_large_integers_of_two_kinds_are_told_apart():
+    close = 2**60 + np.arange(2)  # one number as float64
+    labels = close[[0, 1, 1, 0]].astype(np.uint64)
+    gallery = np.array([[1.0, 0], [0, 1], [0, 1], [1, 0]])
+    assert retrieval_metrics(np.eye(2), gallery, close, labels)["metrics"]["map_all"] == 1
+    with pytest.raises(ValueError, match="2 of 2 queries have no relevant photo"):
+        retrieval_metrics(np.eye(2), gallery, close + 2, labels)
 
 
 def test_half_precision_embeddings_are_ranked_in_single():

@@ -190,6 +190,10 @@ def test_unit_norm():
     rows = unit_norm(np.array([[3.0, 4.0], [0.0, 2.0]], np.float16))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
     assert rows.dtype == np.float32
+    for scale in (1e30, 1e-30):  # whose squares single precision does not hold
+        np.testing.assert_allclose(
+            unit_norm(np.array([[3, 4]], np.float32) * np.float32(scale)), [[0.6, 0.8]], rtol=1e-6
+        )
     with pytest.raises(ValueError, match="sketches has 1 zero rows"):
         unit_norm([[1.0, 0.0], [0.0, 0.0]], "sketches")
 

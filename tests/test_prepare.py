@@ -62,6 +62,18 @@ def test_a_prepared_dataset_streams_by_its_name(own_folder, tmp_path):
     assert {example["image"].size for example in examples} == {(8, 8)}
 
 
+def test_load_dataset_never_takes_another_content_from_its_cache(own_folder, tmp_path):
+    read = []
+    for place in ("one", "two"):
+        (own_folder / "photo" / "cat" / "0.jpg").write_bytes(archives.image(place))
+        out = tmp_path / place / "same"
+        out.parent.mkdir()
+        run("folder", "--data-dir", own_folder, "--out", out, "--unseen", "cat", "--title", "same")
+        photos = datasets.load_dataset(str(out), "same", split="gallery", cache_dir=str(tmp_path / "cache"))
+        read.append(photos[0]["image"].tobytes())
+    assert read[0] != read[1]
+
+
 def test_bytes_are_stored_as_they_are_on_disk(own_folder, tmp_path):
     run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
     stored = {row["image"]["bytes"] for split in ("train", "query", "gallery") for row in rows(tmp_path / "out", split)}
@@ -104,6 +116,32 @@ def test_instance_pairs_are_found_out(pairs_folder, tmp_path):
     assert drawn_of["a1-12.png"] == "dog/a1" and drawn_of["lost-1.png"] == ""
     photos = [row["instance_id"] for row in rows(tmp_path / "out", "gallery")]
     assert sorted(photos) == ["dog/a0", "dog/a1", "dog/a1.png"]
+
+
+def test_equal_photos_are_one_row_that_pairs_know_by_both_names(pairs_folder, tmp_path):
+    (pairs_folder / "photo" / "dog" / "b.jpg").write_bytes(archives.image("dog 1"))
+    (pairs_folder / "sketch" / "dog" / "b-1.png").write_bytes(archives.image("b", "PNG"))
+    (pairs_folder / "photo" / "dog" / "deep").mkdir()
+    (pairs_folder / "photo" / "dog" / "deep" / "c.jpg").write_bytes(archives.image("c"))
+    summary = run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog")
+    assert summary["report"]["photos_merged_same_bytes"] == ["photo/dog/b.jpg"]
+    assert summary["problems"]["too_deep"] == ["photo/dog/deep/c.jpg"]
+    copies = {row["instance_id"]: row["copies"] for row in rows(tmp_path / "out", "gallery")}
+    assert copies == {"dog/a0": 1, "dog/a1": 2, "dog/a1.png": 1}
+    assert {row["image"]["path"]: row["instance_id"] for row in rows(tmp_path / "out", "query")}["b-1.png"] == "dog/a1"
+
+
+def test_several_places_stop(own_folder, tmp_path):
+    shutil.copytree(own_folder / "photo", own_folder / "more" / "images")
+    with pytest.raises(ValueError, match=r"photo folders in several places \('more/images', 'photo'\); keep one"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+
+
+def test_names_that_no_configuration_may_have(own_folder, tmp_path):
+    with pytest.raises(ValueError, match="--title 'my/data' holds one of"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat", "--title", "my/data")
+    odd = own_folder.rename(tmp_path / "a:b")
+    assert run("folder", "--data-dir", odd, "--out", tmp_path / "out", "--unseen", "cat")["name"] == "a-b"
 
 
 def test_instance_pairs_can_be_refused_and_demanded(pairs_folder, own_folder, tmp_path):

@@ -75,6 +75,15 @@ def test_scores_keep_their_precision():
 def test_bad_input():
     with pytest.raises(ValueError, match="gallery_labels is missing"):
         evaluate.load(FOLDER, "scores").compute(predictions=[[1.0, 2.0]], references=[0])
+    half = np.ones((1, 2), np.float16)
+    for scores in (half, list(half)):
+        with pytest.raises(ValueError, match="scores are in half precision"):
+            evaluate.load(FOLDER, "scores").compute(predictions=scores, references=[0], gallery_labels=[0, 1])
+    with pytest.raises(ValueError, match="scores are in half precision"):
+        evaluate.load(FOLDER, "scores").add(prediction=half[0], reference=0)
+    with pytest.raises(ValueError, match="rows of 2 and of 3 values"):
+        pair = {"references": [0, 0], "modalities": ["sketch", "photo"]}
+        evaluate.load(FOLDER).compute(predictions=[[1.0, 2.0], [1.0, 2.0, 3.0]], **pair)
     with pytest.raises(ValueError, match="modalities holds 'image'"):
         evaluate.load(FOLDER).compute(predictions=[[1.0, 2.0]], references=[0], modalities=["image"])
     with pytest.raises(ValueError, match="gallery has shape"):

@@ -3,8 +3,10 @@
 import datasets
 import evaluate
 import numpy as np
+import pyarrow.compute as pc
 
 from modeling_splip import metrics
+from modeling_splip.metric_inputs import refuse_half_precision
 
 _DESCRIPTION = """\
 Exact retrieval metrics of zero-shot sketch-based image retrieval, all in one pass: mAP@all (scikit-learn's), mAP@k
@@ -61,7 +63,26 @@ class SbirRetrieval(evaluate.Metric):
         info.format = "arrow"
         return info
 
+    def add(self, *, prediction=None, reference=None, **columns):
+        """Add one row."""
+        self._refuse_half_precision(prediction)
+        super().add(prediction=prediction, reference=reference, **columns)
+
+    def add_batch(self, *, predictions=None, references=None, **columns):
+        """Add rows; `compute` passes here too."""
+        for row in [predictions] if hasattr(predictions, "dtype") else predictions:
+            self._refuse_half_precision(row)
+        super().add_batch(predictions=predictions, references=references, **columns)
+
+    def _refuse_half_precision(self, values):
+        """Scores would be stored as doubles, and their ties no longer be known for rounding."""
+        if self.config_name == "scores" and hasattr(values, "dtype"):
+            refuse_half_precision(values)
+
     def _compute(self, predictions, references, modalities=None, gallery_labels=None, normalize=True, **options):
+        widths = set(pc.list_value_length(predictions).to_pylist())
+        if len(widths) > 1:
+            raise ValueError(f"predictions have rows of {min(widths)} and of {max(widths)} values: they must be equal")
         rows, labels = np.stack(predictions.to_numpy()), np.asarray(references.to_pylist())
         if self.config_name == "scores":
             if gallery_labels is None:
