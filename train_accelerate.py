@@ -30,6 +30,7 @@ from modeling_splip.data import open_dataset
 from modeling_splip.evaluation import Embedder, measure, retrieval_picture
 from modeling_splip.files import write_json
 from modeling_splip.modeling_retriever import Retriever
+from modeling_splip.processes import ignore_sigterm, on_cpu
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.registry import METHODS
 from modeling_splip.sampling import EpochBatches, TrainingItems, collate
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(argv, __doc__)
     check_engine()
     accelerator = Accelerator(
+        cpu=on_cpu(),
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.accumulation,
         log_with=None if args.tracker == "none" else args.tracker,
@@ -74,7 +76,8 @@ def main(argv: list[str] | None = None) -> dict:
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
     # A loader draws a number whenever it starts, in a resumed epoch once more: from a generator of its own.
     own = torch.Generator().manual_seed(args.seed)
-    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=args.workers, generator=own)
+    workers = {"num_workers": args.workers, "worker_init_fn": ignore_sigterm}
+    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, generator=own, **workers)
 
     # Model, objective, optimiser.
     method = METHODS[args.method]
@@ -88,6 +91,7 @@ def main(argv: list[str] | None = None) -> dict:
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     total_steps = args.epochs * batches.steps
     total_steps = min(total_steps, args.max_steps) if args.max_steps else total_steps
+    check_warmup(args, total_steps)
     scheduler = transformers.get_scheduler(SCHEDULES[args.schedule], optimizer, args.warmup_steps, total_steps)
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
     objective, optimizer, loader = accelerator.prepare(objective, optimizer, loader)
@@ -104,11 +108,24 @@ def main(argv: list[str] | None = None) -> dict:
     started = time.time() - progress.seconds
     interrupted = False
 
-    while not (interrupted or finished(progress, total_steps, args)):
+    while True:
+        if progress.validation_due:
+            embedder = Embedder(model.eval(), processor, dataset, accelerator, workers=args.workers)
+            score = validate(embedder, held_back, settings.level, output, progress.step)
+            progress.history[-1]["validation"] = score
+            progress.stale += 1
+            if score > progress.best:
+                progress.best, progress.stale = score, 0
+                save_model(model, processor, output, accelerator)
+            progress.validation_due = False
+            interrupted = stop_asked(accelerator)
+        if interrupted or finished(progress, total_steps, args):
+            break
         epoch = progress.step // batches.steps
         batches.epoch, batches.start = epoch, progress.step % batches.steps
         objective.train()
         micro_losses: list[dict[str, torch.Tensor]] = []
+        images = 0  # in an optimiser step
         for batch in loader:
             with accelerator.accumulate(objective):
                 losses = objective(batch)
@@ -119,38 +136,38 @@ def main(argv: list[str] | None = None) -> dict:
                 optimizer.step()
                 optimizer.zero_grad()
             micro_losses.append({name: value.detach() for name, value in losses.items()})
+            images += accelerator.num_processes * sum(len(value) for value in batch.values() if value.ndim == 4)
             if not accelerator.sync_gradients:
                 continue
+            rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             scheduler.step()
             progress.step += 1
             values, interrupted = agree(micro_losses, accelerator)
             micro_losses.clear()
             recent.append(time.time())
             bar.update()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | rate(recent, args.batch_size))
+            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | rate(recent, images))
+            images = 0
             accelerator.log({f"train/{name}": value for name, value in values.items()}, step=progress.step)
-            accelerator.log({"learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
-            ends = progress.step == total_steps or progress.step % batches.steps == 0
+            accelerator.log(rates, step=progress.step)
+            last = progress.step == total_steps
+            ends = last or progress.step % batches.steps == 0
             if ends:
                 progress.history.append({"step": progress.step, "epoch": epoch + 1} | values)
-            if ends and held_back and ((epoch + 1) % args.evaluate_every == 0 or progress.step == total_steps):
-                embedder = Embedder(model.eval(), processor, dataset, accelerator)
-                score = validate(embedder, held_back, settings.level, output, progress.step)
-                progress.history[-1]["validation"] = score
-                progress.stale += 1
-                if score > progress.best:
-                    progress.best, progress.stale = score, 0
-                    save_model(model, processor, output, accelerator)
-                objective.train()
+                progress.validation_due = bool(held_back) and ((epoch + 1) % args.evaluate_every == 0 or last)
             if ends or interrupted or (args.checkpoint_every and progress.step % args.checkpoint_every == 0):
+                check_weights(objective, progress.step)
                 progress.seconds = round(time.time() - started, 1)
                 save_checkpoint(output, progress, identity, accelerator)
-            if interrupted or finished(progress, total_steps, args):
+            if interrupted or last:
                 break
+        if interrupted:
+            break
     bar.close()
     if interrupted:
         accelerator.print(f"Asked to stop: step {progress.step} is saved; --resume continues.")
     elif not held_back:
+        check_weights(objective, progress.step)
         save_model(model, processor, output, accelerator)
     record = {
         "arguments": args.to_dict(),
@@ -187,6 +204,13 @@ def check_engine() -> None:
 
 def check_layout(args: TrainingArguments, accelerator: Accelerator) -> int:
     """Return the number of micro-batches in an optimiser step; refuse what this machine cannot train."""
+    if accelerator.gradient_accumulation_steps != args.accumulation:
+        raise ValueError(
+            f"The launcher's settings ask for {accelerator.gradient_accumulation_steps} accumulation steps, the "
+            f"arguments for {args.accumulation}: set --accumulation alone."
+        )
+    if args.tracker != "none" and not accelerator.log_with:
+        raise ValueError(f"Tracker '{args.tracker}' is not installed: install it, or pass --tracker none.")
     micro_batches = accelerator.num_processes * args.accumulation
     if args.batch_size % micro_batches:
         raise ValueError(
@@ -198,6 +222,12 @@ def check_layout(args: TrainingArguments, accelerator: Accelerator) -> int:
     return micro_batches
 
 
+def check_warmup(args: TrainingArguments, total_steps: int) -> None:
+    """Refuse a warmup that would never end."""
+    if args.warmup_steps >= total_steps:
+        raise ValueError(f"warmup_steps {args.warmup_steps} leave nothing of {total_steps} steps: lower them.")
+
+
 def finished(progress: Progress, total_steps: int, args: TrainingArguments) -> bool:
     """Return whether all steps are done, or validation has not become better for too long."""
     return progress.step >= total_steps or 0 < args.patience <= progress.stale
@@ -207,9 +237,14 @@ def agree(micro_losses: list[dict[str, torch.Tensor]], accelerator: Accelerator)
     """Return the losses of a step, means over processes and micro-batches, and whether any process is to stop."""
     names = list(micro_losses[0])
     values = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in micro_losses]).mean(dim=0)
-    stop = values.new_tensor([float(STOP.is_set())])
-    *means, stop_share = accelerator.reduce(torch.cat([values, stop]), "mean").tolist()
-    return dict(zip(names, means, strict=True)), stop_share > 0
+    means = accelerator.reduce(values, "mean").tolist()
+    return dict(zip(names, means, strict=True)), stop_asked(accelerator)
+
+
+def stop_asked(accelerator: Accelerator) -> bool:
+    """Return whether any process has been told to stop."""
+    told = torch.tensor(float(STOP.is_set()), device=accelerator.device)
+    return bool(accelerator.reduce(told, "sum") > 0)
 
 
 @torch.no_grad()
@@ -239,8 +274,8 @@ def parameter_groups(objective: torch.nn.Module, args: TrainingArguments) -> lis
     if not named:
         raise ValueError("Nothing trains: every part of the model and the losses is switched off.")
     groups = [
-        {"params": others, "lr": args.learning_rate},
-        {"params": mappers, "lr": args.mapper_learning_rate or args.learning_rate},
+        {"name": "learning_rate", "params": others, "lr": args.learning_rate},
+        {"name": "mapper_learning_rate", "params": mappers, "lr": args.mapper_learning_rate or args.learning_rate},
     ]
     return [group for group in groups if group["params"]]
 
@@ -253,6 +288,16 @@ def check_finite(losses: dict[str, torch.Tensor], step: int) -> None:
             raise ValueError(
                 f"Loss '{name}' is {float(value)} at step {step + 1}: training stops, the last checkpoint is whole; "
                 "lower learning_rate or set mixed_precision to no."
+            )
+
+
+def check_weights(objective: torch.nn.Module, step: int) -> None:
+    """Stop before weights that a gradient without a finite value destroyed replace good ones on the disk."""
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise ValueError(
+                f"'{name}' is no longer finite after step {step}: training stops, the last checkpoint is whole; lower "
+                "learning_rate, or set clip_norm."
             )
 
 
@@ -272,10 +317,10 @@ def validate(embedder: Embedder, classes: list[str], level: str, output: Path, s
     return score
 
 
-def rate(recent: deque, batch_size: int) -> dict[str, str]:
-    """Return the sketches a second over the last steps, once there are two."""
+def rate(recent: deque, images: int) -> dict[str, str]:
+    """Return the images a second over the last steps, given those of a step, once there are two."""
     seconds = recent[-1] - recent[0]
-    return {"sketches/s": f"{batch_size * (len(recent) - 1) / seconds:.0f}"} if seconds else {}
+    return {"images/s": f"{images * (len(recent) - 1) / seconds:.0f}"} if seconds else {}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Iterable
@@ -95,6 +96,8 @@ class TrainingArguments:
             for name in names:
                 if getattr(self, name) < least:
                     raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.patience and not self.validation_classes:
+            raise ValueError("patience counts validations, and without validation_classes there are none: set both.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.batch_size % self.accumulation:
@@ -148,7 +151,8 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
     for item in plain:
         text = f"{item.metadata['help']} (default: {item.default})"
         if item.type in (bool, "bool"):
-            parser.add_argument(f"--{item.name}", action=argparse.BooleanOptionalAction, default=None, help=text)
+            parser.add_argument(f"--{item.name}", nargs="?", const=True, metavar="true|false", help=text)
+            parser.add_argument(f"--no-{item.name}", dest=item.name, action="store_false", default=None)
         else:
             parser.add_argument(f"--{item.name}", type=type(item.default), default=None, help=text)
     parser.epilog = _dotted_help()
@@ -178,7 +182,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe '{name}'{_nearest(name, recipe_names())}.")
     try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
+        values = yaml.load(path.read_text("utf-8"), _OneOfEach) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"Recipe '{path}' is not YAML ({error}).") from error
     if not isinstance(values, dict):
@@ -186,6 +190,18 @@ def load_recipe(name: str) -> dict[str, Any]:
     for key in values:
         _known(f"key in recipe '{path.name}':", key, [item.name for item in fields(TrainingArguments)])
     return values
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """Reads YAML; a name that a mapping has twice is an error, where YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping."""
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"'{twice}' stands there twice")
+        return super().construct_mapping(node, deep)
 
 
 def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
@@ -204,6 +220,8 @@ def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
 def _typed(name: str, value: Any, default: Any) -> Any:
     """Return the value in its default's type. Flags are text, and YAML reads 1e-3 as text too."""
     kind = type(default)
+    if kind is str and value is False:
+        value = "no"  # which is false in YAML
     if default is None:
         return yaml.safe_load(value) if isinstance(value, str) else value
     try:
@@ -215,8 +233,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
             result = int(value) if kind is int and isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
         result = None
-    if type(result) is not kind:
-        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if type(result) is not kind or (kind is float and not math.isfinite(result)):
+        kinds = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
         raise ValueError(f"{name} must be {kinds[kind]}, got {value!r}.")
     return result
 
@@ -253,5 +271,5 @@ def _known(what: str, name: str, names: Iterable[str]) -> None:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"

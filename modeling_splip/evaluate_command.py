@@ -12,6 +12,7 @@ from .evaluation import GALLERIES, Embedder, Evaluation, evaluate, retrieval_pic
 from .features import evaluate_features
 from .files import check_writable, write_json
 from .plotting import PHOTO_KINDS
+from .processes import on_cpu
 from .published import published_table
 from .registry import BASELINES, load_retriever
 from .report import PAGE, check_report, records_table, write_report
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print tables, and write what was asked for."""
     check_arguments(args)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=on_cpu())
     protocols = list(dict.fromkeys(args.protocol))
     if args.features:
         evaluations, embedder = evaluate_features(args.features, protocols, args.title), None

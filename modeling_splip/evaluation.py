@@ -15,6 +15,7 @@ from .data import FINE_GRAINED, Part, SbirDataset, View
 from .metrics import instance_accuracy, metrics_from_scores, retrieval_metrics
 from .modeling_encoder import RetrieverEncoder
 from .plotting import retrieval_grid
+from .processes import ignore_sigterm, on_cpu
 from .rerank import reranked_scores
 
 SCHEMA = "splip-result-1"
@@ -47,7 +48,7 @@ class Embedder:
         workers: int = 0,
     ):
         self.model, self.processor, self.dataset = model, processor, dataset
-        self.accelerator = accelerator or Accelerator()
+        self.accelerator = accelerator or Accelerator(cpu=on_cpu())
         self.batch_size, self.workers = batch_size, workers
         self._known: dict[tuple[str, int], np.ndarray] = {}
 
@@ -76,7 +77,11 @@ class Embedder:
             return self.processor(images=[item["image"] for item in batch], modality=modality)["pixel_values"]
 
         loader = DataLoader(
-            Subset(images, rows), batch_size=self.batch_size, collate_fn=prepare, num_workers=self.workers
+            Subset(images, rows),
+            batch_size=self.batch_size,
+            collate_fn=prepare,
+            num_workers=self.workers,
+            worker_init_fn=ignore_sigterm,
         )
         # Not through the accelerator, which would keep every loader, and this object's embeddings, for ever.
         ranks = {"num_processes": self.accelerator.num_processes, "process_index": self.accelerator.process_index}

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import shlex
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
             raise OSError(f"'{step}' of {args.name} ended with status {status}: see above, then run the same again.")
         if step == "prepare":
             check_benchmark(args.name, arguments)
+        if step == "train":
+            check_finished(args.name, arguments)
     print(f"\ncard: {write_card(args.name, arguments)}")
     return 0
 
@@ -102,6 +105,16 @@ def check_benchmark(name: str, arguments: TrainingArguments) -> SbirDataset:
             "another dataset=FOLDER."
         )
     return dataset
+
+
+def check_finished(name: str, arguments: TrainingArguments) -> None:
+    """Refuse to go on with a training that was told to stop before its end."""
+    run = json.loads((Path(arguments.output) / "run.json").read_text("utf-8"))
+    if not run["finished"]:
+        raise OSError(
+            f"The training of {name} was asked to stop after {run['steps']} steps, which are saved: run the same again "
+            "to go on."
+        )
 
 
 def plan_commands(

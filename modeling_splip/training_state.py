@@ -22,7 +22,8 @@ KEPT_CHECKPOINTS = 2
 # What a run may not change when it is resumed: the order of the batches, what is trained, and what Adam's state is of.
 RESUMED = (
     "method", "base", "model", "loss", "augment", "batch_size", "pairs_per_class", "validation_classes", "seed",
-    "learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "mixed_precision", "invert_sketches",
+    "learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "clip_norm", "mixed_precision",
+    "invert_sketches",
 )  # fmt: skip
 
 
@@ -35,6 +36,8 @@ class Progress:
         best: best validation score so far; stale: validations since then.
         history: a record of every epoch.
         seconds: of training, over all runs that were resumed.
+        validation_due: whether an epoch has ended that is to be validated; a checkpoint is written before, so that
+            nothing is lost in a validation.
     """
 
     step: int = 0
@@ -42,6 +45,7 @@ class Progress:
     stale: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    validation_due: bool = False
 
 
 def check_output(args: TrainingArguments) -> Path:

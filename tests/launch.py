@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {
-    "ACCELERATE_USE_CPU": "true",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
 }
+if torch.accelerator.is_available():
+    ENVIRONMENT["ACCELERATE_USE_CPU"] = "true"
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
 ACCELERATE += ["--dynamo_backend", "no", "--main_process_port", "0"]
 

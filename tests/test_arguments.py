@@ -95,7 +95,7 @@ def test_packaged_recipes(name):
         (["--loss.apha", "1"], r"Unknown loss.apha; did you mean 'alpha'\?"),
         (["--loss.alpha"], r"--loss.alpha needs a value"),
         (["--optimizer.lr", "1"], r"Unknown argument --optimizer.lr"),
-        (["--loss.alpha", "big"], r"loss.alpha must be a number, got 'big'"),
+        (["--loss.alpha", "big"], r"loss.alpha must be a finite number, got 'big'"),
         (["--model.m", "2.5"], r"model.m must be a whole number, got '2.5'"),
         (["--model.use_b_t", "perhaps"], r"model.use_b_t must be true or false, got 'perhaps'"),
         (["--model.conditioning", "both"], r"conditioning must be one of \('image', 'domain'\), got 'both'"),
@@ -109,6 +109,10 @@ def test_packaged_recipes(name):
         (["--workers", "-1"], r"workers must be at least 0, got -1"),
         (["--seed", "-1"], r"seed must be at least 0, got -1"),
         (["--clip_norm", "-0.1"], r"clip_norm must be at least 0, got -0.1"),
+        (["--learning_rate", "nan"], r"learning_rate must be a finite number, got nan"),
+        (["--loss.beta", "inf"], r"loss.beta must be a finite number, got 'inf'"),
+        (["--resume", "perhaps"], r"resume must be true or false, got 'perhaps'"),
+        (["--patience", "3", "--validation_classes", "0"], r"patience counts validations"),
         (["--learning_rate", "0"], r"learning_rate must be above 0, got 0.0"),
         (["--batch_size", "10", "--accumulation", "4"], r"batch_size 10 is not a multiple of accumulation 4"),
         (["--loss.level", "fine_grained", "--pairs_per_class", "1"], r"needs pairs_per_class of at least 2"),
@@ -131,9 +135,13 @@ def test_refused_in_one_sentence(words, sentence):
         ("epochs: many", r"epochs must be a whole number, got 'many'"),
         ("epochs: 2.5", r"epochs must be a whole number, got 2.5"),
         ("epochs: true", r"epochs must be a whole number, got True"),
-        ("learning_rate: fast", r"learning_rate must be a number, got 'fast'"),
+        ("learning_rate: fast", r"learning_rate must be a finite number, got 'fast'"),
         ("resume: 1", r"resume must be true or false, got 1"),
         ("method: 3", r"method must be text, got 3"),
+        ("loss: {1: 2}", r"Unknown loss.1; known are "),
+        ("true: 3", r"Unknown key in recipe 'bad.yaml': True"),
+        ("epochs: 3\nepochs: 4", r"is not YAML \('epochs' stands there twice\)"),
+        ("loss: {alpha: 1, alpha: 2}", r"is not YAML \('alpha' stands there twice\)"),
         ("- epochs", r"must be a mapping of argument names"),
         ("a: b: c", r"Recipe '.*bad.yaml' is not YAML"),
     ],
@@ -142,6 +150,14 @@ def test_bad_recipes(text, sentence, tmp_path):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ValueError, match=sentence):
         parse("--recipe", str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize("words", [[], ["--resume"], ["--resume", "true"], ["--resume=false"], ["--no-resume"]])
+def test_flags_that_are_true_or_false(words, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("mixed_precision: no\nresume: yes\ndataset: data\n")
+    arguments = parse_arguments(["--recipe", str(tmp_path / "recipe.yaml"), *words])
+    assert arguments.resume is (words not in (["--resume=false"], ["--no-resume"]))
+    assert arguments.mixed_precision == "no"
 
 
 def test_a_flag_of_the_wrong_type_shows_the_usage(capsys):

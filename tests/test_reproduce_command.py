@@ -1,6 +1,7 @@
 """Published experiments: every recipe trains, a plan says what it takes, and one runs from its archive to its table."""
 
 import json
+import sys
 from pathlib import Path
 
 import archives
@@ -137,6 +138,16 @@ def test_a_step_that_fails_ends_the_command(words, splip, tmp_path):
     status, printed = splip(*words)
     assert status == 2 and not (tmp_path / "run").exists()
     assert "'prepare' of clip_at_sketchy2 ended with status 2" in printed.splitlines()[-1]
+
+
+def test_a_training_that_was_told_to_stop_is_not_evaluated(words, splip, tmp_path):
+    stopped = "import sys, train_accelerate as t; t.STOP.set(); t.main(sys.argv[3:])"
+    (tmp_path / "stopped.py").write_text(stopped)
+    status, printed = splip(*words, "--launch", f"{sys.executable} {tmp_path / 'stopped.py'}")
+    assert status == 2 and not (tmp_path / "run" / "report").exists()
+    assert "The training of clip_at_sketchy2 was asked to stop after 1 steps" in printed.splitlines()[-1]
+    status, printed = splip(*words)
+    assert status == 0 and "Resuming from step-00000001" in printed
 
 
 @pytest.mark.parametrize("method", ["splip", "clip_at"])

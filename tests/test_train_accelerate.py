@@ -257,6 +257,52 @@ def test_sigterm_saves_and_exits_with_0(words, tmp_path):
     assert record["steps"] == step and not record["finished"]
 
 
+def test_sigterm_to_the_whole_group_spares_the_workers(words, tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, SCRIPT, *words, "--output", str(output), "--epochs", "100000", "--workers", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=ENVIRONMENT, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        try:
+            while not checkpoint_folders(output) and process.poll() is None:
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGTERM)
+            printed, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and b"Asked to stop" in printed, errors[-3000:]
+
+
+def test_a_stop_in_a_validation_ends_with_it_and_it_is_made_again(train, uninterrupted, tmp_path, monkeypatch):
+    original = train_accelerate.validate
+
+    def stop(*arguments):
+        train_accelerate.STOP.set()
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_accelerate, "validate", stop)
+        record = train(tmp_path / "run", *COSINE, "--epochs", "2")
+    assert record["steps"] == 4 and not record["finished"] and checkpoints(tmp_path / "run") == ["step-00000004"]
+    record = train(tmp_path / "run", *COSINE, "--epochs", "2", "--resume")
+    assert record["finished"] and same_state(tmp_path / "run", uninterrupted[0])
+    assert record["history"] == uninterrupted[1]["history"]
+
+
+def test_weights_that_are_no_longer_finite_are_never_written(train, tmp_path, monkeypatch):
+    original = torch.optim.Adam.step
+
+    def destroy(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if self.state[self.param_groups[0]["params"][0]]["step"] == 2:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", destroy)
+    with pytest.raises(ValueError, match="is no longer finite after step 2: training stops"):
+        train(tmp_path / "run", "--checkpoint_every", "1")
+    assert checkpoints(tmp_path / "run") == ["step-00000001"]
+
+
 def test_all_processes_stop_where_one_is_told(slow, tmp_path):
     output = tmp_path / "run"
     result = run([*accelerate(2), DRIVER, "stop_last_process", "3", *slow, "--output", str(output)], cwd=tmp_path)
@@ -413,7 +459,7 @@ def test_tensorboard(train, tmp_path):
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 9))
     assert [event.step for event in events.Scalars("validation")] == [4, 8]
     rates = [event.value for event in events.Scalars("learning_rate")]
-    assert rates.index(max(rates)) == 2 and rates[-1] == 0  # up over three steps of warmup, then down by a cosine
+    assert rates.index(max(rates)) == 3 and rates[-1] == 0  # up over three steps of warmup, then down by a cosine
     assert [event.step for event in events.Images("validation")] == [4, 8]
 
 
@@ -426,11 +472,20 @@ def test_pictures_reach_wandb(train, tmp_path, monkeypatch):
     assert [name.split("_")[:2] for name in pictures] == [["validation", "4"], ["validation", "8"]]
 
 
+@pytest.mark.filterwarnings("ignore:`log_with=aim`")
 def test_a_tracker_that_is_not_installed_is_named(train, tmp_path):
     if importlib.util.find_spec("aim"):
         pytest.skip("it is installed here")
-    with pytest.warns(UserWarning, match=r"log_with=aim.* no supported trackers are currently installed"):
-        assert train(tmp_path / "run", "--max_steps", "1", "--tracker", "aim")["finished"]
+    with pytest.raises(ValueError, match="Tracker 'aim' is not installed: install it, or pass --tracker none"):
+        train(tmp_path / "run", "--max_steps", "1", "--tracker", "aim")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_asks_for_something_else_is_refused(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    with pytest.raises(ValueError, match="settings ask for 2 accumulation steps, the arguments for 1"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -442,6 +497,7 @@ def test_a_tracker_that_is_not_installed_is_named(train, tmp_path):
         (["--resume"], "There is no run at '.*run' to resume: start without --resume"),
         (["--validation_classes", "6"], "validation_classes must be between 0 and 5, got 6"),
         (["--mixed_precision", "fp16"], "mixed_precision fp16 needs a GPU: use bf16 or no"),
+        (["--warmup_steps", "9", "--max_steps", "9"], "warmup_steps 9 leave nothing of 9 steps: lower them"),
         (["--batch_size", "60"], "52 training sketches do not fill one global batch of 60"),
         (["--model.m", "60"], "tokens with m=60, but the text tower takes 48"),
         (["--model.layer_norms", "none", "--model.use_b_t", "no", "--model.use_b_v", "no", "--model.use_b_vt", "no",

@@ -73,11 +73,14 @@ def test_clipping_bounds_the_gradient_of_the_whole_step(train, monkeypatch):
 def test_constant_after_warmup(train, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     words = ["--warmup_steps", "2", "--max_steps", "5", "--learning_rate", "1e-4", "--tracker", "tensorboard"]
+    words += ["--mapper_learning_rate", "2e-4"]
     train("--schedule", "constant", *words)
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "logs" / "splip"))
     events.Reload()
     rates = [event.value for event in events.Scalars("learning_rate")]
-    assert rates == pytest.approx([5e-5, 1e-4, 1e-4, 1e-4, 1e-4])
+    assert rates == pytest.approx([0, 5e-5, 1e-4, 1e-4, 1e-4])  # those that each step was made with
+    mappers = [event.value for event in events.Scalars("mapper_learning_rate")]
+    assert mappers == pytest.approx([0, 1e-4, 2e-4, 2e-4, 2e-4])
     pictures = events.Images("validation")
     assert [event.step for event in pictures] == [4, 5] and pictures[0].width > 100
 
@@ -102,7 +105,7 @@ def test_the_best_model_is_kept(train, tmp_path, monkeypatch):
 def test_the_bar_shows_losses_and_the_rate(train, capsys):
     train("--max_steps", "3")
     printed = capsys.readouterr().err
-    for name in ("triplet=", "class=", "cjs=", "loss=", "sketches/s=", "3/3"):
+    for name in ("triplet=", "class=", "cjs=", "loss=", "images/s=", "3/3"):
         assert name in printed
 
 
