@@ -22,7 +22,7 @@ COLUMNS = """| column | content |
 | `label` | class, by readable name; seen classes come first |
 | `instance_id` | a photo's own id; for a sketch the photo that it was drawn of; empty where unknown |
 | `source` | where the picture comes from |
-| `copies` | how often the archive's own list holds this photo, 0 where it leaves it out; without a list, the number of its files |"""
+| `copies` | how often the archive's list holds this photo, 0 for never; without a list, the number of its files |"""
 
 
 def dataset_card(summary: Mapping[str, Any], about: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class LayerNormAdapter(nn.ModuleList):
@@ -95,11 +96,18 @@ class RelationNetwork(nn.Module):
         )
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Score pairs of unit-norm tokens, (B, P, D) each: (B,) in 0..1."""
+        """Score pairs of unit-norm tokens, (B, P, D) each, of any dtype: (B,) in 0..1, in float32 or wider."""
         if sketch.shape[-2] != self.tokens or photo.shape[-2] != self.tokens:
             raise ValueError(
                 f"The relation network compares {self.tokens} tokens an image, got {sketch.shape[-2]} and "
                 f"{photo.shape[-2]}: use images of the size that it was trained on."
             )
-        cosines = sketch @ photo.transpose(-1, -2)  # (B, P, P)
-        return self.layers(cosines.flatten(-2)).squeeze(-1).sigmoid()
+        with torch.autocast(sketch.device.type, enabled=False):  # scores rank, and half precision would tie them
+            dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+            x = (sketch.to(dtype) @ photo.to(dtype).transpose(-1, -2)).flatten(-2)  # (B, P^2)
+            for layer in self.layers:
+                if isinstance(layer, nn.Linear):
+                    x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+                else:
+                    x = layer(x)
+            return x.squeeze(-1).sigmoid()

@@ -182,7 +182,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe '{name}'{_nearest(name, recipe_names())}.")
     try:
-        values = yaml.load(path.read_text("utf-8"), _OneOfEach) or {}
+        values = _OneOfEach(path.read_text("utf-8")).get_single_data() or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"Recipe '{path}' is not YAML ({error}).") from error
     if not isinstance(values, dict):

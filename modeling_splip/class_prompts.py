@@ -1,6 +1,7 @@
 """Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into one sequence."""
 
 import json
+import string
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,8 @@ def tokenize_class_prompts(
         ValueError: if a name is empty or occurs twice, or the template lacks `{class_name}` or has `{modality}` behind.
     """
     for name in class_names:
+        if not isinstance(name, str):
+            raise ValueError(f"class_names must hold texts, got {name!r}.")
         if not name.strip():
             raise ValueError("class_names holds an empty name: every seen class needs a readable one.")
         if class_names.count(name) > 1:
@@ -66,6 +69,9 @@ def tokenize_class_prompts(
     before, found, after = template.partition("{class_name}")
     if not found or "{modality}" in after:
         raise ValueError(f"template must hold {{class_name}}, {{modality}} only before it, got {json.dumps(template)}.")
+    fields = {name for _, name, _, _ in string.Formatter().parse(before) if name is not None}
+    if fields - {"modality"}:
+        raise ValueError(f"template may hold {{class_name}} and {{modality}} only, got {json.dumps(template)}.")
     prefixes = {mod: tokenizer(before.format(modality=mod).strip())["input_ids"][:-1] for mod in MODALITIES}
     suffixes = [tokenizer((name + after).strip())["input_ids"][1:] for name in class_names]
     return prefixes, suffixes

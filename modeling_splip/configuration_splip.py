@@ -55,6 +55,8 @@ class SplipConfig(RetrieverConfig):
         if layer_norms not in LAYER_NORMS:
             raise ValueError(f"layer_norms must be one of {LAYER_NORMS}, got {layer_norms!r}.")
         for name, value in {"m": m, "n": n, "bottleneck": bottleneck}.items():
+            if not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, got {value!r}.")
             if value < 1:
                 raise ValueError(
                     f"{name} must be at least 1, got {value}; switch a part off by its use_ field instead."

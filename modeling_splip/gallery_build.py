@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object
 
 from .gallery_encode import Job, KnownRows, encode_photos
 from .gallery_index import build_index, choose_kind, save_index
@@ -36,6 +36,7 @@ from .gallery_table import (
     read_manifest,
     table_features,
 )
+from .processes import on_cpu
 
 _FILE_ROWS = 100_000
 
@@ -76,6 +77,9 @@ def build_gallery(
     Under `accelerate launch` every process encodes its share; the main one puts the gallery together.
     """
     choose_kind(1, index)
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     state = process_state()
     source = find_photos(photos, split)
     out = Path(out).expanduser()
@@ -106,7 +110,7 @@ def build_gallery(
 
 def process_state() -> PartialState:
     """Return this process's place among those that `accelerate launch` started, and its device."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return PartialState(cpu=on_cpu())
 
 
 def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:

@@ -2,8 +2,10 @@
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .data import INFO_FILE, open_dataset
 from .gallery_table import HUB_ID
-from .processing_splip import to_rgb
+from .processing_splip import image_formats, to_rgb
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
@@ -92,11 +94,11 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image: RGB, upright by its EXIF orientation, transparency laid on white.
 
     Raises:
-        ValueError: if it is no image, or has more than `max_pixels`, before they are decoded.
+        ValueError: if it is no image of a common format, or has more than `max_pixels`, before they are decoded.
         Exception: whatever PIL's decoder raises on damaged data.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=image_formats())
     except UnidentifiedImageError:  # its own words name an object in memory
         raise ValueError("no image of a known kind") from None
     with image:
@@ -104,6 +106,12 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
         image.load()
         return to_rgb(image)
+
+
+def limit_images(max_pixels: int) -> None:
+    """Let PIL open nothing else than `decode_photo` does, also where another package calls it in this process."""
+    Image.ID[:] = image_formats()
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2  # PIL refuses an image of more than twice this before decoding it
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -117,11 +125,18 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _file_photo(file: Path, name: str, label: str) -> Photo:
     try:
-        stat = file.stat()
-        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+        facts = file.stat()
+        size, mtime_ns = facts.st_size, facts.st_mtime_ns
     except OSError:  # a dangling link: reading it fails later and names it
         size, mtime_ns = 0, NOT_A_FILE
-    return Photo(name, label, size, mtime_ns, file.read_bytes)
+    return Photo(name, label, size, mtime_ns, partial(_read_file, file))
+
+
+def _read_file(file: Path) -> bytes:
+    """Read a regular file; a pipe or a device, which may never end, is refused."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("no regular file")
+    return file.read_bytes()
 
 
 def _from_folder(folder: Path) -> PhotoSource:
@@ -199,6 +214,6 @@ def _value(feature: datasets.Value | datasets.ClassLabel, value: Any) -> Any:
 def _cell_reader(dataset: datasets.Dataset, column: str, row: int) -> Callable[[], bytes]:
     def read() -> bytes:
         cell = dataset[row][column]
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        return cell["bytes"] if cell["bytes"] is not None else _read_file(Path(cell["path"]))
 
     return read

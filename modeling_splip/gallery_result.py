@@ -1,5 +1,6 @@
 """One photo that a search found."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +44,18 @@ class Result:
         return self._thumbnail()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return path, score, label and metadata as JSON values."""
-        return {"path": self.path, "score": round(self.score, 6), "label": self.label, **self.metadata}
+        """Return path, score, label and metadata as JSON values; a further column of such a name is left out."""
+        own = {"path": self.path, "score": json_value(round(self.score, 6)), "label": self.label}
+        return own | {name: json_value(value) for name, value in self.metadata.items() if name not in own}
 
     def as_public_dict(self) -> dict[str, Any]:
         """Return row, score, label and the file's name as JSON values: the folders above it are the server's own."""
-        return {"row": self.row, "score": round(self.score, 6), "label": self.label, "name": Path(self.path).name}
+        score = json_value(round(self.score, 6))
+        return {"row": self.row, "score": score, "label": self.label, "name": Path(self.path).name}
+
+
+def json_value(value: Any) -> Any:
+    """Return a column's value as JSON holds it: NaN and infinity as null, dates and the like as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

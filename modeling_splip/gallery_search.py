@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from threading import Lock
 from typing import Any
 
@@ -102,9 +103,12 @@ class SearchableGallery(ABC):
         """Return embeddings (Q, D) of words by CLIP's text tower.
 
         Raises:
-            ValueError: if a text is empty, or the model keeps no text tower.
+            ValueError: if a text is empty or no string, or the model keeps no text tower.
         """
         model, processor = self.model
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"text must be a string such as 'red', got {text!r}.")
         if any(not text.strip() for text in texts):
             raise ValueError("The words are empty: pass what the photo shows, such as 'red', or leave them out.")
         if not hasattr(model, "encode_text"):
@@ -143,8 +147,7 @@ class SearchableGallery(ABC):
         Raises:
             ValueError: in one sentence, if a sketch is blank or unreadable, or an argument is out of range.
         """
-        if not 0 <= text_weight <= 1:
-            raise ValueError(f"text_weight must be in [0, 1], got {text_weight}.")
+        check_range("text_weight", text_weight, 0, 1)
         several = isinstance(sketch, list | tuple)
         queries = self.encode(sketch if several else [sketch]) if sketch is not None else None  # (Q, D)
         if text is not None:
@@ -157,6 +160,7 @@ class SearchableGallery(ABC):
 
     def similar(self, photo: Result | Any, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Result]:
         """Find the photos nearest to a photo: one of this gallery's results, without itself, or any image."""
+        _check_count(k)
         if not isinstance(photo, Result):
             return self.search_vectors(self.encode([photo], "photo"), k, where)[0]
         if not 0 <= photo.row < len(self):
@@ -173,13 +177,20 @@ class SearchableGallery(ABC):
         *,
         collapse: float | None = None,
     ) -> list[list[Result]]:
-        """Find the photos of the largest dot products with queries (Q, D); the other arguments as in `search`."""
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
+        """Find the photos of the largest dot products with queries (Q, D); the other arguments as in `search`.
+
+        Raises:
+            ValueError: in one sentence, if an argument is out of range or queries have another width.
+        """
+        _check_count(k)
+        if collapse is not None:
+            check_range("collapse", collapse, -1, 1)
         for name in where or {}:
             if name not in self.columns:
                 raise ValueError(f"The gallery has no column '{name}' to filter on, only {', '.join(self.columns)}.")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.manifest["dim"]:
+            raise ValueError(f"queries must have shape (Q, {self.manifest['dim']}), got {queries.shape}.")
         wanted = min(k if collapse is None else 4 * k, len(self))
         while True:
             scores, found = self.nearest(queries, wanted, where)
@@ -205,3 +216,14 @@ class SearchableGallery(ABC):
             if len(kept) < k and not (vectors[kept] @ vectors[position] >= collapse).any():
                 kept.append(position)
         return kept
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Raise ValueError in one sentence unless a number lies in [low, high]."""
+    if not isinstance(value, Real) or not low <= value <= high:  # also false for NaN
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value!r}.")
+
+
+def _check_count(k: Any) -> None:
+    if not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}.")

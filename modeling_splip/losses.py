@@ -66,7 +66,7 @@ def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float)
 
 
 def conditional_jigsaw_loss(
-    own: Tensor, positive: Tensor, negative: Tensor, labels: Tensor, keep: Tensor | None = None
+    own: Tensor, positive: Tensor, negative: Tensor, labels: Tensor, keep: Tensor | slice = slice(None)
 ) -> Tensor:
     """Return L_cjs = CE(F_js(r), y) + mean [ CE(F_js(r+), y) - CE(F_js(r-), y) ]_+ (SpLIP).
 
@@ -77,7 +77,7 @@ def conditional_jigsaw_loss(
     """
     own, positive, negative = (F.cross_entropy(_wide(x), labels, reduction="none") for x in (own, positive, negative))
     gap = positive - negative  # (B,)
-    return own.mean() + (gap if keep is None else gap[keep]).relu().mean()
+    return own.mean() + gap[keep].relu().mean()
 
 
 def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05) -> Tensor:

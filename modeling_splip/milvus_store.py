@@ -6,6 +6,7 @@ belongs to a name; its row is written last, so that searches see the former phot
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -16,12 +17,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .gallery_result import json_value
 from .gallery_table import HEAVY_COLUMNS, TableReader, embedding_array, local_folder, read_manifest
 
 REGISTRY = "splip_galleries"
 _ROWS = 500
 _ATTEMPTS = 5
 _TEXT_BYTES = 65_535  # Milvus' longest VARCHAR
+_NAME_LETTERS = 200  # of the 255 that Milvus allows; a hash and a version follow
 # Kind, parameters of building and of searching; the depth is not tuned to a recall as a folder's is.
 INDEX = {
     "exact": ("FLAT", {}, {}),
@@ -31,9 +34,15 @@ INDEX = {
 
 
 def collection_name(gallery: str | os.PathLike) -> str:
-    """Return a gallery's name on the server: its folder's name, with `_` for what Milvus does not allow."""
-    name = re.sub(r"\W", "_", Path(gallery).name, flags=re.ASCII)
-    return name if name[:1].isalpha() or name[:1] == "_" else f"g_{name}"
+    """Return a gallery's name on the server: its folder's name.
+
+    Where Milvus does not allow it, it has `_` for other letters and ends in a hash of the name, so that galleries of
+    different names never share one there: `my-photos` becomes `my_photos_22de081a`.
+    """
+    name = Path(os.path.abspath(gallery)).name
+    allowed = re.sub(r"\W", "_", name, flags=re.ASCII)[:_NAME_LETTERS]
+    allowed = allowed if re.match(r"[A-Za-z_]", allowed) else f"g_{allowed}"
+    return name if allowed == name else f"{allowed}_{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def connect(uri: str, wait: float = 0.5) -> Any:
@@ -154,16 +163,12 @@ def _rows(table: Any, first: int) -> list[dict[str, Any]]:
                 "row": first + number,
                 "path": values["path"],
                 "label": values["label"] or "",
-                "metadata": {name: _as_json(value) for name, value in values.items()},
+                "metadata": {name: json_value(value) for name, value in values.items()},
                 "thumbnail": encoded if len(encoded) <= _TEXT_BYTES else "",
                 "embedding": embeddings[number],
             }
         )
     return rows
-
-
-def _as_json(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def count_photos(client: Any, collection: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from transformers.utils import ModelOutput, cached_file
 from .clip_backbone import Clip, LayerNorms, TowerOutput, project_image
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _BASE_ARGUMENTS = ("cache_dir", "local_files_only", "token")  # those that hold for the base CLIP's repository too
 
 
@@ -123,41 +124,75 @@ class RetrieverEncoder(PreTrainedModel):
             **kwargs: as for every transformers model (`dtype`, `device_map`, `revision`, ...).
 
         Raises:
-            ValueError: if the base CLIP has another shape or other weights than the one trained on.
+            OSError: in one sentence, if there is no such checkpoint or its weights are damaged.
+            ValueError: if it is of another kind, lacks tensors, or the base CLIP has another shape or other weights
+                than the one trained on.
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **kwargs)
-        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if name in kwargs}
+        name = str(pretrained_model_name_or_path)
+        hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         config = kwargs.pop("config", None)
         if not isinstance(config, PretrainedConfig):
-            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **hub)
+            config = cls._read_config(str(config or name), hub)
         config = copy.deepcopy(config)
+        with_report = kwargs.pop("output_loading_info", False)
         set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")))
-        state = cls.base_state(config, base_model, {name: hub[name] for name in _BASE_ARGUMENTS if name in hub})
-        state |= checkpoint_tensors(pretrained_model_name_or_path, hub)
+        state = cls.base_state(config, base_model, {key: hub[key] for key in _BASE_ARGUMENTS if key in hub})
+        state |= checkpoint_tensors(name, hub)
         # Tensors mapped from a file lie off the alignment of those made here, where kernels round differently.
-        state = {name: tensor.clone() for name, tensor in state.items()}
-        loaded = super().from_pretrained(None, *args, config=config, state_dict=state, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        state = {key: tensor.clone() for key, tensor in state.items()}
+        model, report = super().from_pretrained(
+            None, *args, config=config, state_dict=state, output_loading_info=True, **kwargs
+        )
+        for kind, word in (("missing_keys", "lacks"), ("unexpected_keys", "holds besides")):
+            if report[kind]:
+                raise ValueError(
+                    f"'{name}' {word} {len(report[kind])} tensors of a {cls.__name__}, such as {min(report[kind])}: "
+                    "save or download the model again."
+                )
+        model.name_or_path = model.config.name_or_path = name
         if base_model is not None:
             model.config.base_model = str(base_model)
         model.freeze()
-        return loaded
+        return (model, report) if with_report else model
+
+    @classmethod
+    def _read_config(cls, name: str, hub: dict[str, Any]) -> Any:
+        """Read a checkpoint's configuration, of this class and no other."""
+        try:
+            file = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, **hub)
+        except OSError:
+            file = None
+        if file is None and os.path.isdir(name):
+            raise OSError(f"'{name}' has no config.json: pass what save_pretrained or training wrote.")
+        if file is None:
+            raise OSError(
+                f"'{name}' is no local checkpoint folder, and no configuration of that name came from the Hub or the "
+                "cache: check the name and the network."
+            )
+        with open(file, encoding="utf-8") as opened:
+            found = json.load(opened).get("model_type")
+        if found != cls.config_class.model_type:
+            raise ValueError(
+                f"'{name}' is a '{found}' model, and {cls.__name__} loads '{cls.config_class.model_type}' ones: use "
+                "AutoModel, or its own class."
+            )
+        return cls.config_class.from_pretrained(name, **hub)
 
 
 def checkpoint_tensors(name: str | os.PathLike, hub: dict[str, Any]) -> dict[str, Tensor]:
     """Read a checkpoint's tensors, from its one file or from the shards that its index names; safetensors only.
 
     Raises:
-        OSError: if it holds neither.
+        OSError: if it holds neither, or they are damaged.
         ValueError: if the index names a file outside of the checkpoint.
     """
     single, index = (
         cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub) for file in (WEIGHTS, INDEX)
     )
     if single is not None:
-        return load_file(single)
+        return _read_tensors(single, name)
     if index is None:
         raise OSError(f"'{name}' has no {WEIGHTS}: save or download the model again; other formats are never read.")
     with open(index, encoding="utf-8") as file:
@@ -167,8 +202,15 @@ def checkpoint_tensors(name: str | os.PathLike, hub: dict[str, Any]) -> dict[str
             raise ValueError(
                 f"'{name}/{INDEX}' names '{shard}', which is no safetensors file beside it: do not use it."
             )
-    parts = [load_file(cached_file(name, shard, **hub)) for shard in shards]
+    parts = [_read_tensors(cached_file(name, shard, **hub), name) for shard in shards]
     return {key: tensor for part in parts for key, tensor in part.items()}
+
+
+def _read_tensors(file: Any, name: str | os.PathLike) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise OSError(f"The weights in '{name}' are damaged ({error}): save or download the model again.") from error
 
 
 def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None) -> None:

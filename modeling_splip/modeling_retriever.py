@@ -1,5 +1,6 @@
 """What every trained retrieval model has in common: frozen CLIP plus small adapters, and their checkpoints."""
 
+import difflib
 import hashlib
 import json
 import math
@@ -65,6 +66,8 @@ class Retriever(RetrieverEncoder):
 
     def frozen_class_embeds(self, modality: str = "photo") -> Tensor:
         """Return the embeddings of the seen classes by the frozen CLIP text tower, no prompts: (C, D), unit norm."""
+        if not self.config.class_token_ids:
+            raise ValueError("This model has no class_names, and there are no class embeddings without them.")
         prefix, classes = self.config.prefix_token_ids[modality], self.config.class_token_ids
         return frozen_class_embeds(self.clip, prefix, classes, self.attention)
 
@@ -72,6 +75,11 @@ class Retriever(RetrieverEncoder):
     def attention(self) -> str:
         """The attention implementation, "sdpa" or "eager"."""
         return self.config._attn_implementation or "sdpa"
+
+    @property
+    def text_prompts(self) -> int:
+        """How many learned tokens each class prompt holds besides its own."""
+        return 0
 
     def freeze(self) -> None:
         """Freeze the base CLIP; everything else trains."""
@@ -89,6 +97,7 @@ class Retriever(RetrieverEncoder):
 
     def start_from_clip(self) -> None:
         """Copy into the trained parts what starts from the base CLIP's weights: here the LayerNorm adapters."""
+        self._check_context()
         for adapter in getattr(self, "vision_adapters", {}).values():
             adapter.copy_from(vision_norms(self.clip))
 
@@ -109,8 +118,16 @@ class Retriever(RetrieverEncoder):
             **settings: fields of the configuration class.
 
         Raises:
-            ValueError: if a class name is empty, occurs twice or does not fit into the text context.
+            ValueError: if a class name is empty, occurs twice or does not fit into the text context, or a setting is
+                none of the configuration's fields.
         """
+        known = [*cls.config_class.defaults(), "attn_implementation"]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise ValueError(f"{cls.config_class.__name__} has no field '{name}' (nearest: '{near}').")
+        if isinstance(class_names, str):
+            raise ValueError(f"class_names must be a list of names, got the text {class_names!r}.")
         clip = load_clip(base)
         class_names = list(class_names or [])
         if class_names:
@@ -131,6 +148,19 @@ class Retriever(RetrieverEncoder):
         model.start_from_clip()
         model.freeze()
         return model.eval()
+
+    def _check_context(self) -> None:
+        """Refuse class prompts that are longer than the text tower's context."""
+        config = self.config
+        limit = config.clip_config.text_config.max_position_embeddings
+        prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + self.text_prompts
+        for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
+            if prefix + len(ids) > limit:
+                own, advice = (f" with m={self.text_prompts}", ", the template or m") if self.text_prompts else ("", "")
+                raise ValueError(
+                    f"The prompt of class '{name}' has {prefix + len(ids)} tokens{own}, but the text tower takes "
+                    f"{limit}: shorten the class name{advice or ' or the template'}."
+                )
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Return the tensors that are not the base CLIP's: what an adapter-only checkpoint holds."""

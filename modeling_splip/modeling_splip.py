@@ -81,12 +81,16 @@ class SplipModel(Retriever):
             raise ValueError(f"template must hold {{modality}} and after it {{class_name}}, got {found}.")
         return super().prompt_settings(tokenizer, class_names, settings)
 
+    @property
+    def text_prompts(self) -> int:
+        """How many learned tokens each class prompt holds besides its own."""
+        return self.config.m * self.config.use_b_t
+
     def start_from_clip(self) -> None:
         """Start the LayerNorm adapters of both towers from the base CLIP's own weights."""
         super().start_from_clip()
         if self.config.layer_norms in ("both", "text"):
             self.text_adapter.copy_from(text_norms(self.clip))
-        self._check_context()
 
     def forward(
         self,
@@ -142,6 +146,10 @@ class SplipModel(Retriever):
     @torch.no_grad()
     def set_domain_mean(self, modality: str, mean: Tensor) -> None:
         """Store the mean of E_0 over patches and training images of one modality: (d_v,), for domain conditioning."""
+        if self.config.conditioning != "domain":
+            raise ValueError(f"Only conditioning='domain' takes a mean, and this is '{self.config.conditioning}'.")
+        if mean.shape != self.domain_mean.shape[1:]:
+            raise ValueError(f"mean must be ({self.domain_mean.shape[1]},), the vision width, got {tuple(mean.shape)}.")
         self.domain_mean[MODALITIES.index(check_modality(modality))] = mean
 
     def mean_patch(self, pixel_values: Tensor) -> Tensor:
@@ -216,17 +224,6 @@ class SplipModel(Retriever):
             for layer in range(min(depth, l_v)):
                 parts[layer].append(mapped[math.ceil((layer + 1) * l_t / l_v) - 1])
         return [_join(part) for part in parts]
-
-    def _check_context(self) -> None:
-        config = self.config
-        limit = config.clip_config.text_config.max_position_embeddings
-        prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + config.m * config.use_b_t
-        for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
-            if prefix + len(ids) > limit:
-                raise ValueError(
-                    f"The prompt of class '{name}' has {prefix + len(ids)} tokens with m={config.m}, but the text "
-                    f"tower takes {limit}: shorten the class name, the template or m."
-                )
 
 
 def _join(parts: list[Tensor]) -> Tensor | None:

@@ -1,5 +1,6 @@
 """SpLIP folded: with domain conditioning all prompts are constants, and an image costs what plain CLIP costs."""
 
+import copy
 from typing import Any
 
 import torch
@@ -57,11 +58,12 @@ class SplipEncoder(RetrieverEncoder):
             for modality, pairs in key_values.items()
         }
         config = SplipEncoderConfig(
-            clip_config=model.config.clip_config,
+            clip_config=copy.deepcopy(model.config.clip_config),
             prompt_counts=counts,
             class_names=model.config.class_names,
             model_fingerprint=model.model_fingerprint(),
             share_layer_norms=model.layer_norms("sketch")[0] is model.layer_norms("photo")[0],
+            attn_implementation=model.attention,
         )
         encoder = cls(config).to(dtype=model.dtype, device=model.device)
         encoder.vision_model.load_state_dict(merged_state(model.clip.vision_model))

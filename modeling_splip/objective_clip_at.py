@@ -39,9 +39,9 @@ class ClipAtSettings(ObjectiveSettings):
     grid: int = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.tau < 0:
             raise ValueError(f"tau must be above 0, or 0 for the base CLIP's own, got {self.tau}.")
+        super().__post_init__()
         if self.divergence_form not in DIVERGENCES:
             raise ValueError(f"divergence_form must be one of {DIVERGENCES}, got {self.divergence_form!r}.")
 

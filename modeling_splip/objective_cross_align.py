@@ -70,6 +70,8 @@ class CrossAlignObjective(Objective):
     def __init__(self, model: CrossAlignModel, settings: CrossAlignSettings | None = None):
         super().__init__(model, settings)
         if self.settings.alignment:
+            if model.config.projection_dim % self.settings.heads:
+                raise ValueError(f"heads must divide D={model.config.projection_dim}, got {self.settings.heads}.")
             self.cross_attention = CrossAttention(model.config.projection_dim, self.settings.heads)
             sentences = descriptions_of(model.config.class_names, self.settings.descriptions or None)
             counts = [len(own) for own in sentences]
@@ -117,5 +119,6 @@ class CrossAlignObjective(Objective):
         """Return what a description of each row's class finds in each image's tokens: (B, D), unit norm."""
         sentence = self.first[labels] + draws % self.counts[labels]  # (B,)
         words, is_word = self.words[sentence], self.is_word[sentence, :, None]  # (B, J, D), (B, J, 1)
-        found = [self.cross_attention(words, image) for image in images]  # (B, J, D)
-        return [F.normalize((x * is_word).sum(dim=1) / is_word.sum(dim=1), dim=-1) for x in found]
+        with torch.autocast(words.device.type, enabled=False):  # what is compared stays in the weights' precision
+            found = [self.cross_attention(words, image.to(words.dtype)) for image in images]  # (B, J, D)
+            return [F.normalize((x * is_word).sum(dim=1) / is_word.sum(dim=1), dim=-1) for x in found]

@@ -43,9 +43,9 @@ class SplipSettings(ObjectiveSettings):
     permutations: int = 100
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.tau <= 0:
             raise ValueError(f"tau must be above 0, got {self.tau}.")
+        super().__post_init__()
 
 
 class SplipObjective(Objective):

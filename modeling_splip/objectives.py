@@ -3,7 +3,7 @@
 Accelerate prepares the objective, so that the gradients of everything in it are synchronised.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,10 @@ class ObjectiveSettings:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ValueError(f"level must be one of {LEVELS}, got {self.level!r}.")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int | float) and value < 0:
+                raise ValueError(f"{item.name} must be at least 0, got {value}.")
 
 
 class Negatives(NamedTuple):
@@ -36,12 +40,12 @@ class Negatives(NamedTuple):
     Attributes:
         rows: (B,) which of the photos p- are: of the batch's `negative` at category level, of `positive` otherwise.
         labels: (B,) their classes.
-        keep: (B,) which triplets have a p-.
+        keep: (B,) which triplets have a p-; all of them at category level, as a slice, for which no device waits.
     """
 
     rows: Tensor
     labels: Tensor
-    keep: Tensor
+    keep: Tensor | slice
 
 
 class Objective(nn.Module):
@@ -89,7 +93,7 @@ class Objective(nn.Module):
         label = batch["label"]
         if self.settings.level == "category":
             rows = torch.arange(len(label), device=label.device)
-            return Negatives(rows, batch["negative_label"], torch.ones_like(label, dtype=torch.bool))
+            return Negatives(rows, batch["negative_label"], slice(None))
         rows, exists = hardest_in_class(sketch, positive, label, batch["instance"])
         if not exists.any():
             raise ValueError(
@@ -99,6 +103,12 @@ class Objective(nn.Module):
 
 
 def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
-    """Return the losses with their weighted total as "loss"."""
+    """Return the losses with their weighted total as "loss".
+
+    Raises:
+        ValueError: if there is no loss.
+    """
+    if not losses:
+        raise ValueError("Every loss has weight 0, so nothing would train: give one a weight.")
     total = torch.stack([weights[name] * value.float() for name, value in losses.items()]).sum()
     return losses | {"loss": total}

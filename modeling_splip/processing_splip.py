@@ -14,10 +14,14 @@ from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Pro
 from .clip_backbone import resolve_base
 from .configuration_retriever import check_modality
 
+# What photos and drawings come as. PIL knows more formats and hands some to other programs, EPS to Ghostscript.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # A drawing whose grey levels span less than this (of 255) has nothing drawn on it. Ours.
 BLANK_RANGE = 16
 # A drawing darker than this on the average (of 1), with few grey levels between, is likely white on black. Ours.
 DARK_MEAN = 0.3
+# Of a photo whose sides differ by more than this only the middle is resized. Ours.
+MOST_RATIO = 16
 MIDDLE_GREYS = slice(64, 192)
 MIDDLE_SHARE = 0.15
 _IMAGE_SETTINGS = (
@@ -65,18 +69,23 @@ class SplipProcessor(ProcessorMixin):
             raise OSError(f"Base CLIP '{base}' {where}: check the name and the network.") from error
         return cls(*parts, **settings)
 
-    def __call__(self, images: Any = None, text: Any = None, modality: str = "photo", **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any = None, text: Any = None, modality: str = "photo", return_tensors: str = "pt"
+    ) -> BatchFeature:
         """Prepare images of one modality, or texts, or both.
 
         Args:
             images: one image or a list of them.
             text: a string or a list of strings.
             modality: "sketch" or "photo".
+            return_tensors: "pt", nothing else.
 
         Returns:
             `pixel_values` (B, 3, H, W) float32 and / or `input_ids`, `attention_mask` (N, J).
         """
         data: dict[str, Tensor] = {}
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}: convert the tensors afterwards.")
         if images is not None:
             check_modality(modality)
             batch = images if isinstance(images, list | tuple) else [images]
@@ -85,6 +94,8 @@ class SplipProcessor(ProcessorMixin):
             prepared = [self.prepare(image, modality) for image in batch]
             data["pixel_values"] = self.image_processor(prepared, return_tensors="pt")["pixel_values"]
         if text is not None:
+            if not text:
+                raise ValueError("text is empty: pass at least one.")
             data.update(self.tokenizer(text, padding=True, truncation=True, return_tensors="pt"))
         if not data:
             raise ValueError("Nothing to process: pass images= or text=.")
@@ -94,7 +105,7 @@ class SplipProcessor(ProcessorMixin):
         """Return the RGB image that the base CLIP's processor resizes; a sketch is padded to a square."""
         rgb = to_rgb(image)
         if modality == "photo":
-            return rgb
+            return self._cut(rgb)
         if is_white_on_black(rgb):
             if self.invert_sketches:
                 rgb = ImageChops.invert(rgb)
@@ -110,6 +121,15 @@ class SplipProcessor(ProcessorMixin):
         square = Image.new("RGB", (side, side), "white")
         square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
         return square
+
+    def _cut(self, rgb: Image.Image) -> Image.Image:
+        """Cut the ends off a long photo that is cropped after resizing: resized whole it might not fit into memory."""
+        short, long = sorted(rgb.size)
+        if not self.image_processor.do_center_crop or long <= MOST_RATIO * short:
+            return rgb
+        width, height = (min(side, MOST_RATIO * short) for side in rgb.size)
+        left, top = (rgb.width - width) // 2, (rgb.height - height) // 2
+        return rgb.crop((left, top, left + width, top + height))
 
     def is_blank(self, image: Any) -> bool:
         """Return whether nothing is drawn: the grey levels, transparency laid on white, hardly differ."""
@@ -143,27 +163,45 @@ def to_rgb(image: Any) -> Image.Image:
         image = _from_array(image)
     elif not isinstance(image, Image.Image):
         raise ValueError(f"An image must be a PIL image, a path, a numpy array or a torch tensor, got {type(image)}.")
+    if not image.width or not image.height:
+        raise ValueError(f"An image must have pixels, got one of {image.width} x {image.height}.")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit greys, which PIL would clip
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.mode == "RGB":
-        return image
+    if image.mode in ("La", "RGBa"):  # colours times transparency
+        image = image.convert(image.mode.upper())
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _from_wide_greys(np.asarray(image))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def image_formats() -> list[str]:
+    """Return the names of the formats that are read, as far as this PIL has them."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise ValueError(f"'{path}' is not a readable image (no regular file).")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=image_formats()) as image:
             image.load()
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image file '{path}'.") from None
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"'{path}' is not a readable image ({error}).") from error
+
+
+def _from_wide_greys(grey: np.ndarray) -> Image.Image:
+    """Return greys of more than 8 bits, which PIL would clip: of 16 bits, of 8 in wider pixels, or floats in 0..1."""
+    if grey.dtype.kind == "f":
+        return _from_array(grey)
+    bits_8 = grey.dtype.itemsize > 2 and grey.max() <= 255
+    return Image.fromarray((grey / (1 if bits_8 else 257)).round().clip(0, 255).astype(np.uint8))
 
 
 def _from_tensor(tensor: Tensor) -> Image.Image:
@@ -182,6 +220,8 @@ def _from_tensor(tensor: Tensor) -> Image.Image:
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
         raise ValueError(f"An image array must be (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}.")
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"An image array must hold numbers, got {array.dtype}.")
     largest = 255 if np.issubdtype(array.dtype, np.integer) else 1
     # Also false for NaN.
     if not (array.min() >= 0 and array.max() <= largest):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from .baselines import TextQueryClip, frozen_clip
@@ -15,7 +14,7 @@ from .configuration_cross_align import CrossAlignConfig
 from .configuration_splip import SplipConfig, SplipEncoderConfig
 from .modeling_clip_at import ClipAtModel
 from .modeling_cross_align import CrossAlignModel
-from .modeling_encoder import RetrieverEncoder
+from .modeling_encoder import HUB_ARGUMENTS, RetrieverEncoder
 from .modeling_splip import SplipModel
 from .modeling_splip_encoder import SplipEncoder
 from .objective_clip_at import ClipAtObjective
@@ -49,17 +48,21 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs) -> tupl
         name: "clip" (the frozen packaged backbone), "clip:<base>" (any frozen CLIP), "clip-text" or "clip-text:<base>"
             (the same, searching with the name of what a sketch shows), a checkpoint folder or a Hub id.
         class_names: what a sketch may show; only "clip-text" needs them.
-        **kwargs: passed to `from_pretrained`.
+        **kwargs: passed to `from_pretrained`: `dtype`, `base_model`, ..., and `revision`, `subfolder`, `cache_dir`,
+            `token`, which hold for configuration, weights and processor. The baselines take none.
 
     Raises:
         OSError, ValueError: in one sentence, if there is no such checkpoint or it is of no known method.
     """
     method, _, base = name.partition(":")
     if method in BASELINES:
+        if kwargs:
+            raise ValueError(f"'{method}' takes no {', '.join(kwargs)}: load it, then move or cast the model.")
         base = base or MINI_CLIP
         model = frozen_clip(base) if method == "clip" else TextQueryClip.from_names(base, class_names)
         return model.eval(), SplipProcessor.from_clip(base)
-    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
+    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+    if os.path.isdir(name) and not (Path(name) / kwargs.get("subfolder", "") / "config.json").is_file():
         raise FileNotFoundError(
             f"Checkpoint folder '{name}' has no config.json: pass a folder that save_pretrained or training wrote."
         )
@@ -67,7 +70,7 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs) -> tupl
     if not os.path.isdir(name) and looks_like_path:
         raise FileNotFoundError(f"There is no checkpoint folder '{name}': train one, or pass 'clip' or a Hub id.")
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, **hub)
     except (OSError, ValueError) as error:
         if os.path.isdir(name):
             raise ValueError(f"'{name}/config.json' is damaged or of no known method: save the model again.") from error
@@ -79,12 +82,9 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs) -> tupl
         raise ValueError(
             f"'{name}' is a '{config.model_type}' model, not one of {sorted(METHODS)}; a plain CLIP is 'clip:{name}'."
         )
+    model = METHODS[config.model_type].model.from_pretrained(name, **kwargs)
     try:
-        model = METHODS[config.model_type].model.from_pretrained(name, **kwargs)
-    except SafetensorError as error:
-        raise OSError(f"The weights in '{name}' are damaged ({error}): save or download the model again.") from error
-    try:
-        processor = SplipProcessor.from_pretrained(name)
+        processor = SplipProcessor.from_pretrained(name, **hub)
     except (OSError, ValueError) as error:
         raise OSError(
             f"'{name}' holds a model but no processor: save one beside it, "

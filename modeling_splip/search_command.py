@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from .contact_sheet import write_contact_sheet
+from .files import check_writable
 from .gallery import Gallery
 from .gallery_result import Result
 from .gallery_search import SearchableGallery
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.sketches and args.text is None:
         raise ValueError("There is nothing to search for: pass a SKETCH, --text or both.")
     where = _filters(args.where)
+    for file in filter(None, (args.html, args.picture)):
+        check_writable(Path(file))
     client = connect_store(args)
     gallery: SearchableGallery
     if client is None:
@@ -68,13 +71,14 @@ def run(args: argparse.Namespace) -> int:
         found = [gallery.search(None, args.k, args.text, **options)]
     names = [f"{name} + '{args.text}'" if args.text else name for name in args.sketches] or [f"'{args.text}'"]
     if args.html:
+        Path(args.html).parent.mkdir(parents=True, exist_ok=True)  # as the picture's folder is
         shown: list[Image.Image | None] = [*sketches] or [None]
         write_contact_sheet(list(zip(names, shown, strict=True)), found, args.html)
     if args.picture:
         labels = set(gallery.labels()) if isinstance(gallery, Gallery) else {r.label for row in found for r in row}
         _write_picture(args.picture, args.sketches, found, labels)
     if args.json:
-        print(json.dumps(_record(args, gallery, found), indent=1, default=str))
+        print(json.dumps(_record(args, gallery, found), indent=1, allow_nan=False))
     else:
         for name, results in zip(names, found, strict=True):
             _print_table(name, results)

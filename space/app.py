@@ -12,11 +12,11 @@ from weakref import WeakValueDictionary
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
-from PIL import Image
 
 from modeling_splip.finder import MAX_OWN_PHOTOS, MAX_RESULTS, MAX_WORDS, OWN_PHOTOS, Finder, OwnPhotos, read_sketch
+from modeling_splip.gallery_photos import limit_images
+from modeling_splip.serving import check_address, stop_on_signals
 
-DEFAULT_GALLERY = Path("runs/demo/gallery")
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
 MAX_FILE = "15mb"
 MAX_PIXELS = 40_000_000
@@ -78,9 +78,7 @@ class Actions:
         new = _sentence(self.finder.index, files, gallery, MAX_PIXELS)
         self.leave(request)
         self._own[request.session_hash] = new
-        bad = len(new.gallery.manifest["unreadable"])
-        note = f"{len(new.gallery)} photos of yours can be searched now{f', {bad} could not be read' if bad else ''}."
-        return new, gr.Dropdown(choices=[*self.finder.titles(), OWN_PHOTOS], value=OWN_PHOTOS), note
+        return new, gr.Dropdown(choices=[*self.finder.titles(), OWN_PHOTOS], value=OWN_PHOTOS), new.summary()
 
     def leave(self, request: gr.Request) -> None:
         """Delete the photos of a session that ends."""
@@ -150,7 +148,9 @@ def build_app(finder: Finder) -> gr.Blocks:
         uploaded = files.upload(actions.upload, [files, name], [own, name, status], api_name="own_photos")
         uploaded.then(lambda: ([], ("", [])), None, [photos, shown], **quiet)
         app.unload(actions.leave)
-        _api(actions, [words, weight, name, k, own], [name, k, own])
+        row = _api(actions, [words, weight, name, k, own], [name, k, own])
+        for number in (k, weight, row):
+            number.preprocess = lambda value: value  # the finder refuses what is no number, Gradio fails on it
     return app.queue(default_concurrency_limit=16, max_size=200)
 
 
@@ -200,14 +200,15 @@ def _found() -> tuple:
     return status, photos
 
 
-def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> None:
-    """Add the endpoints for programs, on components that no browser shows."""
+def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> gr.Number:
+    """Add the endpoints for programs, on components that no browser shows; return the one for a row."""
     with gr.Row(visible=False):
         button, found = gr.Button(), gr.JSON()
         sketch, row = gr.File(label="sketch"), gr.Number(label="row", precision=0)
         button.click(actions.search, [sketch, *search_inputs], found, api_name="search")
         button.click(actions.similar, [row, *similar_inputs], found, api_name="similar")
         button.click(actions.galleries, None, found, api_name="galleries")
+    return row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,17 +221,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the galleries and serve the app until it is stopped."""
-    hosted = [name.strip() for name in os.environ.get("SPLIP_GALLERY", "").split(",") if name.strip()]
-    folders = args.gallery or hosted or ([str(DEFAULT_GALLERY)] if DEFAULT_GALLERY.is_dir() else [])
-    if not folders:
-        raise FileNotFoundError(
-            "There is no gallery to search: make one with `make demo` or `splip index PHOTOS --model M --out G`, and "
-            "pass it with --gallery G."
-        )
-    app = build_app(Finder.open(folders, args.model or os.environ.get("SPLIP_MODEL")))
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # PIL refuses an image of more than twice this before decoding it
+    check_address(args.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), args.port)
+    OwnPhotos.sweep()
+    app = build_app(Finder.open(args.gallery, args.model or os.environ.get("SPLIP_MODEL")))
+    limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "css": CSS, "footer_links": ["api"]}
-    app.launch(server_name=args.host, server_port=args.port, **options)
+    app.launch(server_name=args.host, server_port=args.port, prevent_thread_lock=True, **options)
+    app.server.config.timeout_graceful_shutdown = 1  # otherwise it waits for every open page
+    stop_on_signals()
+    app.block_thread()
     return 0
 
 

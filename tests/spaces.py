@@ -67,6 +67,7 @@ def serve(folder: Path, *galleries: Gallery) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
+            assert server.wait(60) == 0, log.read_text()
 
 
 def outlines(name: str, number: int) -> list[np.ndarray]:

@@ -14,12 +14,13 @@ import pytest
 import torch
 from conftest import CLASSES, save_clip, tiny_config
 from launch import ENVIRONMENT, ROOT, run
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
 
 from modeling_splip.modeling_encoder import RetrieverEncoder
 from modeling_splip.modeling_retriever import Retriever
+from modeling_splip.modeling_splip_encoder import SplipEncoder
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.registry import METHODS, load_retriever
 
@@ -293,6 +294,70 @@ class Bomb:
 
     def __reduce__(self):
         return open, (self.path, "w")
+
+
+def test_tensors_that_are_missing_or_too_many_are_refused(saved, tmp_path):
+    _, forms = saved
+    for form, folder in forms.items():
+        bad = shutil.copytree(folder, tmp_path / form)
+        tensors = load_file(bad / "model.safetensors")
+        lost = min(name for name in tensors if not name.startswith("clip."))
+        save_file({name: tensor for name, tensor in tensors.items() if name != lost}, bad / "model.safetensors")
+        with pytest.raises(ValueError, match=f"lacks 1 tensors of a .*, such as {lost}: save or download"):
+            AutoModel.from_pretrained(bad)
+        save_file(tensors | {"more": torch.zeros(1)}, bad / "model.safetensors")
+        with pytest.raises(ValueError, match=r"holds besides 1 tensors of a .*, such as more: save or download"):
+            AutoModel.from_pretrained(bad)
+        (bad / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
+        with pytest.raises(OSError, match=r"The weights in '.*' are damaged"):
+            AutoModel.from_pretrained(bad)
+
+
+def test_a_class_loads_its_own_kind_only(saved, tiny_clip, tmp_path):
+    model, forms = saved
+    with pytest.raises(
+        ValueError, match=f"is a 'clip' model, and {type(model).__name__} loads '{model.config.model_type}'"
+    ):
+        type(model).from_pretrained(tiny_clip)
+    with pytest.raises(ValueError, match="and SplipEncoder loads 'splip_encoder' ones: use AutoModel"):
+        SplipEncoder.from_pretrained(forms["adapter"])
+    with pytest.raises(OSError, match=r"has no config\.json: pass what save_pretrained or training wrote"):
+        type(model).from_pretrained(tmp_path)
+    with pytest.raises(OSError, match="'someone/nothing' is no local checkpoint folder, and no configuration"):
+        type(model).from_pretrained("someone/nothing")
+
+
+def test_revision_and_subfolder_hold_for_configuration_weights_and_processor(tiny_clip, images, tmp_path):
+    folders = {}
+    for number, revision in enumerate(("main", "v1")):
+        model = build(*CASES[-1 if number else 0], tiny_clip)
+        folders[revision] = tmp_path / "models" / revision
+        model.save_pretrained(folders[revision])
+        SplipProcessor.from_clip(tiny_clip, invert_sketches=bool(number)).save_pretrained(folders[revision])
+        commit = str(number) * 40
+        repository = tmp_path / "cache" / "models--someone--both"
+        shutil.copytree(folders[revision], repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    for revision in folders:
+        expected = AutoModel.from_pretrained(folders[revision])
+        ways = {"someone/both": {"revision": revision, "cache_dir": str(tmp_path / "cache")}}
+        ways[str(tmp_path / "models")] = {"subfolder": revision}
+        for name, options in ways.items():
+            model, processor = load_retriever(name, **options)
+            assert type(model) is type(expected) and processor.invert_sketches == (revision == "v1")
+            assert torch.equal(model.encode(images, "sketch"), expected.encode(images, "sketch"))
+    with pytest.raises(ValueError, match="'clip' takes no dtype"):
+        load_retriever("clip", dtype=torch.bfloat16)
+
+
+def test_the_base_comes_from_the_same_cache(tiny_clip, images, tmp_path):
+    model = build(*CASES[0], tiny_clip)
+    model.config.base_model = "someone/clip"
+    model.save_pretrained(tmp_path / "model")
+    cache_as_hub(tmp_path / "cache", "someone/clip", Path(tiny_clip))
+    loaded = AutoModel.from_pretrained(tmp_path / "model", cache_dir=str(tmp_path / "cache"))
+    assert torch.equal(loaded.encode(images, "sketch"), model.encode(images, "sketch"))
 
 
 def test_no_pickle_is_opened(saved, tmp_path):

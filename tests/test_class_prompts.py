@@ -66,13 +66,26 @@ def test_words_after_the_class_name():
     ("names", "template", "sentence"),
     [
         ([], TEMPLATE, "class_names is empty.* pass at least one name"),
+        ("cup", TEMPLATE, "class_names must be a list of names, got the text 'cup'"),
+        (["cup", 3], TEMPLATE, "class_names must hold texts, got 3"),
+        (["cup"], "{modality} of {colour} {class_name}", "template may hold {class_name} and {modality} only"),
         (["cup", " "], TEMPLATE, "class_names holds an empty name: every seen class needs a readable one"),
         (["cup", "ant", "cup"], TEMPLATE, "class_names holds 'cup' more than once: names must be unique"),
         (["ant", "a" * 60], TEMPLATE, "class 'a{60}' has 75 tokens with m=4, but the text tower takes 48: shorten"),
         (["cup"], "photo of a {class_name}", r"template must hold \{modality\} and after it \{class_name\}"),
         (["cup"], "{modality} of something", r"template must hold \{modality\} and after it \{class_name\}"),
     ],
-    ids=["empty list", "empty name", "duplicated", "too long", "no modality", "no class name"],
+    ids=[
+        "empty list",
+        "text",
+        "number",
+        "unknown field",
+        "empty name",
+        "duplicated",
+        "too long",
+        "no modality",
+        "no class name",
+    ],
 )
 def test_bad_class_lists(tiny_clip, names, template, sentence):
     with pytest.raises(ValueError, match=sentence) as error:

@@ -141,3 +141,15 @@ def test_a_few_steps_lower_the_loss(tiny_clip, name, settings, level):
     assert values[-1] < 0.6 * values[0]
     for key, tensor in model.clip.state_dict().items():
         assert torch.equal(tensor, before[key]), key
+
+
+@METHOD
+def test_what_cannot_be_built_is_refused(tiny_clip, name, settings):
+    method = METHODS[name]
+    with pytest.raises(ValueError, match="but the text tower takes 48: shorten the class name"):
+        method.model.from_clip(tiny_clip, ["cup", "a" * 60], **settings)
+    with pytest.raises(ValueError, match=r"has no field 'layer_norm' \(nearest: 'layer_norms'\)"):
+        method.model.from_clip(tiny_clip, CLASSES, layer_norm="none")
+    weight = next(field for field in ("alpha", "alignment") if hasattr(method.objective.settings_class, field))
+    with pytest.raises(ValueError, match=f"{weight} must be at least 0, got -1"):
+        method.objective.settings_class(**{weight: -1.0})

@@ -115,4 +115,11 @@ def test_bad_outputs_are_refused_and_left_alone(photos, pair, tmp_path):
     ):
         with pytest.raises((ValueError, OSError), match=sentence):
             build_gallery(photos, *pair, tmp_path / out, progress=False)
+    for options, sentence in (
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number of at least 1, got 1.5"),
+        ({"workers": -1}, "workers must be a whole number of at least 1, got -1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Gallery.build(photos, *pair, tmp_path / "G", progress=False, **options)
     assert files(tmp_path) == before

@@ -13,6 +13,7 @@ from PIL import Image
 
 from modeling_splip.gallery import Gallery
 from modeling_splip.gallery_build import build_gallery
+from modeling_splip.gallery_photos import decode_photo
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
 photos, gallery = galleries.photos, galleries.gallery
@@ -32,6 +33,13 @@ def test_exif_orientation_is_honoured(tmp_path, pair, name):
     assert gallery.similar(turned, 1)[0].score == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_common_formats_are_decoded(kind):
+    encoded = io.BytesIO()
+    draw(1, "red").save(encoded, kind)
+    assert decode_photo(encoded.getvalue()).size == (40, 30)
+
+
 def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, tmp_path):
     whole = (photos / "cup" / "000.png").read_bytes()
     (photos / "cup" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -39,6 +47,9 @@ def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, 
     (photos / "zebra" / "text.JPEG").write_text("no picture")
     (photos / "ant" / "gone.png").symlink_to(photos / "nothing.png")
     shutil.copy(photos / "cup" / "000.png", os.fsencode(photos / "cup") + b"/\xff.png")  # no UTF-8
+    os.mkfifo(photos / "zebra" / "pipe.png")  # reading it would wait for ever
+    (photos / "zebra" / "linked.png").symlink_to(photos / "zebra" / "pipe.png")
+    draw(1).save(photos / "ant" / "script.png", "EPS")  # PIL would start Ghostscript
     (photos / "notes.txt").write_text("not counted")
     (photos / ".hidden.png").write_text("not counted")
     big = io.BytesIO()
@@ -46,8 +57,10 @@ def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, 
     (photos / "bomb.png").write_bytes(big.getvalue())
     gallery = Gallery.build(photos, *pair, tmp_path / "G", progress=False, max_pixels=1_000_000)
     unreadable = {entry["path"]: entry["reason"] for entry in gallery.manifest["unreadable"]}
-    named = ["ant/gone.png", "bomb.png", "cup/cut.png", "cup/empty.jpg", "cup/\udcff.png", "zebra/text.JPEG"]
-    assert sorted(unreadable) == named
+    named = ["ant/gone.png", "ant/script.png", "bomb.png", "cup/cut.png", "cup/empty.jpg", "cup/\udcff.png"]
+    assert sorted(unreadable) == [*named, "zebra/linked.png", "zebra/pipe.png", "zebra/text.JPEG"]
+    assert unreadable["zebra/linked.png"] == unreadable["zebra/pipe.png"] == "no regular file"
+    assert unreadable["ant/script.png"] == "no image of a known kind"
     assert unreadable["bomb.png"].startswith("3000 x 3000 pixels")
     assert unreadable["zebra/text.JPEG"] == "no image of a known kind"
     assert len(gallery) == 24

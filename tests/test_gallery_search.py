@@ -117,7 +117,14 @@ def test_bad_queries_are_refused(gallery, tmp_path):
     for arguments, sentence in (
         ({"sketch": tmp_path / "blank.png"}, "Nothing is drawn on sketch '.*blank.png'"),
         ({"sketch": [draw(1), Image.new("L", (9, 9), 255)]}, "Nothing is drawn on sketch 2"),
-        ({"sketch": draw(1), "k": 0}, "k must be at least 1, got 0"),
+        ({"sketch": draw(1), "k": 0}, "k must be a whole number of at least 1, got 0"),
+        ({"sketch": draw(1), "k": 2.5}, "k must be a whole number of at least 1, got 2.5"),
+        ({"sketch": draw(1), "k": "3"}, "k must be a whole number of at least 1, got '3'"),
+        ({"text": 5}, "text must be a string such as 'red', got 5"),
+        ({"sketch": draw(1), "text_weight": None}, r"text_weight must be in \[0, 1\], got None"),
+        ({"sketch": draw(1), "collapse": 5}, r"collapse must be in \[-1, 1\], got 5"),
+        ({"sketch": draw(1), "collapse": -2}, "collapse must be in"),
+        ({"sketch": draw(1), "collapse": float("nan")}, "collapse must be in"),
         ({"sketch": draw(1), "text": " "}, "words are empty"),
         ({"sketch": draw(1), "text": "red", "text_weight": 2}, "text_weight must be in"),
         ({}, "nothing to search for"),
@@ -125,5 +132,11 @@ def test_bad_queries_are_refused(gallery, tmp_path):
     ):
         with pytest.raises(ValueError, match=sentence):
             gallery.search(**arguments)
+    for queries in (np.zeros((1, 17)), np.zeros(16), np.zeros((1, 1, 16))):
+        with pytest.raises(ValueError, match=r"queries must have shape \(Q, 16\), got \("):
+            gallery.search_vectors(queries)
+    for k in (0, "3", 2.5):
+        with pytest.raises(ValueError, match=f"k must be a whole number of at least 1, got {k!r}"):
+            gallery.similar(gallery.result(0), k)
     with pytest.raises(FileNotFoundError, match="no image file"):
         gallery.search(tmp_path / "nothing.png")

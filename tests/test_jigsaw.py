@@ -102,6 +102,7 @@ def test_flat_tiles_survive_a_size_that_does_not_divide():
 @pytest.mark.parametrize("dimension", [16, 12, 7])
 def test_solver(dimension):
     solver = JigsawSolver(dimension, 23)
+    assert len(solver.encoder.layers) == 2  # the paper's
     image, permuted = torch.randn(5, dimension), torch.randn(5, dimension)
     logits = solver(image, permuted)
     assert logits.shape == (5, 23)

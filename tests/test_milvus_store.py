@@ -1,6 +1,7 @@
 """A gallery on Milvus answers as the folder does: with Milvus Lite, and a server where MILVUS_URI names one."""
 
 import os
+import re
 import shutil
 from datetime import date
 from pathlib import Path
@@ -53,7 +54,7 @@ def pair(name):
 @pytest.fixture
 def gallery(photos, pair, name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Gallery.build(photos, *pair, tmp_path / "my photos", model_name=name, progress=False)
+    return Gallery.build(photos, *pair, tmp_path / "my_photos", model_name=name, progress=False)
 
 
 @pytest.fixture(params=["lite", "server"])
@@ -63,7 +64,7 @@ def client(request, tmp_path):
     client = connect(os.environ["MILVUS_URI"] if request.param == "server" else str(tmp_path / "milvus.db"))
     yield client
     for found in client.list_collections():
-        if found.startswith(("my_photos_", milvus_store.REGISTRY)):
+        if found.startswith(("my_photos_", "___", milvus_store.REGISTRY)):
             client.drop_collection(found)
     client.close()
 
@@ -113,7 +114,7 @@ def test_every_kind_of_index_and_column(kind, client, pair, tmp_path):
     )
     rows = [{"image": draw(n), "price": n / 2, "sold": n % 2 == 0, "day": date(2024, 1, 1 + n)} for n in range(12)]
     data = datasets.Dataset.from_list(rows, features=features)
-    here = Gallery.build(data, *pair, tmp_path / "my photos", index=kind, progress=False)
+    here = Gallery.build(data, *pair, tmp_path / "my_photos", index=kind, progress=False)
     ingest(here.folder, client, progress=False)
     there = MilvusGallery.open("my_photos", client, pair)
     for where, count in (
@@ -177,7 +178,20 @@ def test_it_refuses_in_a_sentence(gallery, client, pair, monkeypatch):
     with pytest.raises(OSError, match="does not answer after 5 attempts"):
         connect("http://127.0.0.1:9")
     assert waits == [0.5, 1, 2, 4]
-    assert [collection_name(text) for text in ("runs/demo/gallery", "2024 ü")] == ["gallery", "g_2024__"]
+
+
+def test_galleries_of_different_names_live_side_by_side(gallery, client, pair, tmp_path, monkeypatch):
+    names = ["my_photos", "my-photos", "my photos", "图片", "照片", "2024", "g_2024", "a" * 220, "a" * 221]
+    there = [collection_name(name) for name in names]
+    assert len(set(there)) == len(names) and all(re.fullmatch(r"[A-Za-z_]\w{,242}", name, re.A) for name in there)
+    assert there[:2] == ["my_photos", "my_photos_22de081a"] and collection_name("runs/demo/gallery/") == "gallery"
+    monkeypatch.chdir(gallery.folder)
+    assert collection_name(".") == "my_photos"
+    for name in ("图片", "照片"):
+        shutil.copytree(gallery.folder, tmp_path / name)
+        ingest(tmp_path / name, client, progress=False)
+    for name in ("图片", "照片"):
+        assert len(MilvusGallery.open(collection_name(name), client, pair)) == 30
 
 
 def test_commands(photos, name, tmp_path, capsys, monkeypatch):

@@ -206,3 +206,10 @@ def test_checkpoint_of_another_width(tiny_clip, tmp_path):
         ValueError, match=r"vision_config.hidden_size=48, but the checkpoint was trained on 32: pass base_model="
     ):
         SplipModel.from_pretrained(tmp_path / "adapters", base_model=other)
+
+
+def test_a_domain_mean_that_does_not_fit_is_refused(tiny_clip):
+    with pytest.raises(ValueError, match=r"mean must be \(32,\), the vision width, got \(1,\)"):
+        SplipModel.from_clip(tiny_clip, CLASSES, conditioning="domain").set_domain_mean("photo", torch.ones(1))
+    with pytest.raises(ValueError, match="Only conditioning='domain' takes a mean, and this is 'image'"):
+        SplipModel.from_clip(tiny_clip, CLASSES).set_domain_mean("photo", torch.ones(32))

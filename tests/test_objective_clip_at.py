@@ -8,6 +8,7 @@ from test_contract import batch_of
 from torch.nn import functional as F
 
 from modeling_splip.jigsaw import permute_tiles, two_permutations
+from modeling_splip.losses import cosine_distance, hardest_in_class, relative_distance_divergence
 from modeling_splip.objective_clip_at import ClipAtObjective, ClipAtSettings
 
 
@@ -84,6 +85,23 @@ def test_losses_one_by_one(tiny_clip, settings):
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-3, abs=1e-5), name
         assert value > 0, f"{name} is zero and shows nothing"
+
+
+@torch.no_grad()
+def test_both_forms_of_the_divergence(tiny_clip):
+    torch.manual_seed(0)
+    model, batch = build("clip_at", {}, tiny_clip), batch_of("fine_grained")
+    found = {}
+    for form in ("gaussian", "softmax"):
+        settings = ClipAtSettings(level="fine_grained", divergence_form=form)
+        found[form] = float(ClipAtObjective(model, settings).eval()(batch)["divergence"])
+    s, p = model.encode(batch["sketch"], "sketch"), model.encode(batch["positive"], "photo")
+    rows, _ = hardest_in_class(s, p, batch["label"], batch["instance"])
+    deltas = cosine_distance(s, p) - cosine_distance(s, p[rows])
+    for form, value in found.items():
+        expected = float(relative_distance_divergence(deltas, batch["label"], form))
+        assert value == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    assert found["gaussian"] != pytest.approx(found["softmax"], rel=0.1)
 
 
 def test_terms_that_do_not_count_cost_nothing(tiny_clip):

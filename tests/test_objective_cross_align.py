@@ -1,5 +1,6 @@
 """The objective of the alignment network against losses added up image by image, and what reads what."""
 
+import copy
 import json
 
 import pytest
@@ -88,3 +89,36 @@ def test_training_state_is_not_exported(objective):
 def test_relation_refuses_another_number_of_tokens(objective):
     with pytest.raises(ValueError, match="compares 16 tokens an image, got 9 and 16: use images of the size"):
         objective.model.relation(torch.ones(2, 9, 16), torch.ones(2, 16, 16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_shared_tokens_are_made_as_the_embedding_is(objective, pixels, modality):
+    """With the LayerNorms of their own modality: CLS among them is f."""
+    output = objective.model(pixels, modality)
+    torch.testing.assert_close(objective.model.shared_tokens(output.tokens, modality)[:, 0], output.embeds)
+
+
+@torch.no_grad()
+def test_relation_scores_are_never_of_half_precision(objective, pixels):
+    model = copy.deepcopy(objective.model)
+    tokens = [model.encode_tokens(pixels, modality) for modality in ("sketch", "photo")]
+    expected = model.relation(*(each.float() for each in tokens))
+    with torch.autocast("cpu", torch.bfloat16):
+        for each in (model.relation(*tokens), model.to(torch.bfloat16).relation(*tokens)):
+            assert each.dtype == torch.float32
+            torch.testing.assert_close(each, expected, atol=1e-2, rtol=0)
+
+
+@torch.no_grad()
+def test_what_is_compared_stays_in_float32_under_autocast(objective):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective(batch_of("category"))
+    assert {loss.dtype for loss in found.values()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_a_cast_objective_still_computes(objective):
+    low = copy.deepcopy(objective).to(torch.bfloat16)
+    batch = {name: x.bfloat16() if x.is_floating_point() else x for name, x in batch_of("category").items()}
+    assert float(low(batch)["loss"]) == pytest.approx(float(objective(batch_of("category"))["loss"]), rel=0.1)

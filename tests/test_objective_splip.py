@@ -8,7 +8,7 @@ from conftest import CLASSES
 from plain_splip import build
 from torch.nn import functional as F
 
-from modeling_splip.jigsaw import permute_tiles
+from modeling_splip.jigsaw import permute_tiles, two_permutations
 from modeling_splip.objective_splip import SplipObjective, SplipSettings
 
 LABELS, NEGATIVE_LABELS = torch.tensor([0, 3, 1]), torch.tensor([4, 2, 2])
@@ -93,6 +93,21 @@ def test_losses_one_by_one(tiny_clip, settings, conditioning):
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4, abs=1e-6), name
         assert value > 0, f"{name} is zero and shows nothing"
+
+
+@torch.no_grad()
+def test_shuffling_in_place_of_the_jigsaw(tiny_clip):
+    """A sketch is nearer to its photo under the same permutation than under another, by `margin`."""
+    torch.manual_seed(0)
+    settings = SplipSettings(beta=0.0, shuffle=1.0, margin=0.7)
+    objective, batch = SplipObjective(build(tiny_clip), settings).eval(), batch_of("category")
+    chosen = [objective.shuffles[which] for which in two_permutations(batch["draw"], 23)]
+    s, p, q = (
+        objective.model.encode(permute_tiles(batch[key], chosen[which], 2), modality)
+        for key, which, modality in (("sketch", 0, "sketch"), ("positive", 0, "photo"), ("positive", 1, "photo"))
+    )
+    expected = ((s * q).sum(dim=1) - (s * p).sum(dim=1) + 0.7).relu().mean()
+    assert float(objective(batch)["shuffle"]) == pytest.approx(float(expected), rel=1e-4) and expected > 0
 
 
 @pytest.mark.parametrize(
@@ -188,3 +203,9 @@ def test_fine_grained_batch_without_a_second_instance(tiny_clip):
     batch = batch_of("fine_grained") | {"label": torch.tensor([0, 1, 2])}
     with pytest.raises(ValueError, match="two instances of one class in a batch: raise pairs_per_class"):
         objective(batch)
+
+
+def test_without_any_loss_nothing_trains(tiny_clip):
+    objective = SplipObjective(build(tiny_clip), SplipSettings(triplet=0.0, alpha=0.0, beta=0.0))
+    with pytest.raises(ValueError, match="Every loss has weight 0"):
+        objective(batch_of("category"))

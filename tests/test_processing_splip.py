@@ -1,5 +1,6 @@
 """Whatever holds a picture becomes the same pixels; sketches are padded, never cropped, and black on white."""
 
+import os
 import warnings
 
 import numpy as np
@@ -101,8 +102,35 @@ def test_grey_and_one_bit_images(processor):
     assert deep.mode == "I;16"
     bits = np.asarray(grey) > 128
     arrays = [np.asarray(grey), np.asarray(grey)[..., None], bits, torch.tensor(bits)]
-    for image in [grey, drawing().convert("1"), drawing().convert("P"), deep, *arrays]:
+    wide = [Image.fromarray(np.asarray(grey).astype(kind) * scale) for kind, scale in ((np.int32, 1), (np.int32, 257))]
+    wide.append(Image.fromarray(np.asarray(grey).astype(np.float32) / 255))
+    assert [image.mode for image in wide] == ["I", "I", "F"]
+    for image in [grey, drawing().convert("1"), drawing().convert("P"), deep, *wide, *arrays]:
         assert torch.equal(pixels(processor, image, "sketch"), expected)
+
+
+def test_greys_of_16_bits_keep_their_values():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert np.array_equal(np.asarray(to_rgb(image))[..., 0], grey)
+
+
+def test_a_colour_that_stands_for_transparency_is_white(tmp_path):
+    drawing(ground="red").save(tmp_path / "keyed.png", transparency=(255, 0, 0))
+    assert np.array_equal(np.asarray(to_rgb(tmp_path / "keyed.png")), np.asarray(drawing()))
+
+
+def test_premultiplied_transparency():
+    assert to_rgb(Image.new("La", (1, 1), (0, 128))).getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_of_a_very_long_photo_the_middle_is_resized(processor, photo, tall):
+    """What centre-cropping leaves is not changed by cutting the ends first."""
+    long = Image.new("RGB", (40, 40 * 41) if tall else (40 * 41, 40), "white")
+    long.paste(photo, (0, 40 * 20) if tall else (40 * 20, 0))
+    assert processor.prepare(long, "photo").size == ((40, 640) if tall else (640, 40))
+    assert torch.equal(pixels(processor, long), processor.image_processor([long], return_tensors="pt")["pixel_values"])
 
 
 def test_exif_orientation_is_applied(processor, photo, tmp_path):
@@ -222,6 +250,9 @@ def test_every_setting_that_changes_pixels_is_in_the_fingerprint(processor, tiny
         (np.full((4, 4), 2.0), r"An image array of float64 must lie in 0..1, got 2.0..2.0"),
         (np.full((4, 4), np.nan), r"must lie in 0..1, got nan"),
         (torch.zeros(2, 3, 4, 4), r"An image tensor must be \(channels, H, W\).*pass a list"),
+        (np.full((4, 4), None), r"An image array must hold numbers, got object"),
+        (np.zeros((4, 4), complex), r"An image array must hold numbers, got complex128"),
+        (Image.new("RGB", (0, 3)), r"An image must have pixels, got one of 0 x 3"),
         (3, r"An image must be a PIL image, a path"),
         ("nowhere.png", r"There is no image file 'nowhere.png'"),
     ],
@@ -235,13 +266,21 @@ def test_bad_files_and_calls(processor, tmp_path, photo):
     (tmp_path / "text.png").write_text("no image")
     photo.save(tmp_path / "torn.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "torn.png").read_bytes()[:-200])
-    for path in (tmp_path / "text.png", tmp_path / "torn.png", tmp_path):
+    photo.save(tmp_path / "page.eps")
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in [tmp_path, *(tmp_path / name for name in ("text.png", "torn.png", "page.eps", "pipe.png"))]:
         with pytest.raises(ValueError, match="is not a readable image"):
             pixels(processor, path)
     with pytest.raises(ValueError, match="modality must be 'sketch' or 'photo'"):
         pixels(processor, photo, "drawing")
     with pytest.raises(ValueError, match="images is empty"):
         processor(images=[])
+    with pytest.raises(ValueError, match="text is empty"):
+        processor(text=[])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'modalty'"):
+        processor(images=photo, modalty="sketch")
+    with pytest.raises(ValueError, match="return_tensors must be 'pt', got 'np'"):
+        processor(images=photo, return_tensors="np")
     with pytest.raises(ValueError, match="Nothing to process"):
         processor()
 

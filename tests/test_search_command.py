@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
+import datasets
 import galleries
+import pytest
 from galleries import draw
 from PIL import Image
 
@@ -30,7 +33,7 @@ def test_index_and_search_commands(photos, name, tmp_path, capsys):
     assert main(["search", str(sketch), "--gallery", out, "-k", "24"]) == 0
     table = capsys.readouterr().out
     assert table.count("\n") == 27 and "\x1b" not in table
-    page, picture = tmp_path / "found.html", tmp_path / "found.png"
+    page, picture = tmp_path / "new" / "found.html", tmp_path / "fresh" / "deep" / "found.png"
     options = ["--text", "red", "--where", "label=cup", "--html", str(page), "--picture", str(picture)]
     assert main(["search", str(sketch), "--gallery", out, "-k", "8", "--json", *options]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -60,11 +63,29 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
         (["search", "--text", "red", "--gallery", out, "--picture", "x.png"], "words alone have none"),
         (["search", "--gallery", out], "nothing to search for"),
         (["search", "--gallery", out, "--text", "red", "--where", "label"], "is not COLUMN=VALUE"),
-        (["search", "--gallery", out, "--text", "red", "--html", str(tmp_path / "no" / "x.html")], "cannot be written"),
+        (["search", "--gallery", out, "--text", "red", "--html", str(ink / "x.html")], "Cannot write the file"),
+        (["search", str(ink), "--gallery", out, "--picture", str(ink / "x.png")], "Cannot write the file"),
     ):
         assert main(command) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith("splip: ") and sentence in said
+
+
+def test_json_keeps_its_own_keys_and_is_json(pair, name, tmp_path, capsys):
+    features = {"image": datasets.Image(), "score": datasets.Value("string"), "price": datasets.Value("float64")}
+    features["day"] = datasets.Value("date32")
+    prices = [float("nan"), float("inf"), 1.5]
+    rows = [{"image": draw(n), "score": "five stars", "price": price, "day": None} for n, price in enumerate(prices)]
+    rows[2]["day"] = date(2024, 1, 31)
+    data = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    gallery = Gallery.build(data, *pair, tmp_path / "G", model_name=name, progress=False)
+    draw(100).save(tmp_path / "sketch.png")
+    assert main(["search", str(tmp_path / "sketch.png"), "--gallery", str(tmp_path / "G"), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["queries"][0]["results"]
+    scores = [result.score for result in gallery.search(tmp_path / "sketch.png")]
+    assert [result["score"] for result in results] == pytest.approx(scores, abs=1e-6)
+    by_path = {result["path"]: (result["price"], result["day"]) for result in results}
+    assert [by_path[path] for path in sorted(by_path)] == [(None, None), (None, None), (1.5, "2024-01-31")]
 
 
 def test_real_photos_and_drawings(real_mini, tmp_path, capsys):

@@ -3,15 +3,18 @@
 import importlib.util
 import json
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from spaces import ROOT, build, write_photos
 
-from modeling_splip.finder import OWN_PHOTOS, Finder, read_sketch
+from modeling_splip.finder import OWN_PHOTOS, Finder, OwnPhotos, read_sketch
 from modeling_splip.gallery import Gallery
 
 
@@ -35,7 +38,26 @@ def app(monkeypatch, tmp_path):
     monkeypatch.delenv("SPLIP_GALLERY", raising=False)
     monkeypatch.delenv("SPLIP_MODEL", raising=False)
     monkeypatch.setattr(sys, "argv", ["app.py"])
-    return module
+    Image.init()
+    monkeypatch.setattr(Image, "ID", Image.ID.copy())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    yield module
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
+
+
+@pytest.fixture
+def served(app, monkeypatch):
+    """Every app that was started, which then stops at once, with the options of its server."""
+    started = []
+
+    def launch(blocks, **options):
+        blocks.server = SimpleNamespace(config=SimpleNamespace())
+        started.append((blocks, options))
+
+    monkeypatch.setattr(app.gr.Blocks, "launch", launch)
+    return started
 
 
 def test_without_a_gallery_it_says_how_to_make_one(app, monkeypatch, capsys):
@@ -46,7 +68,7 @@ def test_without_a_gallery_it_says_how_to_make_one(app, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("splip: 'owner/unknown' is no gallery folder here")
 
 
-def test_galleries_come_from_flags_the_environment_or_the_hub(app, gallery, world, tmp_path, monkeypatch):
+def test_galleries_come_from_flags_the_environment_or_the_hub(app, served, gallery, world, tmp_path, monkeypatch):
     """The Hub is its cache here, as after a download."""
     fishes = build(world / "fish", tmp_path / "fishes")
     hub = tmp_path / "hub" / "datasets--owner--animals"
@@ -54,8 +76,6 @@ def test_galleries_come_from_flags_the_environment_or_the_hub(app, gallery, worl
     (hub / "refs").mkdir()
     (hub / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    served = []
-    monkeypatch.setattr(app.gr.Blocks, "launch", lambda blocks, **options: served.append((blocks, options)))
     monkeypatch.setenv("SPLIP_GALLERY", f"{gallery.folder}, owner/animals")
     monkeypatch.setenv("SPLIP_MODEL", "clip")
     assert app.main() == 0
@@ -64,6 +84,33 @@ def test_galleries_come_from_flags_the_environment_or_the_hub(app, gallery, worl
     menus = [next(it for it in blocks.blocks.values() if isinstance(it, app.gr.Dropdown)) for blocks, _ in served]
     assert menus[0].choices == [("mini (12 photos, clip)", "mini"), ("owner/animals (6 photos, clip)", "owner/animals")]
     assert menus[1].choices == [("fishes (6 photos, clip)", "fishes")] and served[1][1]["server_port"] == 7000
+
+
+def test_where_it_cannot_listen_it_says_so(app, gallery, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        for options, sentence in (
+            (["--port", "99999"], "--port must be in [1, 65535], got 99999."),
+            (["--port", "0"], "--port must be in [1, 65535], got 0."),
+            (["--port", taken], f"Cannot listen on port {taken} of '127.0.0.1' (Address already in use): pass another"),
+            (["--host", "192.0.2.1"], "Cannot listen on '192.0.2.1' (Cannot assign requested address): pass another"),
+            (["--host", "no host"], "Cannot listen on 'no host' (Name or service not known): pass another --host"),
+        ):
+            monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(gallery.folder), *options])
+            assert app.main() == 2
+            said = capsys.readouterr()
+            assert said.err.startswith(f"splip: {sentence}") and said.err.count("\n") == 1 and not said.out
+
+
+def test_pil_opens_common_formats_only(app, served, gallery, tmp_path, monkeypatch):
+    """Also where Gradio calls it, as for an upload on the canvas."""
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(gallery.folder)])
+    assert app.main() == 0
+    for kind in ("PNG", "EPS"):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"x.{kind.lower()}", kind)
+    assert Image.open(tmp_path / "x.png").size == (9, 9)
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(tmp_path / "x.eps")
 
 
 def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
@@ -92,6 +139,23 @@ def test_own_photos_are_deleted_and_limited(gallery, world, tmp_path):
     with pytest.raises(ValueError, match="None of the photos can be read: upload JPEG"):
         finder.index([str(tmp_path / "bad.png")], None, 10_000)
     assert set(Path(tempfile.gettempdir()).glob("splip-own-*")) == before
+
+
+def test_photos_of_a_killed_server_are_deleted_and_no_others(app, served, gallery, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    alive = Finder({"mini": gallery}).index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
+    for name, content in (("dead", "gallery"), ("half", "gallery.partial"), ("starting", ""), ("foreign", "gallery")):
+        (tmp_path / f"splip-own-{name}" / content).mkdir(parents=True)
+        if name != "foreign":
+            (tmp_path / f"splip-own-{name}" / "lock").touch()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(gallery.folder)])
+    assert app.main() == 0
+    left = {path.name.removeprefix("splip-own-") for path in tmp_path.glob("splip-own-*")}
+    assert left == {"starting", "foreign", Path(alive.folder.name).name.removeprefix("splip-own-")}
+    assert len(alive.gallery.search(None, 50, "red")) == 6 and alive.gallery.result(0).thumbnail
+    alive.lock.release()  # as the system does for a process that is killed
+    OwnPhotos.sweep()
+    assert not Path(alive.folder.name).exists()
 
 
 def test_a_strangers_answer_names_no_folder(gallery):

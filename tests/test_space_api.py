@@ -1,5 +1,6 @@
 """The Space as a program meets it: its endpoints, what they refuse, and who sees whose photos."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from spaces import HOSTILE, ROOT, build, serve, write_photos, write_sketch
 gradio_client = pytest.importorskip("gradio_client", reason="the Space's tests need splip[dev]")
 AppError = gradio_client.exceptions.AppError
 CLIENTS = 16
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_it_refuses_in_a_sentence(client, sketch, tmp_path):
         ((bomb,), "no readable image of at most 40,000,000 pixels"),
         ((sketch, "", 0.5, "My own photos"), "not in the list of choices"),
         ((sketch, "", 0.5, "elsewhere"), "not in the list of choices"),
-        ((sketch, "", 3.0), "greater than maximum value"),
+        ((sketch, "", 3.0), r"weight must be in \[0, 1\], got 3.0"),
     ):
         with pytest.raises(AppError, match=sentence):
             ask(client, *arguments)
@@ -113,6 +115,39 @@ def test_it_refuses_in_a_sentence(client, sketch, tmp_path):
     with pytest.raises(AppError, match="Row 99 is not in this gallery"):
         client.predict(99, "mini", 3, api_name="/similar")
     assert len(ask(client, sketch, k=50)) == 30  # still there
+
+
+def test_nulls_and_what_is_no_number_are_refused_in_a_sentence(address, server):
+    before = len((server / "log").read_text())
+    for endpoint, data, sentence in (
+        ("search", [None, "red", None, "mini", 5], "weight must be in [0, 1], got None"),
+        ("search", [None, "red", float("nan"), "mini", 5], "weight must be in [0, 1], got nan"),
+        ("search", [None, "red", 0.5, "mini", None], "k must be a number from 1 to 50, got None"),
+        ("search", [None, "red", 0.5, "mini", float("nan")], "k must be a number from 1 to 50, got nan"),
+        ("search", [None, "red", 0.5, "mini", "5"], "k must be a number from 1 to 50, got '5'"),
+        ("search", [None, None, 0.5, None, 5], "Nothing is drawn yet"),
+        ("similar", [None, "mini", 5], "Row None is not in this gallery of 30 photos"),
+        ("similar", [float("nan"), "mini", 5], "Row nan is not in this gallery of 30 photos"),
+        ("similar", [1, "mini", None], "k must be a number from 1 to 50, got None"),
+        ("own_photos", [None, "mini"], "Upload 1 to 200 photos, not 0"),
+    ):
+        body = json.dumps({"data": data})
+        event = httpx.post(f"{address}/gradio_api/call/{endpoint}", content=body, headers=JSON).json()["event_id"]
+        answer = httpx.get(f"{address}/gradio_api/call/{endpoint}/{event}", timeout=60).text
+        assert "event: error" in answer and f'"{sentence}' in answer, (data, answer)
+    assert "Traceback" not in (server / "log").read_text()[before:]
+
+
+def test_nothing_of_a_visitor_is_left_when_the_server_is_stopped(gallery, world, tmp_path):
+    """The visitor's page is open until then."""
+    mine = sorted((world / "house").glob("*.png"))
+    with serve(tmp_path, gallery) as address:
+        files = [gradio_client.handle_file(str(path)) for path in mine]
+        visitor = connect(address)
+        visitor.predict(files, "mini", api_name="/own_photos")
+        assert len(list(tmp_path.glob("splip-own-*"))) == 1 and list(tmp_path.glob("tmp/*/0.png"))
+    assert not list(tmp_path.glob("splip-own-*")) and not list(tmp_path.glob("tmp/*/[0-9].png"))
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_own_photos_are_one_sessions_own(address, sketch, world, tmp_path):

@@ -15,6 +15,7 @@ from conftest import CLASSES
 from test_checkpoints import CASES, MODALITIES, build
 from transformers import AutoConfig, AutoModel
 
+from modeling_splip.clip_backbone import embed_patches, run_vision
 from modeling_splip.configuration_retriever import RetrieverConfig
 from modeling_splip.registry import METHODS
 
@@ -104,6 +105,20 @@ def test_hidden_states_and_attentions_on_request(tiny_clip, pixels, name, settin
     for weights in output.attentions:
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, 17))
     torch.testing.assert_close(output.embeds, plain.embeds, atol=1e-6, rtol=0)
+    # As in transformers, the first state is what the first layer reads.
+    tower = model if hasattr(model, "vision_model") else model.clip
+    first = model.layer_norms("photo")[0](embed_patches(tower, pixels))
+    torch.testing.assert_close(output.hidden_states[0], first)
+
+
+@torch.no_grad()
+def test_prompts_come_first_in_clip_ats_attentions(tiny_clip, pixels):
+    """The tower itself has them behind the patches."""
+    model = build("clip_at", {}, tiny_clip)
+    x = model._with_prompts(embed_patches(model.clip, pixels), "photo")
+    seen = run_vision(model.clip, x, model.layer_norms("photo"), output_attentions=True).attentions[0][:, :, :17]
+    found = model(pixels, "photo", output_attentions=True).attentions[0]
+    assert torch.equal(found[..., :3], seen[..., 17:]) and torch.equal(found[..., 3:], seen[..., :17])
 
 
 @MODEL
