@@ -73,6 +73,8 @@ class CrossAlignObjective(Objective):
             if model.config.projection_dim % self.settings.heads:
                 raise ValueError(f"heads must divide D={model.config.projection_dim}, got {self.settings.heads}.")
             self.cross_attention = CrossAttention(model.config.projection_dim, self.settings.heads)
+            if not model.config.base_model:
+                raise ValueError("The base CLIP's tokenizer reads descriptions: set config.base_model to that CLIP.")
             sentences = descriptions_of(model.config.class_names, self.settings.descriptions or None)
             counts = [len(own) for own in sentences]
             tokenizer = AutoTokenizer.from_pretrained(resolve_base(model.config.base_model))

@@ -122,3 +122,10 @@ def test_a_cast_objective_still_computes(objective):
     low = copy.deepcopy(objective).to(torch.bfloat16)
     batch = {name: x.bfloat16() if x.is_floating_point() else x for name, x in batch_of("category").items()}
     assert float(low(batch)["loss"]) == pytest.approx(float(objective(batch_of("category"))["loss"]), rel=0.1)
+
+
+def test_a_model_that_names_no_base_has_no_tokenizer(tiny_clip):
+    model = build("cross_align", {}, tiny_clip)
+    model.config.base_model = None
+    with pytest.raises(ValueError, match=r"set config\.base_model to that CLIP"):
+        CrossAlignObjective(model)
