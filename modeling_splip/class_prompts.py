@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .clip_backbone import Clip, embed_tokens, project_text, run_text, text_norms, text_positions
 from .configuration_retriever import MODALITIES
+from .packed_attention import AttentionBlocks, attention_blocks
+
+GROUP_TOKENS = 16  # of a group of classes that attention takes together; about the fastest on a CPU
 
 
 class ClassPrompts(NamedTuple):
@@ -21,6 +24,9 @@ class ClassPrompts(NamedTuple):
         token_ids: (S,) with the SOS token as placeholder at the m prompt positions.
         positions: (S,) position of each token in its own class prompt.
         mask: (S, S), 0 where row i may look at column j, -inf elsewhere.
+        prefix: J, the length of the prefix.
+        groups: (G, T) the positions in groups: the prefix first, then some whole classes each, filled up with -1. No
+            row looks beyond the prefix and its own group, and attention computes no more than that.
         eos: (C,) index of each class's EOS.
         weights: (S,) sum to 1: the mean over all classes and their tokens but the m prompts; a prefix token, which
             stands here once, counts once for each class. On the CPU in float64: round it once, to the type it meets.
@@ -29,8 +35,14 @@ class ClassPrompts(NamedTuple):
     token_ids: Tensor
     positions: Tensor
     mask: Tensor
+    prefix: int
+    groups: Tensor
     eos: Tensor
     weights: Tensor
+
+    def blocks(self) -> AttentionBlocks:
+        """Return what attention needs: the mask, cut into the groups."""
+        return attention_blocks(self.mask, self.groups, self.prefix)
 
 
 def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
@@ -44,11 +56,25 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
     visible = (owner[None] == -1) | (owner[None] == owner[:, None])  # (S, S)
     visible &= torch.ones_like(visible).tril()
     mask = torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))  # (S, S)
+    groups = torch.tensor(_grouped(len(head), lengths), device=device)  # (G, T)
     eos = len(head) - 1 + torch.tensor(lengths, device=device).cumsum(0)  # (C,)
     counts = torch.ones(len(token_ids), dtype=torch.float64)
     counts[: len(head)] = len(classes)
     counts[1 : 1 + m] = 0
-    return ClassPrompts(token_ids, positions, mask, eos, counts / counts.sum())
+    return ClassPrompts(token_ids, positions, mask, len(head), groups, eos, counts / counts.sum())
+
+
+def _grouped(prefix: int, lengths: list[int]) -> list[list[int]]:
+    """Return the positions of the prefix and of whole classes in groups of about `GROUP_TOKENS`, filled up with -1."""
+    groups: list[list[int]] = [list(range(prefix)), []]
+    start = prefix
+    for length in lengths:
+        if len(groups[-1]) + length > GROUP_TOKENS and groups[-1]:
+            groups.append([])
+        groups[-1] += range(start, start + length)
+        start += length
+    longest = max(map(len, groups))
+    return [group + [-1] * (longest - len(group)) for group in groups if group]
 
 
 def tokenize_class_prompts(
@@ -83,5 +109,5 @@ def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]],
     norms = text_norms(clip)
     packed = pack_class_prompts(prefix, classes, 0, clip.logit_scale.device)
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
-    output = run_text(clip, x[None], norms, packed.mask, attention=attention)
+    output = run_text(clip, x[None], norms, packed.blocks(), attention=attention)
     return project_text(clip, norms[-1], output.last[0, packed.eos])

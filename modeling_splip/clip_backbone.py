@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
+from .packed_attention import AttentionBlocks, into_blocks, out_of_blocks
+
 MINI_CLIP = "mini_clip"
 
 KeyValue = tuple[Tensor, Tensor]
@@ -186,7 +188,7 @@ def run_text(
     clip: Clip,
     embeddings: Tensor,
     norms: LayerNorms,
-    mask: Tensor,
+    mask: Tensor | AttentionBlocks,
     prompts: Tensor | None = None,
     depth: int | None = None,
     attention: str = "sdpa",
@@ -196,7 +198,8 @@ def run_text(
     Args:
         embeddings: (B, S, d_t) tokens with positions; where there are prompts, positions 1..m are placeholders.
         norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, very negative elsewhere.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, very negative elsewhere; or
+            the same in blocks, where no row looks beyond them.
         prompts: T, (B, m, d_t), or None.
         depth: how many layers reset their prompts; all by default.
     """
@@ -251,7 +254,7 @@ def _encoder_layer(
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Tensor | None,
+    mask: Tensor | AttentionBlocks | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -268,7 +271,7 @@ def _layer_forward(
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Tensor | None,
+    mask: Tensor | AttentionBlocks | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -281,7 +284,7 @@ def _layer_forward(
 def _attend(
     module: Any,
     x: Tensor,
-    mask: Tensor | None,
+    mask: Tensor | AttentionBlocks | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -293,6 +296,10 @@ def _attend(
             torch.cat([prompt.to(own.dtype).expand(x.shape[0], -1, -1), own], dim=1)
             for prompt, own in zip(extra, (k, v), strict=True)
         )  # (B, K + N, d)
+    blocks = None
+    if isinstance(mask, AttentionBlocks):
+        blocks = mask
+        q, k, v, mask = into_blocks(q, k, v, blocks)  # (B G, T, d), twice (B G, J + T, d), (B G, 1, T, J + T)
     q, k, v = (_split_heads(tensor, module.num_heads) for tensor in (q, k, v))  # (B, heads, N, d / heads)
     if mask is not None:
         mask = mask.to(q.dtype)
@@ -304,7 +311,9 @@ def _attend(
         attended = weights @ v
     else:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)
-    attended = attended.transpose(1, 2).reshape(x.shape)  # (B, N, d)
+    attended = attended.transpose(1, 2).flatten(2)  # (B, N, d)
+    if blocks is not None:
+        attended = out_of_blocks(attended, blocks)  # (B, N, d)
     return module.out_proj(attended), weights
 
 

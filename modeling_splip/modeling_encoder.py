@@ -171,8 +171,11 @@ class RetrieverEncoder(PreTrainedModel):
                 f"'{name}' is no local checkpoint folder, and no configuration of that name came from the Hub or the "
                 "cache: check the name and the network."
             )
-        with open(file, encoding="utf-8") as opened:
-            found = json.load(opened).get("model_type")
+        try:
+            with open(file, encoding="utf-8") as opened:
+                found = json.load(opened).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"'{name}/config.json' is damaged: save or download the model again.") from error
         if found != cls.config_class.model_type:
             raise ValueError(
                 f"'{name}' is a '{found}' model, and {cls.__name__} loads '{cls.config_class.model_type}' ones: use "

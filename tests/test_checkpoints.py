@@ -323,6 +323,9 @@ def test_a_class_loads_its_own_kind_only(saved, tiny_clip, tmp_path):
         SplipEncoder.from_pretrained(forms["adapter"])
     with pytest.raises(OSError, match=r"has no config\.json: pass what save_pretrained or training wrote"):
         type(model).from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json' is damaged: save or download the model again"):
+        type(model).from_pretrained(tmp_path)
     with pytest.raises(OSError, match="'someone/nothing' is no local checkpoint folder, and no configuration"):
         type(model).from_pretrained("someone/nothing")
 

@@ -36,6 +36,22 @@ def test_mask_by_hand():
     assert PACKED.mask.dtype == torch.float32 and (PACKED.mask[PACKED.mask != 0] == float("-inf")).all()
 
 
+def test_groups_hold_every_position_once_and_whole_classes():
+    assert PACKED.groups.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    lengths = [2, 3, 2, 9, 2, 20, 2, 2]
+    packed = pack_class_prompts([1, 2, 3], [[5] * length for length in lengths], 2, CPU)
+    assert sorted(packed.groups[packed.groups >= 0].tolist()) == list(range(5 + sum(lengths)))
+    owner = [-1] * 5 + [number for number, length in enumerate(lengths) for _ in range(length)]
+    held = [{owner[position] for position in group if position >= 0} for group in packed.groups.tolist()]
+    assert held == [{-1}, {0, 1, 2, 3}, {4}, {5}, {6, 7}]
+    # What the groups leave out nobody sees.
+    visible = torch.zeros(packed.mask.shape, dtype=torch.bool)
+    for group in packed.groups:
+        rows = group[group >= 0]
+        visible[rows[:, None], rows] = visible[rows, :5] = True
+    assert not (~visible & (packed.mask == 0)).any()
+
+
 def test_weights_by_hand():
     """SOS and the two template words count for both classes, the two prompts for none: 3 x 2 + 2 + 3 = 11 tokens."""
     expected = torch.tensor([2, 0, 0, 2, 2, 1, 1, 1, 1, 1], dtype=torch.float64) / 11

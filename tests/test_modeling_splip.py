@@ -7,7 +7,7 @@ from plain_splip import build, differences
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from modeling_splip import modeling_splip
+from modeling_splip import class_prompts, modeling_splip
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.modeling_splip import SplipModel
 
@@ -55,6 +55,12 @@ def test_every_row_of_the_module_ablation_equals_plain(tiny_clip, pixels, settin
     assert_equal_to_plain(model, pixels.double(), "photo")
 
 
+@pytest.mark.parametrize("tokens", [1, 30, 1000])
+def test_equals_plain_however_the_classes_are_grouped(tiny_clip, pixels, monkeypatch, tokens):
+    monkeypatch.setattr(class_prompts, "GROUP_TOKENS", tokens)
+    assert_equal_to_plain(build(tiny_clip).double(), pixels.double(), "sketch")
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])
 def test_equals_plain_for_any_ratio_of_layers(tmp_path, pixels, layers):
     """Vision layer l reads text layer ceil(l L_t / L_v); L_t is 3."""
@@ -95,6 +101,7 @@ def prompts_counted(packed):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_silent_errors_are_seen(tiny_clip, pixels, monkeypatch, fault, attention):
     model = build(tiny_clip, attn_implementation=attention)
+    monkeypatch.setattr(class_prompts, "GROUP_TOKENS", 1000)  # one group of classes: what a mask lets through shows
     monkeypatch.setattr(modeling_splip, "pack_class_prompts", lambda *args: fault(PACK(*args)))
     found = differences(model, pixels, "sketch")
     assert found["embeds"] > 100 * SINGLE["embeds"] and found["means"] > 100 * SINGLE["means"]

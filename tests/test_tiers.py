@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "modeling_splip"
-TIER_A_NAMES = ("adapters", "class_prompts", "clip_backbone", "configuration_", "modeling_", "processing_splip")
+TIER_A_NAMES = (
+    "adapters", "class_prompts", "clip_backbone", "configuration_", "modeling_", "packed_attention", "processing_splip",
+)  # fmt: skip
 TIER_B_NAMES = ("jigsaw", "losses", "metric_", "metrics")
 METHODS = ("splip", "clip_at", "cross_align")
 ALLOWED = {
