@@ -188,6 +188,8 @@ def main(argv: list[str] | None = None) -> dict:
     }
     if accelerator.is_main_process:
         write_json(output / "run.json", record)
+    # DDP goes before the processes part: left for later, its end could wait for theirs for ever.
+    objective, optimizer, loader = accelerator.free_memory(objective, optimizer, loader)
     accelerator.end_training()
     return record
 
