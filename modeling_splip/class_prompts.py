@@ -11,7 +11,7 @@ from .clip_backbone import Clip, embed_tokens, project_text, run_text, text_norm
 from .configuration_retriever import MODALITIES
 from .packed_attention import AttentionBlocks, attention_blocks
 
-GROUP_TOKENS = 16  # of a group of classes that attention takes together; about the fastest on a CPU
+GROUP_TOKENS = 16  # how many tokens of classes attention takes together, more where one class is longer
 
 
 class ClassPrompts(NamedTuple):
