@@ -1,6 +1,7 @@
 """Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into one sequence."""
 
 import json
+import math
 import string
 from typing import Any, NamedTuple
 
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from .clip_backbone import Clip, embed_tokens, project_text, run_text, text_norms, text_positions
 from .configuration_retriever import MODALITIES
-from .packed_attention import AttentionBlocks, attention_blocks
+from .packed_attention import PackedMask
 
-GROUP_TOKENS = 16  # how many tokens of classes attention takes together, more where one class is longer
+GROUP_TOKENS = 96  # about how many tokens of classes attention takes together, more where one class is longer
 
 
 class ClassPrompts(NamedTuple):
@@ -19,14 +20,12 @@ class ClassPrompts(NamedTuple):
 
     The prefix [SOS, T_1..T_m, delta, of, a] stands once, then come every class's own words. Positions restart after the
     prefix and a word sees the prefix and its own class only, so that every class reads exactly what it would alone.
+    Whole classes stand in groups, and attention costs what a group sees; all are filled up to the longest one's length.
 
     Attributes:
-        token_ids: (S,) with the SOS token as placeholder at the m prompt positions.
+        token_ids: (S,) with the SOS token as placeholder at the m prompt positions and where a group is filled up.
         positions: (S,) position of each token in its own class prompt.
-        mask: (S, S), 0 where row i may look at column j, -inf elsewhere.
-        prefix: J, the length of the prefix.
-        groups: (G, T) the positions in groups: the prefix first, then some whole classes each, filled up with -1. No
-            row looks beyond the prefix and its own group, and attention computes no more than that.
+        mask: who may look where: 0, elsewhere -inf.
         eos: (C,) index of each class's EOS.
         weights: (S,) sum to 1: the mean over all classes and their tokens but the m prompts; a prefix token, which
             stands here once, counts once for each class. On the CPU in float64: round it once, to the type it meets.
@@ -34,47 +33,61 @@ class ClassPrompts(NamedTuple):
 
     token_ids: Tensor
     positions: Tensor
-    mask: Tensor
-    prefix: int
-    groups: Tensor
+    mask: PackedMask
     eos: Tensor
     weights: Tensor
-
-    def blocks(self) -> AttentionBlocks:
-        """Return what attention needs: the mask, cut into the groups."""
-        return attention_blocks(self.mask, self.groups, self.prefix)
 
 
 def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
     """Pack the prompts of C classes, given the prefix's token ids (SOS first) and each class's own, EOS last."""
-    head = [prefix[0]] + [prefix[0]] * m + prefix[1:]
-    lengths = [len(ids) for ids in classes]
-    token_ids = torch.tensor(head + [token for ids in classes for token in ids], device=device)  # (S,)
-    own = [position for length in lengths for position in range(len(head), len(head) + length)]
-    positions = torch.tensor([*range(len(head)), *own], device=device)  # (S,)
-    owner = torch.tensor([-1] * len(head) + [c for c, k in enumerate(lengths) for _ in range(k)], device=device)  # (S,)
-    visible = (owner[None] == -1) | (owner[None] == owner[:, None])  # (S, S)
-    visible &= torch.ones_like(visible).tril()
-    mask = torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))  # (S, S)
-    groups = torch.tensor(_grouped(len(head), lengths), device=device)  # (G, T)
-    eos = len(head) - 1 + torch.tensor(lengths, device=device).cumsum(0)  # (C,)
-    counts = torch.ones(len(token_ids), dtype=torch.float64)
-    counts[: len(head)] = len(classes)
-    counts[1 : 1 + m] = 0
-    return ClassPrompts(token_ids, positions, mask, len(head), groups, eos, counts / counts.sum())
+    token_ids = [prefix[0]] * (1 + m) + prefix[1:]
+    j = len(token_ids)
+    positions = list(range(j))
+    counts = [len(classes)] + [0] * m + [len(classes)] * (len(prefix) - 1)
+    eos = [0] * len(classes)
+    owners = []  # for each group, which class a position belongs to
+    groups = _grouped([len(ids) for ids in classes])
+    length = max(sum(len(classes[c]) for c in group) for group in groups)
+    for group in groups:
+        owner: list[int] = []
+        for c in group:
+            owner += [c] * len(classes[c])
+            token_ids += classes[c]
+            positions += range(j, j + len(classes[c]))
+            eos[c] = len(token_ids) - 1
+        unused = length - len(owner)
+        counts += [1] * len(owner) + [0] * unused
+        token_ids += [prefix[0]] * unused
+        positions += [0] * unused
+        owners.append(owner + [-1] * unused)
+    weights = torch.tensor(counts, dtype=torch.float64)
+    return ClassPrompts(
+        torch.tensor(token_ids, device=device),
+        torch.tensor(positions, device=device),
+        _packed_mask(j, torch.tensor(owners, device=device)),
+        torch.tensor(eos, device=device),
+        weights / weights.sum(),
+    )
 
 
-def _grouped(prefix: int, lengths: list[int]) -> list[list[int]]:
-    """Return the positions of the prefix and of whole classes in groups of about `GROUP_TOKENS`, filled up with -1."""
-    groups: list[list[int]] = [list(range(prefix)), []]
-    start = prefix
-    for length in lengths:
-        if len(groups[-1]) + length > GROUP_TOKENS and groups[-1]:
-            groups.append([])
-        groups[-1] += range(start, start + length)
-        start += length
-    longest = max(map(len, groups))
-    return [group + [-1] * (longest - len(group)) for group in groups if group]
+def _packed_mask(j: int, owners: Tensor) -> PackedMask:
+    """Return the mask of a prefix of J positions and of groups, (G, T), given the class of each position."""
+    causal = torch.ones(j, j, dtype=torch.bool, device=owners.device).tril()
+    own = (owners[:, :, None] == owners[:, None]).tril()  # (G, T, T)
+    shared = own.new_ones(*owners.shape, j)  # (G, T, J)
+    visible = causal, torch.cat([shared, own], dim=2)[:, None]
+    return PackedMask(*(torch.zeros(v.shape, device=v.device).masked_fill(~v, float("-inf")) for v in visible))
+
+
+def _grouped(lengths: list[int]) -> list[list[int]]:
+    """Return the classes in groups of about `GROUP_TOKENS`: the longest first, each into the shortest group so far."""
+    groups: list[list[int]] = [[] for _ in range(min(len(lengths), math.ceil(sum(lengths) / GROUP_TOKENS)))]
+    totals = [0] * len(groups)
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
+        shortest = totals.index(min(totals))
+        groups[shortest].append(c)
+        totals[shortest] += lengths[c]
+    return groups
 
 
 def tokenize_class_prompts(
@@ -109,5 +122,5 @@ def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]],
     norms = text_norms(clip)
     packed = pack_class_prompts(prefix, classes, 0, clip.logit_scale.device)
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
-    output = run_text(clip, x[None], norms, packed.blocks(), attention=attention)
+    output = run_text(clip, x[None], norms, packed.mask, attention=attention)
     return project_text(clip, norms[-1], output.last[0, packed.eos])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from .packed_attention import AttentionBlocks, into_blocks, out_of_blocks
+from .packed_attention import PackedMask, attend_packed
 
 MINI_CLIP = "mini_clip"
 
@@ -188,7 +188,7 @@ def run_text(
     clip: Clip,
     embeddings: Tensor,
     norms: LayerNorms,
-    mask: Tensor | AttentionBlocks,
+    mask: Tensor | PackedMask,
     prompts: Tensor | None = None,
     depth: int | None = None,
     attention: str = "sdpa",
@@ -198,8 +198,8 @@ def run_text(
     Args:
         embeddings: (B, S, d_t) tokens with positions; where there are prompts, positions 1..m are placeholders.
         norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, very negative elsewhere; or
-            the same in blocks, where no row looks beyond them.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, very negative elsewhere; of
+            a packed sequence a `PackedMask`.
         prompts: T, (B, m, d_t), or None.
         depth: how many layers reset their prompts; all by default.
     """
@@ -254,7 +254,7 @@ def _encoder_layer(
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Tensor | AttentionBlocks | None,
+    mask: Tensor | PackedMask | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -271,7 +271,7 @@ def _layer_forward(
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Tensor | AttentionBlocks | None,
+    mask: Tensor | PackedMask | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -284,7 +284,7 @@ def _layer_forward(
 def _attend(
     module: Any,
     x: Tensor,
-    mask: Tensor | AttentionBlocks | None,
+    mask: Tensor | PackedMask | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -296,25 +296,30 @@ def _attend(
             torch.cat([prompt.to(own.dtype).expand(x.shape[0], -1, -1), own], dim=1)
             for prompt, own in zip(extra, (k, v), strict=True)
         )  # (B, K + N, d)
-    blocks = None
-    if isinstance(mask, AttentionBlocks):
-        blocks = mask
-        q, k, v, mask = into_blocks(q, k, v, blocks)  # (B G, T, d), twice (B G, J + T, d), (B G, 1, T, J + T)
+    attend = partial(_attention, module, attention == "eager" or output_attentions)
+    if isinstance(mask, PackedMask):
+        attended, weights = attend_packed(lambda *args: attend(*args)[0], q, k, v, mask), None  # (B, N, d)
+    else:
+        attended, weights = attend(q, k, v, mask)  # (B, N, d), (B, heads, N, K + N)
+    return module.out_proj(attended), weights
+
+
+def _attention(
+    module: Any, eager: bool, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of queries (B, N, d) over keys and values (B, K, d); eagerly also the weights, (B, heads, N, K)."""
     q, k, v = (_split_heads(tensor, module.num_heads) for tensor in (q, k, v))  # (B, heads, N, d / heads)
     if mask is not None:
         mask = mask.to(q.dtype)
     weights = None
-    if attention == "eager" or output_attentions:
+    if eager:
         logits = q @ k.transpose(-1, -2) * module.scale
         logits = logits if mask is None else logits + mask
         weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
         attended = weights @ v
     else:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)
-    attended = attended.transpose(1, 2).flatten(2)  # (B, N, d)
-    if blocks is not None:
-        attended = out_of_blocks(attended, blocks)  # (B, N, d)
-    return module.out_proj(attended), weights
+    return attended.transpose(1, 2).flatten(2), weights
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

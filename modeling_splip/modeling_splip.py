@@ -196,9 +196,7 @@ class SplipModel(Retriever):
         packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
         x = x.expand(1 if prompts is None else prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
-        output = run_text(
-            self.clip, x, self._text_norms(), packed.blocks(), prompts, config.prompt_depth, self.attention
-        )
+        output = run_text(self.clip, x, self._text_norms(), packed.mask, prompts, config.prompt_depth, self.attention)
         weights = packed.weights.to(output.last.dtype).to(device)  # (S,)
         means = torch.stack([weights @ w for w in output.layers])  # (L_t, B or 1, d_t)
         return means, output.last[:, packed.eos]

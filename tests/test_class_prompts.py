@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import CLASSES, byte_tokenizer
 
+from modeling_splip import class_prompts
 from modeling_splip.class_prompts import pack_class_prompts, tokenize_class_prompts
 from modeling_splip.modeling_splip import SplipModel
 
@@ -14,42 +15,42 @@ PACKED = pack_class_prompts([1, 2, 3], [[10, 9], [20, 21, 9]], 2, CPU)
 
 
 def test_packed_sequence_by_hand():
-    assert PACKED.token_ids.tolist() == [1, 1, 1, 2, 3, 10, 9, 20, 21, 9]
-    assert PACKED.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7]
-    assert PACKED.eos.tolist() == [6, 9]
+    """The longer class comes first: both stand in one group."""
+    assert PACKED.token_ids.tolist() == [1, 1, 1, 2, 3, 20, 21, 9, 10, 9]
+    assert PACKED.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 5, 6]
+    assert PACKED.eos.tolist() == [9, 7]
 
 
 def test_mask_by_hand():
-    visible = [
-        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
-        [1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+    prefix = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    group = [
         [1, 1, 1, 1, 1, 1, 0, 0, 0, 0],
         [1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 1, 0, 0, 1, 0, 0],
-        [1, 1, 1, 1, 1, 0, 0, 1, 1, 0],
-        [1, 1, 1, 1, 1, 0, 0, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 1, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 1, 1],
     ]
-    assert torch.equal(PACKED.mask == 0, torch.tensor(visible).bool())
-    assert PACKED.mask.dtype == torch.float32 and (PACKED.mask[PACKED.mask != 0] == float("-inf")).all()
+    for mask, visible in ((PACKED.mask.prefix, prefix), (PACKED.mask.groups, [[group]])):
+        assert torch.equal(mask == 0, torch.tensor(visible).bool())
+        assert mask.dtype == torch.float32 and (mask[mask != 0] == float("-inf")).all()
 
 
-def test_groups_hold_every_position_once_and_whole_classes():
-    assert PACKED.groups.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-    lengths = [2, 3, 2, 9, 2, 20, 2, 2]
-    packed = pack_class_prompts([1, 2, 3], [[5] * length for length in lengths], 2, CPU)
-    assert sorted(packed.groups[packed.groups >= 0].tolist()) == list(range(5 + sum(lengths)))
-    owner = [-1] * 5 + [number for number, length in enumerate(lengths) for _ in range(length)]
-    held = [{owner[position] for position in group if position >= 0} for group in packed.groups.tolist()]
-    assert held == [{-1}, {0, 1, 2, 3}, {4}, {5}, {6, 7}]
-    # What the groups leave out nobody sees.
-    visible = torch.zeros(packed.mask.shape, dtype=torch.bool)
-    for group in packed.groups:
-        rows = group[group >= 0]
-        visible[rows[:, None], rows] = visible[rows, :5] = True
-    assert not (~visible & (packed.mask == 0)).any()
+def test_groups_hold_whole_classes_and_are_filled_up(monkeypatch):
+    """The longest class first, each into the shortest group: 20; 9 + 2; 3 + 2 + 2 + 2 tokens, three groups of 20."""
+    monkeypatch.setattr(class_prompts, "GROUP_TOKENS", 16)
+    lengths = [2, 3, 2, 9, 2, 20, 2]
+    classes = [[10 * c + k for k in range(length)] for c, length in enumerate(lengths)]
+    packed = pack_class_prompts([1, 2, 3], classes, 2, CPU)
+    held = packed.token_ids[5:].reshape(3, 20).tolist()
+    assert held[0] == classes[5]
+    assert held[1] == classes[3] + classes[6] + [1] * 9
+    assert held[2] == classes[1] + classes[0] + classes[2] + classes[4] + [1] * 11
+    assert packed.token_ids[packed.eos].tolist() == [ids[-1] for ids in classes]
+    counted = packed.weights[5:].reshape(3, 20) > 0
+    assert counted.sum(dim=1).tolist() == [20, 11, 9]
+    # No word sees the fillings, which stand behind all words of their group.
+    visible = packed.mask.groups[:, 0] == 0  # (3, 20, 25)
+    assert not (visible & counted[:, :, None] & ~torch.cat([torch.ones(3, 5).bool(), counted], 1)[:, None]).any()
 
 
 def test_weights_by_hand():

@@ -10,6 +10,7 @@ from transformers import CLIPModel
 from modeling_splip import class_prompts, modeling_splip
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.modeling_splip import SplipModel
+from modeling_splip.packed_attention import PackedMask
 
 TIGHT = {"embeds": 1e-10, "class_embeds": 1e-10, "means": 1e-10, "gradients": 1e-10}
 SINGLE = {"embeds": 1e-5, "class_embeds": 1e-5, "means": 1e-5, "gradients": 1e-5}
@@ -68,16 +69,19 @@ def test_equals_plain_for_any_ratio_of_layers(tmp_path, pixels, layers):
     assert_equal_to_plain(model, pixels.double(), "sketch")
 
 
-def bool_mask(packed):
-    return packed._replace(mask=packed.mask == 0)
+def masks_changed(change):
+    """Return a fault that changes both masks, the prefix's and the groups'."""
+    return lambda packed: packed._replace(mask=PackedMask(*(change(mask) for mask in packed.mask)))
 
 
-def no_mask(packed):
-    return packed._replace(mask=torch.zeros_like(packed.mask))
+def causal(mask):
+    rows, columns = mask.shape[-2:]
+    return torch.full_like(mask, float("-inf")).triu(1 + columns - rows)
 
 
-def causal_without_blocks(packed):
-    return packed._replace(mask=torch.full_like(packed.mask, float("-inf")).triu(1))
+bool_mask = masks_changed(lambda mask: mask == 0)
+no_mask = masks_changed(torch.zeros_like)
+causal_without_blocks = masks_changed(causal)
 
 
 def positions_run_on(packed):
@@ -96,12 +100,13 @@ def prompts_counted(packed):
 
 
 @pytest.mark.parametrize(
-    "fault", [bool_mask, no_mask, causal_without_blocks, positions_run_on, prefix_counted_once, prompts_counted]
+    "fault",
+    [bool_mask, no_mask, causal_without_blocks, positions_run_on, prefix_counted_once, prompts_counted],
+    ids=["bool mask", "no mask", "causal without blocks", "positions run on", "prefix counted once", "prompts counted"],
 )
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_silent_errors_are_seen(tiny_clip, pixels, monkeypatch, fault, attention):
     model = build(tiny_clip, attn_implementation=attention)
-    monkeypatch.setattr(class_prompts, "GROUP_TOKENS", 1000)  # one group of classes: what a mask lets through shows
     monkeypatch.setattr(modeling_splip, "pack_class_prompts", lambda *args: fault(PACK(*args)))
     found = differences(model, pixels, "sketch")
     assert found["embeds"] > 100 * SINGLE["embeds"] and found["means"] > 100 * SINGLE["means"]
