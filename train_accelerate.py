@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> dict:
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
     # A loader draws a number whenever it starts, in a resumed epoch once more: from a generator of its own.
     own = torch.Generator().manual_seed(args.seed)
-    workers = {"num_workers": args.workers, "worker_init_fn": ignore_sigterm}
+    # Workers live as long as the run: they keep what they have decoded, and no signal meets them while they start anew.
+    workers = {"num_workers": args.workers, "persistent_workers": args.workers > 0, "worker_init_fn": ignore_sigterm}
     loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, generator=own, **workers)
 
     # Model, objective, optimiser.

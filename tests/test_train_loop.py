@@ -124,6 +124,18 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
     assert any(not torch.equal(whole[name], tensor) for name, tensor in weights(tmp_path / "plain", 3).items())
 
 
+def test_workers_live_through_all_epochs(train, tmp_path, monkeypatch):
+    """What they have decoded stays with them, and a signal meets no worker that is just starting."""
+
+    def started(worker: int) -> None:
+        with open(tmp_path / "started", "a") as file:
+            file.write(f"{worker}\n")
+
+    monkeypatch.setattr(train_accelerate, "ignore_sigterm", started)
+    train("--epochs", "3", "--workers", "1", "--validation_classes", "0")
+    assert (tmp_path / "started").read_text() == "0\n"
+
+
 def test_every_epoch_draws_anew_and_a_resumed_one_goes_on(train, monkeypatch):
     """4 classes x 13 sketches, 12 in a step: 4 steps an epoch. Accelerate reads one batch ahead."""
     keys = []
