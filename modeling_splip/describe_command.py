@@ -69,11 +69,15 @@ def read_classes(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it names no class, or one twice.
+        ValueError: it names no class, or one twice, or is not text in UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}': write the class names into it, one a line.")
-    lines = [re.sub(r"[\s_]+", " ", line).strip() for line in path.read_text("utf-8").splitlines()]
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not text in UTF-8: save it in that encoding.") from error
+    lines = [re.sub(r"[\s_]+", " ", line).strip() for line in text.splitlines()]
     names = [line for line in lines if line]
     if not names:
         raise ValueError(f"'{path}' names no class: write the class names into it, one a line.")
@@ -132,6 +136,8 @@ def answer(text: str, name: str, ask: Ask, others: Collection[str]) -> tuple[str
 
 def hub_model(model: str, base_url: str | None) -> Ask:
     """Return a model that runs at one of the Hub's inference providers, or on the server at `base_url`."""
+    if base_url is not None and not re.match(r"https?://\w", base_url):
+        raise ValueError(f"--base-url must start with http:// or https://, got '{base_url}'.")
     client = InferenceClient(base_url=base_url, timeout=120)
 
     def ask(text: str) -> str:

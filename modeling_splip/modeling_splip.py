@@ -230,5 +230,5 @@ def _join(parts: list[Tensor]) -> Tensor | None:
     """Concatenate prompts of batch B or 1 along their tokens."""
     if not parts:
         return None
-    batch = max(part.shape[0] for part in parts)
+    batch = next((part.shape[0] for part in parts if part.shape[0] != 1), 1)
     return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)

@@ -39,4 +39,4 @@ def attend_packed(
     keys, values = (torch.cat(pair, dim=2).flatten(0, 1) for pair in zip(shared, own[1:], strict=True))
     groups = attend(own[0].flatten(0, 1), keys, values, mask.groups.repeat(batch, 1, 1, 1))  # (B G, T, d)
     prefix = attend(q[:, :j], k[:, :j], v[:, :j], mask.prefix)  # (B, J, d)
-    return torch.cat([prefix, groups.reshape(batch, count * length, -1)], dim=1)
+    return torch.cat([prefix, groups.unflatten(0, (batch, count)).flatten(1, 2)], dim=1)

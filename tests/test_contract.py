@@ -51,12 +51,8 @@ def test_output(tiny_clip, pixels, name, settings):
 
 
 @METHOD
-def test_modalities_and_images_differ(tiny_clip, pixels, name, settings):
-    model = build(name, settings, tiny_clip)
-    sketch, photo = (model.encode(pixels, modality) for modality in MODALITIES)
-    assert (sketch - photo).abs().max() > 1e-3 and (sketch[0] - sketch[1]).abs().max() > 1e-3
-    with pytest.raises(ValueError, match=r"modality must be 'sketch' or 'photo'.*got 'drawing'"):
-        model.encode(pixels, "drawing")
+def test_no_images_have_no_embeddings(tiny_clip, pixels, name, settings):
+    assert build(name, settings, tiny_clip).encode(pixels[:0], "photo").shape == (0, 16)
 
 
 @pytest.mark.parametrize("name", OFF)
@@ -65,6 +61,15 @@ def test_all_off_is_plain_clip(tiny_clip, pixels, name):
     plain = CLIPModel.from_pretrained(tiny_clip).get_image_features(pixels).pooler_output
     for modality in MODALITIES:
         torch.testing.assert_close(model.encode(pixels, modality), F.normalize(plain, dim=-1), atol=1e-6, rtol=0)
+
+
+@METHOD
+def test_modalities_and_images_differ(tiny_clip, pixels, name, settings):
+    model = build(name, settings, tiny_clip)
+    sketch, photo = (model.encode(pixels, modality) for modality in MODALITIES)
+    assert (sketch - photo).abs().max() > 1e-3 and (sketch[0] - sketch[1]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"modality must be 'sketch' or 'photo'.*got 'drawing'"):
+        model.encode(pixels, "drawing")
 
 
 @METHOD

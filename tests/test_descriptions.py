@@ -261,12 +261,14 @@ def test_describe_with_a_local_model(tmp_path, parrot, capsys):
         ("cup", ["--local"], "'nowhere/model' is no text-generation model"),
         ("cup", ["--local", "--base-url", "http://127.0.0.1:1"], "--local and --base-url exclude each other"),
         ("cup", ["--base-url", "http://127.0.0.1:1"], "offline mode is enabled"),
+        ("cup", ["--base-url", "localhost:1"], "--base-url must start with http:// or https://, got 'localhost:1'"),
         ("", [], "names no class"),
         ("cup\nCUP", [], "names 'cup' twice"),
+        ("café", [], "is not text in UTF-8: save it in that encoding"),
     ],
 )
 def test_what_describe_refuses(tmp_path, capsys, classes, more, sentence):
-    (tmp_path / "classes.txt").write_text(classes)
+    (tmp_path / "classes.txt").write_text(classes, "latin-1")
     arguments = ["--classes", str(tmp_path / "classes.txt"), "--out", str(tmp_path / "out.json"), "--quiet"]
     assert main(["describe", *arguments, "--model", "nowhere/model", *more]) == 2
     assert sentence in capsys.readouterr().err
