@@ -142,8 +142,8 @@ def main(argv: list[str] | None = None) -> dict:
                 continue
             rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
             scheduler.step()
-            progress.step += 1
             values, interrupted = agree(micro_losses, accelerator)
+            progress.count(values)
             micro_losses.clear()
             recent.append(time.time())
             bar.update()
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict:
             last = progress.step == total_steps
             ends = last or progress.step % batches.steps == 0
             if ends:
-                progress.history.append({"step": progress.step, "epoch": epoch + 1} | values)
+                progress.record(epoch + 1)
                 progress.validation_due = bool(held_back) and ((epoch + 1) % args.evaluate_every == 0 or last)
             if ends or interrupted or (args.checkpoint_every and progress.step % args.checkpoint_every == 0):
                 check_weights(objective, progress.step)

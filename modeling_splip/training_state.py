@@ -34,7 +34,8 @@ class Progress:
     Attributes:
         step: optimiser steps done.
         best: best validation score so far; stale: validations since then.
-        history: a record of every epoch.
+        history: a record of every epoch: step, epoch, the means of its losses and, where there was one, the validation.
+        sums: of each loss over the steps since the last record.
         seconds: of training, over all runs that were resumed.
         validation_due: whether an epoch has ended that is to be validated; a checkpoint is written before, so that
             nothing is lost in a validation.
@@ -44,8 +45,22 @@ class Progress:
     best: float = -1.0
     stale: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     validation_due: bool = False
+
+    def count(self, losses: dict[str, float]) -> None:
+        """Count a step and its losses."""
+        self.step += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def record(self, epoch: int) -> None:
+        """Add a record of the steps since the last one."""
+        steps = self.step - (int(self.history[-1]["step"]) if self.history else 0)
+        means = {name: total / steps for name, total in self.sums.items()}
+        self.history.append({"step": self.step, "epoch": epoch} | means)
+        self.sums = {}
 
 
 def check_output(args: TrainingArguments) -> Path:

@@ -124,6 +124,24 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
     assert any(not torch.equal(whole[name], tensor) for name, tensor in weights(tmp_path / "plain", 3).items())
 
 
+def test_the_history_holds_the_means_of_each_epochs_losses(train, tmp_path, monkeypatch):
+    """4 steps an epoch; the run is interrupted in the second one and goes on."""
+    losses = []
+    original = train_accelerate.agree
+
+    def record(*arguments):
+        values, stop = original(*arguments)
+        losses.append(values["loss"])
+        return values, stop or len(losses) == 6
+
+    monkeypatch.setattr(train_accelerate, "agree", record)
+    assert not train("--epochs", "3")["finished"]
+    history = train("--epochs", "3", "--resume")["history"]
+    assert [entry["step"] for entry in history] == [4, 8, 12] and len(losses) == 12
+    for entry, start in zip(history, (0, 4, 8), strict=True):
+        assert entry["loss"] == pytest.approx(np.mean(losses[start : start + 4]), rel=1e-6)
+
+
 def test_workers_live_through_all_epochs(train, tmp_path, monkeypatch):
     """What they have decoded stays with them, and a signal meets no worker that is just starting."""
 
