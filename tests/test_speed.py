@@ -14,6 +14,8 @@ import speed as benchmark  # noqa: E402
 import speed_cases  # noqa: E402
 from speed_table import speed  # noqa: E402
 
+from modeling_splip.class_prompts import pack_class_prompts  # noqa: E402
+
 
 @pytest.fixture
 def tiny_shape(monkeypatch):
@@ -37,6 +39,13 @@ def test_padded_text_gives_the_same_training_step(tiny_shape, length):
 def test_the_104_classes_have_names_as_long_as_sketchys():
     lengths = [len(ids) - 1 for ids in speed_cases.class_tokens(104)]
     assert sorted(lengths) == [1] * 87 + [2] * 13 + [3, 3, 4, 5]
+
+
+def test_the_104_classes_are_as_many_tokens_as_the_docs_say():
+    """Four prompts stand behind SOS."""
+    classes = speed_cases.class_tokens(104)
+    packed = pack_class_prompts([1, 2, 3, 4], classes, 4, torch.device("cpu"))
+    assert len(packed.token_ids) == 242 and max(8 + len(ids) for ids in classes) == 14
 
 
 def test_cases_take_turns():
