@@ -1,5 +1,6 @@
 """From a builder to Parquet files with embedded images: bounded memory, several processes, restart."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -98,8 +99,10 @@ def _run(
         for job in jobs:
             yield job[:2], _write_shard(builder, job, _shard_path(folder, job), update)
         return
+    gc.freeze()  # a forked worker's garbage collection would touch, and so copy, all that this process has in memory
     with ProcessPoolExecutor(min(num_proc, len(jobs)), initializer=_start_worker, initargs=(builder,)) as pool:
         futures = {pool.submit(_work, job, _shard_path(folder, job)): job[:2] for job in jobs}
+        gc.unfreeze()
         try:
             for future in as_completed(futures):
                 result = future.result()
