@@ -23,18 +23,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from modeling_splip.arguments import TrainingArguments, parse_arguments
-from modeling_splip.augmentation import Augmentation
+from modeling_splip.common.files import write_json
+from modeling_splip.common.processes import ignore_sigterm, on_cpu
 from modeling_splip.configuration_retriever import MODALITIES
-from modeling_splip.data import open_dataset
-from modeling_splip.evaluation import Embedder, measure, retrieval_picture
-from modeling_splip.files import write_json
+from modeling_splip.data.dataset import open_dataset
+from modeling_splip.evaluation.evaluate import Embedder, measure, retrieval_picture
 from modeling_splip.modeling_retriever import Retriever
-from modeling_splip.processes import ignore_sigterm, on_cpu
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.registry import METHODS
-from modeling_splip.sampling import EpochBatches, TrainingItems, collate
-from modeling_splip.training_state import (
+from modeling_splip.training.arguments import TrainingArguments, parse_arguments
+from modeling_splip.training.augmentation import Augmentation
+from modeling_splip.training.methods import METHODS
+from modeling_splip.training.sampling import EpochBatches, TrainingItems, collate
+from modeling_splip.training.state import (
     Progress,
     check_output,
     newest_checkpoint,

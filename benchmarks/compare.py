@@ -39,12 +39,12 @@ from world_runs import (
     summary,
 )
 
-from datasets_scripts.world import CATEGORY_NAMES
+from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.clip_backbone import MINI_CLIP
-from modeling_splip.data import open_dataset
-from modeling_splip.files import write_json
-from modeling_splip.plotting import method_runs
-from modeling_splip.registry import METHODS, load_retriever
+from modeling_splip.common.files import write_json
+from modeling_splip.data.dataset import open_dataset
+from modeling_splip.evaluation.pictures import method_runs
+from modeling_splip.training.methods import METHODS, load_retriever
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tables import DEMO_COLUMNS
 
-from modeling_splip.data import open_dataset
-from modeling_splip.files import write_json
+from modeling_splip.common.files import write_json
+from modeling_splip.data.dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("runs/demo")

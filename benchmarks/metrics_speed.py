@@ -25,7 +25,7 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from modeling_splip.metrics import metrics_from_scores, retrieval_metrics
+from modeling_splip.metrics.by_class import metrics_from_scores, retrieval_metrics
 
 RESULTS = Path(__file__).parent / "results" / "metrics_speed.json"
 WIDTH = 512

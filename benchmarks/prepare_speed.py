@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
-from modeling_splip.files import write_json
+from modeling_splip.common.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "prepare_speed.json"
 SIZE = 256
@@ -64,7 +64,7 @@ def draw_files(folder: Path, count: int) -> float:
 
 def prepare(source: Path, out: Path, num_proc: int) -> tuple[float, float]:
     """Run the command; returns its seconds and the peak memory of all its processes in MB."""
-    command = [sys.executable, "-m", "modeling_splip.cli", "prepare", "folder", "--data-dir", str(source)]
+    command = [sys.executable, "-m", "modeling_splip", "prepare", "folder", "--data-dir", str(source)]
     command += ["--out", str(out), "--unseen", ",".join(UNSEEN), "--num-proc", str(num_proc), "--no-pairs"]
     start, peak = time.perf_counter(), 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:

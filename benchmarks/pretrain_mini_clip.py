@@ -1,4 +1,4 @@
-"""Pretrain the offline backbone `modeling_splip/mini_clip` contrastively on the drawn world's photos and captions.
+"""Pretrain the offline backbone `modeling_splip/pretrained/mini_clip` on the drawn world's photos and captions.
 
     python -m benchmarks.pretrain_mini_clip
 
@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, trainers
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from datasets_scripts.world import (
+from datasets_scripts.world.instances import (
     CATEGORY_NAMES,
     KNOBS,
     WORLD_VERSION,
@@ -38,7 +38,7 @@ from datasets_scripts.world import (
     vocabulary,
     world_hash,
 )
-from datasets_scripts.world_render import SIZE, draw_photo, draw_sketch
+from datasets_scripts.world.render import SIZE, draw_photo, draw_sketch
 
 OUT = Path(__file__).resolve().parents[1] / "modeling_splip" / "mini_clip"
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -14,7 +14,7 @@ from speed_table import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PUBLISHED = "../../modeling_splip/published_results.json"
+PUBLISHED = "../../modeling_splip/evaluation/published_results.json"
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {

@@ -24,9 +24,9 @@ import numpy as np
 from datasets.search import FaissIndex
 from PIL import Image, ImageDraw
 
-from modeling_splip.files import check_writable, write_json
-from modeling_splip.gallery_index import KINDS, build_index, choose_kind, load_index, save_index
+from modeling_splip.common.files import check_writable, write_json
 from modeling_splip.processing_splip import to_rgb
+from modeling_splip.search.index import KINDS, build_index, choose_kind, load_index, save_index
 
 DEPTH = 100
 QUERIES = 1000
@@ -101,7 +101,7 @@ def measure_search(folder: Path, model: str) -> dict[str, Any]:
 
 def measure_sketch(name: str, index: FaissIndex, queries: np.ndarray) -> dict[str, Any]:
     """Time a sketch's way from its file to its photos; the search is by one of these queries, of the index's width."""
-    from modeling_splip.registry import load_retriever  # its memory is the model's, not the search's
+    from modeling_splip.training.methods import load_retriever  # its memory is the model's, not the search's
 
     model, processor = load_retriever(name)
     with tempfile.TemporaryDirectory() as folder:

@@ -33,13 +33,13 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from tqdm import tqdm
 
-from datasets_scripts.world import CATEGORY_NAMES, make_instance
-from datasets_scripts.world_render import draw_photo, draw_sketch
-from modeling_splip.files import check_writable, write_json
-from modeling_splip.finder import OWN_PHOTOS
-from modeling_splip.gallery import Gallery
-from modeling_splip.gallery_result import Result
-from modeling_splip.registry import load_retriever
+from datasets_scripts.world.instances import CATEGORY_NAMES, make_instance
+from datasets_scripts.world.render import draw_photo, draw_sketch
+from modeling_splip.common.files import check_writable, write_json
+from modeling_splip.search.gallery import Gallery
+from modeling_splip.search.result import Result
+from modeling_splip.search.service import OWN_PHOTOS
+from modeling_splip.training.methods import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
 K = 12

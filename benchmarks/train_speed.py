@@ -32,18 +32,18 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from benchmarks.prepare_speed import CLASSES, UNSEEN, draw_files
 from benchmarks.speed_cases import SHAPES, clip_config
-from datasets_scripts.world import CATEGORY_NAMES
-from modeling_splip import sampling
-from modeling_splip.augmentation import Augmentation
+from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.clip_backbone import MINI_CLIP, resolve_base
-from modeling_splip.data import open_dataset
-from modeling_splip.files import write_json
-from modeling_splip.losses import class_loss, cosine_distance, triplet_loss
-from modeling_splip.objective_clip_at import ClipAtObjective
-from modeling_splip.objectives import Objective
+from modeling_splip.common.files import write_json
+from modeling_splip.data.dataset import open_dataset
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.registry import METHODS
-from modeling_splip.sampling import EpochBatches, TrainingItems, collate
+from modeling_splip.training import sampling
+from modeling_splip.training.augmentation import Augmentation
+from modeling_splip.training.losses import class_loss, cosine_distance, triplet_loss
+from modeling_splip.training.methods import METHODS
+from modeling_splip.training.objective import Objective
+from modeling_splip.training.objective_clip_at import ClipAtObjective
+from modeling_splip.training.sampling import EpochBatches, TrainingItems, collate
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.json"
 IMAGES_OF_A_TRIPLET = 3
@@ -155,7 +155,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Draw and prepare the data, build the models, measure everything."""
     sampling.CACHE_BYTES = 0  # the images of a benchmark do not fit: each is decoded every time
     draw_files(folder / "raw", args.files)
-    command = [sys.executable, "-m", "modeling_splip.cli", "prepare", "folder", "--data-dir", str(folder / "raw")]
+    command = [sys.executable, "-m", "modeling_splip", "prepare", "folder", "--data-dir", str(folder / "raw")]
     subprocess.run([*command, "--out", str(folder / "data"), "--unseen", ",".join(UNSEEN)], check=True)
     dataset = open_dataset(folder / "data")
     base = str(random_base(folder / "base"))

@@ -28,13 +28,13 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from tqdm.auto import tqdm
 
 import train_accelerate
-from modeling_splip.arguments import RECIPES
 from modeling_splip.clip_backbone import MINI_CLIP, load_clip
-from modeling_splip.data import open_dataset
-from modeling_splip.evaluation import Embedder, embed_view, measure, measure_sides
-from modeling_splip.files import write_json
+from modeling_splip.common.files import write_json
+from modeling_splip.data.dataset import open_dataset
+from modeling_splip.evaluation.evaluate import Embedder, embed_view, measure, measure_sides
 from modeling_splip.modeling_encoder import weights_fingerprint
-from modeling_splip.registry import load_retriever
+from modeling_splip.training.arguments import RECIPES
+from modeling_splip.training.methods import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from datasets_scripts.schema import features
-from datasets_scripts.world import CATEGORY_NAMES, FOLDS, KNOBS, TUNING, WORLD_VERSION, make_instance, world_hash
-from datasets_scripts.world_render import draw_photo, draw_sketch
+from .schema import features
+from .world.instances import CATEGORY_NAMES, FOLDS, KNOBS, TUNING, WORLD_VERSION, make_instance, world_hash
+from .world.render import draw_photo, draw_sketch
 
 UNSEEN = {
     "mini": FOLDS[0],

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "splits"
+FOLDER = Path(__file__).parent / "class_lists"
 
 
 @dataclass(frozen=True)

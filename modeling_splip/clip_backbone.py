@@ -44,7 +44,7 @@ class TowerOutput(NamedTuple):
 
 def resolve_base(name: str) -> str:
     """Return the path of the packaged `mini_clip` for that name, any other name or path as it is."""
-    packaged = Path(__file__).parent / MINI_CLIP
+    packaged = Path(__file__).parent / "pretrained" / MINI_CLIP
     if name == MINI_CLIP:
         if not packaged.is_dir():
             raise FileNotFoundError(

@@ -13,9 +13,17 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
-from modeling_splip.finder import MAX_OWN_PHOTOS, MAX_RESULTS, MAX_WORDS, OWN_PHOTOS, Finder, OwnPhotos, read_sketch
-from modeling_splip.gallery_photos import limit_images
-from modeling_splip.serving import check_address, stop_on_signals
+from modeling_splip.search.photos import limit_images
+from modeling_splip.search.service import (
+    MAX_OWN_PHOTOS,
+    MAX_RESULTS,
+    MAX_WORDS,
+    OWN_PHOTOS,
+    Finder,
+    OwnPhotos,
+    read_sketch,
+)
+from modeling_splip.search.serving import check_address, stop_on_signals
 
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
 MAX_FILE = "15mb"

@@ -113,7 +113,7 @@ def prepared(tmp_path_factory) -> Path:
 
     Besides, every unseen class has photo 6 that nothing was drawn of, and every class but "bell" a drawing of no photo.
     """
-    from modeling_splip.cli import main
+    from modeling_splip.commands.main import main
 
     raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("prepared") / "polygons"
     for corners, name in enumerate(SEEN + UNSEEN, 3):
@@ -134,7 +134,7 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def polygons(prepared):
     """The dataset in `prepared`, opened."""
-    from modeling_splip.data import open_dataset
+    from modeling_splip.data.dataset import open_dataset
 
     return open_dataset(prepared)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 import train_accelerate as script
-from modeling_splip import training_state
 from modeling_splip.modeling_encoder import weights_fingerprint
+from modeling_splip.training import state as training_state
 
 
 def kill_in_step(step: int) -> None:

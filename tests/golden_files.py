@@ -18,7 +18,7 @@ from torch import Tensor
 from modeling_splip.modeling_encoder import RetrieverEncoder
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.registry import METHODS
+from modeling_splip.training.methods import METHODS
 
 GOLDEN = Path(__file__).parent / "golden"
 BASE = "base"

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets_scripts.world import make_instance
-from datasets_scripts.world_parts import CATEGORIES
-from datasets_scripts.world_render import draw_photo, draw_sketch
-from modeling_splip.gallery import Gallery
-from modeling_splip.registry import load_retriever
+from datasets_scripts.world.instances import make_instance
+from datasets_scripts.world.parts import CATEGORIES
+from datasets_scripts.world.render import draw_photo, draw_sketch
+from modeling_splip.search.gallery import Gallery
+from modeling_splip.training.methods import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "mug<b>bold"  # a label that must stay text in a page

@@ -1,0 +1,1 @@
+"""The `splip` command, one file a sub-command."""

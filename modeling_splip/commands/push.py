@@ -1,0 +1,154 @@
+"""Share a model on the Hub: weights, processor, code, card, adapters for PEFT, and a gallery."""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id
+from transformers import AutoConfig
+
+from ..common.files import write_json
+from ..modeling_retriever import Retriever
+from ..search.table import CARD, MANIFEST, read_manifest
+from ..sharing.model_card import CardFacts, model_card, shared_base
+from ..sharing.peft_export import export_peft
+from ..training.methods import load_retriever
+
+CARD_FILE = "README.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `splip push`."""
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run's folder, or a model's")
+    parser.add_argument("repo", metavar="REPO", help="Hub id that the model gets: owner/name")
+    parser.add_argument("--results", nargs="+", default=[], type=Path, help="files that `splip evaluate --out` wrote")
+    parser.add_argument("--gallery", type=Path, help="also push this gallery, to the dataset repository REPO-gallery")
+    parser.add_argument("--full", action="store_true", help="with the base CLIP's weights: needs nothing else")
+    parser.add_argument("--license", help="Hub licence id of the model (default: other)")
+    parser.add_argument("--private", action="store_true", help="make the repositories private where they are new")
+    parser.add_argument("--revision", help="branch to push to, made where it is new (default: main)")
+    parser.add_argument("--dry-run", action="store_true", help="list what would go, and print the card; no network")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Put together what goes, then push it or list it."""
+    validate_repo_id(args.repo)
+    if args.repo.count("/") != 1:
+        raise ValueError(f"REPO must be owner/name, got '{args.repo}'.")
+    with tempfile.TemporaryDirectory(prefix="splip-push-") as folder:
+        stages = {("model", args.repo): Path(folder) / "model"}
+        stage_model(args, stages["model", args.repo])
+        if args.gallery:
+            stages["dataset", f"{args.repo}-gallery"] = Path(folder) / "gallery"
+            stage_gallery(args.gallery, args.repo, stages["dataset", f"{args.repo}-gallery"])
+        for (kind, repo), stage in stages.items():
+            if args.dry_run:
+                list_files(kind, repo, stage)
+            else:
+                print(upload(kind, repo, stage, args.private, args.revision))
+        if args.dry_run:
+            print(f"\n{(stages['model', args.repo] / CARD_FILE).read_text('utf-8')}")
+    return 0
+
+
+def stage_model(args: argparse.Namespace, stage: Path) -> None:
+    """Write the repository of a model to a folder: it is loaded first, so that nothing broken goes up.
+
+    Raises:
+        ValueError: if others could not load it, because its base CLIP is a folder of this machine.
+    """
+    folder = args.folder / "model" if (args.folder / "model" / "config.json").is_file() else args.folder
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"'{args.folder}' is no folder of a run or a model: train first, or name one.")
+    model, processor = load_retriever(str(folder))
+    fingerprint = model.fingerprint(processor)
+    full = isinstance(model, Retriever) and (args.full or model.config.checkpoint == "full")
+    if isinstance(model, Retriever) and shared_base(model.config) is None:
+        if not full:
+            raise ValueError(
+                f"The base CLIP '{model.config.base_model}' is a folder of this machine, which others do not have: "
+                "push with --full, or train on a Hub id."
+            )
+        model.config.base_model = None
+    model.save_pretrained(stage, **({"full": True} if full else {}))
+    processor.save_pretrained(stage)
+    exported = export_peft(model, stage) if isinstance(model, Retriever) else []
+    facts = CardFacts(
+        repo=args.repo,
+        config=AutoConfig.from_pretrained(stage),
+        fingerprint=fingerprint,
+        run=read_run(folder),
+        records=[record for path in args.results for record in read_records(path)],
+        license=args.license or "other",
+        peft=[path.relative_to(stage).as_posix() for path in exported],
+    )
+    (stage / CARD_FILE).write_text(model_card(facts), "utf-8")
+
+
+def read_run(model_folder: Path) -> dict[str, Any] | None:
+    """Return the record of the run that wrote `RUN/model`, or None where there is none."""
+    path = model_folder / ".." / "run.json"
+    if model_folder.resolve().name != "model" or not path.is_file():
+        return None
+    return _read_json(path, "run record", dict)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records in a file of `splip evaluate --out`."""
+    found = _read_json(path, "result file", (dict, list))
+    records = found if isinstance(found, list) else [found]
+    if not all(isinstance(record, dict) and {"fingerprint", "metrics"} <= set(record) for record in records):
+        raise ValueError(f"'{path}' holds no result records: pass a file that `splip evaluate --out` wrote.")
+    return records
+
+
+def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
+    """Copy a gallery without its index, which is only read where it was built, and without this machine's paths."""
+    manifest = read_manifest(gallery)
+    shutil.copytree(gallery / manifest["data"], stage / manifest["data"])
+    write_json(stage / MANIFEST, manifest | {"root": "", "model": model})
+    (stage / CARD_FILE).write_text(CARD.format(data=manifest["data"]), "utf-8")
+
+
+def list_files(kind: str, repo: str, stage: Path) -> None:
+    """Print the files that would go to a repository, with their sizes in bytes."""
+    sizes = {path.relative_to(stage).as_posix(): path.stat().st_size for path in stage.rglob("*") if path.is_file()}
+    print(f"{kind} {repo}: {len(sizes)} files, {sum(sizes.values()):,} bytes")
+    for name, size in sorted(sizes.items()):
+        print(f"{size:>14,}  {name}")
+
+
+def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:
+    """Push a folder and return its address.
+
+    Raises:
+        OSError: in one sentence, if the Hub cannot be reached or refuses.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True)
+        if revision:
+            api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo, repo_type=kind, folder_path=stage, revision=revision, commit_message="Push by splip"
+        )
+    except Exception as error:  # the Hub client raises a dozen kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OSError(
+            f"'{repo}' was not pushed ({reason}): log in with `hf auth login`, check the name and the network."
+        ) from error
+    return str(commit.repo_url)
+
+
+def _read_json(path: Path, what: str, kinds: Any) -> Any:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The {what} '{path}' is damaged ({error}): write it again.") from error
+    if not isinstance(found, kinds):
+        raise ValueError(f"The {what} '{path}' is not of the expected form: write it again.")
+    return found

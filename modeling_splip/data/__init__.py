@@ -1,0 +1,1 @@
+"""Prepared data sets, their views by protocol, and the descriptions of classes."""

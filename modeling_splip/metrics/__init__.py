@@ -1,0 +1,1 @@
+"""Exact retrieval metrics of arrays; NumPy only."""

@@ -1,0 +1,111 @@
+"""The order of the gallery for the metrics, and the ranks of relevant photos by sorting values only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .inputs import Array, as_copies, as_labels, check_missing, shared_codes
+
+BLOCK_BYTES = 16 << 20  # scores held at a time
+
+
+@dataclass(frozen=True)
+class GalleryLayout:
+    """The gallery in the order of its classes, so that the relevant photos of a query are adjacent columns."""
+
+    names: Array  # (C,) classes of queries and gallery, sorted
+    codes: Array  # (Q,) class of every query, an index into names
+    order: Array  # (N unique,) photos by class
+    repeat: Array | None  # (N,) position in `order` of every item of the gallery; None where all count once
+    bounds: Array  # (C + 1,) class c owns the columns bounds[c]:bounds[c + 1]
+
+    @classmethod
+    def of(
+        cls,
+        query_labels: npt.ArrayLike,
+        gallery_labels: npt.ArrayLike,
+        copies: npt.ArrayLike | None,
+        n_query: int,
+        n_gallery: int,
+        missing: str,
+    ) -> "GalleryLayout":
+        """Order the gallery; the arguments are those of `metrics.retrieval_metrics`."""
+        query_array = as_labels(query_labels, "query_labels")
+        gallery_array = as_labels(gallery_labels, "gallery_labels")
+        codes, photo_codes = shared_codes(query_array, gallery_array, "labels", n_query, n_gallery)
+        names = np.unique(np.concatenate([query_array, gallery_array]))
+        count = as_copies(copies, n_gallery)
+        order = np.argsort(photo_codes, kind="stable")
+        repeat = None if (count[order] == 1).all() else np.repeat(np.arange(len(order)), count[order])
+        sizes = np.bincount(photo_codes, weights=count, minlength=len(names)).astype(np.int64)  # (C,)
+        check_missing(sizes[codes] == 0, query_array, "label", missing)
+        return cls(names, codes, order, repeat, np.concatenate([[0], np.cumsum(sizes)]))
+
+    @property
+    def n_gallery(self) -> int:
+        """N, copies counted."""
+        return int(self.bounds[-1])
+
+    @property
+    def relevant(self) -> Array:
+        """R of every query (Q,)."""
+        return np.diff(self.bounds)[self.codes]
+
+    def row_blocks(self, itemsize: int, rows: Array | None = None) -> Iterator[Array]:
+        """Cut the queries (or `rows` of them) that have a relevant photo into blocks, ordered by class."""
+        rows = np.arange(len(self.codes)) if rows is None else rows
+        rows = rows[self.relevant[rows] > 0]
+        rows = rows[np.argsort(self.codes[rows], kind="stable")]
+        step = block_rows(self.n_gallery, itemsize)
+        return (rows[start : start + step] for start in range(0, len(rows), step))
+
+
+def rank_relevant(scores: Array, start: int, stop: int) -> tuple[Array, Array, Array]:
+    """Rank the relevant columns [start:stop) of scores (b, N) by sorting values only. Overwrites scores.
+
+    Returns:
+        The relevant scores, descending; irrelevant ones not below each; whether one of them equals it: (b, R) each.
+    """
+    relevant = np.sort(scores[:, start:stop], axis=1)  # (b, R) ascending
+    scores[:, start:stop] = -np.inf  # placeholders sort to the front, where they are cut off
+    scores.sort(axis=1)
+    irrelevant = scores[:, stop - start :]  # (b, N - R) ascending
+    refuse_nan(relevant[:, -1])  # NaN sorts last
+    refuse_nan(irrelevant[:, -1:])
+    if not irrelevant.shape[1]:
+        return relevant[:, ::-1], np.zeros(relevant.shape, np.int64), np.zeros(relevant.shape, bool)
+    below = np.empty(relevant.shape, np.int64)
+    for row in range(len(scores)):
+        below[row] = np.searchsorted(irrelevant[row], relevant[row], side="left")
+    next_up = np.take_along_axis(irrelevant, np.minimum(below, irrelevant.shape[1] - 1), axis=1)  # (b, R)
+    return relevant[:, ::-1], irrelevant.shape[1] - below[:, ::-1], next_up == relevant
+
+
+def refuse_nan(scores: Array) -> None:
+    """Raise ValueError where scores, of any shape, hold NaN."""
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN, which has no rank: look for broken embeddings or a division by zero")
+
+
+def grouped_counts(relevant: Array) -> tuple[Array, Array]:
+    """For descending scores (b, R): how many are not below each, itself included, and whether another one equals it."""
+    n_relevant = relevant.shape[1]
+    equal = relevant[:, 1:] == relevant[:, :-1]  # (b, R - 1)
+    tied = np.zeros(relevant.shape, bool)
+    tied[:, 1:] |= equal
+    tied[:, :-1] |= equal
+    last = np.full(relevant.shape, n_relevant)
+    last[:, :-1] = np.where(equal, n_relevant, np.arange(1, n_relevant))
+    return np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1], tied
+
+
+def envelope(precision: Array) -> Array:
+    """The largest precision at this position or a later one, (b, R): the interpolation of PASCAL VOC."""
+    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+
+
+def block_rows(n_gallery: int, itemsize: int) -> int:
+    """How many queries' scores to hold at a time."""
+    return min(1024, max(8, BLOCK_BYTES // (n_gallery * itemsize)))

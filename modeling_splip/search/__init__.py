@@ -1,0 +1,1 @@
+"""Galleries of photos, searched by drawing and words."""

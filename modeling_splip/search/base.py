@@ -1,0 +1,229 @@
+"""What can be asked of every gallery, wherever its photos are stored: encode queries with its model, and search."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from ..processing_splip import to_rgb
+from ..training.methods import load_retriever
+from .result import Result
+
+_BATCH = 32
+
+
+class SearchableGallery(ABC):
+    """Photos encoded by one model. Searching is safe from several threads.
+
+    Attributes:
+        name: where it lies, for messages.
+        manifest: model, fingerprint, dim, count, index, unreadable photos.
+    """
+
+    def __init__(self, name: str, manifest: dict[str, Any]):
+        self.name = name
+        self.manifest = manifest
+        self._model: tuple[Any, Any] | None = None
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return self.manifest["count"]
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """The columns that `where` can filter on."""
+
+    @abstractmethod
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Return stored embeddings (M, D) of rows (M,)."""
+
+    @abstractmethod
+    def nearest(self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and rows of the largest dot products, (Q, k); row -1 where there are fewer."""
+
+    @abstractmethod
+    def results(self, rows: Sequence[int], scores: Sequence[float]) -> list[Result]:
+        """Return photos by their rows."""
+
+    def model_folder(self) -> str:
+        """Return the name of the model to load."""
+        return self.manifest["model"]
+
+    @property
+    def model(self) -> tuple[Any, Any]:
+        """Model and processor; loaded when first needed."""
+        with self._lock:
+            if self._model is None:
+                self.use(self.model_folder())
+            assert self._model is not None
+            return self._model
+
+    def use(self, model: str | tuple[Any, Any]) -> None:
+        """Search with this model, by name or loaded with its processor.
+
+        Raises:
+            ValueError: if the photos were encoded by another.
+        """
+        pair = load_retriever(model) if isinstance(model, str) else model
+        found, expected = pair[0].fingerprint(pair[1]), self.manifest["fingerprint"]
+        if found != expected:
+            name = model if isinstance(model, str) else getattr(model[0], "name_or_path", "") or "the model passed"
+            raise ValueError(
+                f"Gallery '{self.name}' was built with model '{self.manifest['model']}' (fingerprint {expected}); "
+                f"'{name}' is another (fingerprint {found}): pass that model, or index the photos again with this one."
+            )
+        self._model = pair
+
+    def encode(self, images: Sequence[Any], modality: str = "sketch") -> np.ndarray:
+        """Return embeddings (Q, D) of sketches or photos: PIL images, paths or arrays.
+
+        Raises:
+            ValueError: if a sketch is blank or no image.
+        """
+        model, processor = self.model
+        if not images:
+            raise ValueError("The list of sketches is empty: pass at least one.")
+        batches = []
+        for start in range(0, len(images), _BATCH):
+            batch = [to_rgb(image) for image in images[start : start + _BATCH]]
+            for number, image in enumerate(batch, start):
+                if modality == "sketch" and processor.is_blank(image):
+                    name = f"'{images[number]}'" if isinstance(images[number], str | os.PathLike) else number + 1
+                    raise ValueError(f"Nothing is drawn on sketch {name}: draw the outline of a thing.")
+            pixel_values = processor(images=batch, modality=modality)["pixel_values"]  # (B, 3, H, W)
+            batches.append(model.encode(pixel_values.to(model.device), modality).cpu().numpy())
+        return np.concatenate(batches)
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Return embeddings (Q, D) of words by CLIP's text tower.
+
+        Raises:
+            ValueError: if a text is empty or no string, or the model keeps no text tower.
+        """
+        model, processor = self.model
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"text must be a string such as 'red', got {text!r}.")
+        if any(not text.strip() for text in texts):
+            raise ValueError("The words are empty: pass what the photo shows, such as 'red', or leave them out.")
+        if not hasattr(model, "encode_text"):
+            raise ValueError(
+                f"Model '{self.manifest['model']}' has no text tower (it is folded): search without words."
+            )
+        inputs = {name: tensor.to(model.device) for name, tensor in processor(text=list(texts)).items()}
+        return model.encode_text(**inputs).cpu().numpy()
+
+    def search(
+        self,
+        sketch: Any = None,
+        k: int = 10,
+        text: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        *,
+        text_weight: float = 0.5,
+        collapse: float | None = None,
+    ) -> Any:
+        """Find the photos nearest to a sketch, to words, or to both.
+
+        The score of a photo is its cosine with the sketch; with words, `(1 - text_weight) * cosine with the sketch +
+        text_weight * cosine with the words` (ours).
+
+        Args:
+            sketch: a PIL image, path or array; or a list of them; None to search by words alone.
+            k: number of photos wanted.
+            text: what the photo shows, beside the sketch.
+            where: column -> value, or list of allowed values, read as the column's type. A filtered search is exact.
+            text_weight: in [0, 1].
+            collapse: show only the best of near-duplicates: photos whose cosine is at least this, such as 0.95.
+
+        Returns:
+            At most k `Result`, best first; for a list of sketches, a list of such lists.
+
+        Raises:
+            ValueError: in one sentence, if a sketch is blank or unreadable, or an argument is out of range.
+        """
+        check_range("text_weight", text_weight, 0, 1)
+        several = isinstance(sketch, list | tuple)
+        queries = self.encode(sketch if several else [sketch]) if sketch is not None else None  # (Q, D)
+        if text is not None:
+            words = self.encode_text([text])  # (1, D)
+            queries = words if queries is None else (1 - text_weight) * queries + text_weight * words
+        if queries is None:
+            raise ValueError("There is nothing to search for: pass a sketch, words or both.")
+        found = self.search_vectors(queries, k, where, collapse=collapse)
+        return found if several else found[0]
+
+    def similar(self, photo: Result | Any, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Result]:
+        """Find the photos nearest to a photo: one of this gallery's results, without itself, or any image."""
+        _check_count(k)
+        if not isinstance(photo, Result):
+            return self.search_vectors(self.encode([photo], "photo"), k, where)[0]
+        if not 0 <= photo.row < len(self):
+            raise ValueError(f"Row {photo.row} is not in this gallery of {len(self)} photos.")
+        query = self.vectors(np.array([photo.row]))  # (1, D)
+        found = self.search_vectors(query, k + 1, where)[0]
+        return [result for result in found if result.row != photo.row][:k]
+
+    def search_vectors(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        *,
+        collapse: float | None = None,
+    ) -> list[list[Result]]:
+        """Find the photos of the largest dot products with queries (Q, D); the other arguments as in `search`.
+
+        Raises:
+            ValueError: in one sentence, if an argument is out of range or queries have another width.
+        """
+        _check_count(k)
+        if collapse is not None:
+            check_range("collapse", collapse, -1, 1)
+        for name in where or {}:
+            if name not in self.columns:
+                raise ValueError(f"The gallery has no column '{name}' to filter on, only {', '.join(self.columns)}.")
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.manifest["dim"]:
+            raise ValueError(f"queries must have shape (Q, {self.manifest['dim']}), got {queries.shape}.")
+        wanted = min(k if collapse is None else 4 * k, len(self))
+        while True:
+            scores, found = self.nearest(queries, wanted, where)
+            kept = [self._distinct(row[row >= 0], k, collapse) for row in found]
+            # Without collapsing, or with nothing more to be had, one round is enough.
+            exhausted = wanted == len(self) or (found < 0).any(axis=1).all() or found.shape[1] < wanted
+            if collapse is None or exhausted or all(len(positions) == k for positions in kept):
+                break
+            wanted = min(4 * wanted, len(self))
+        scores = np.clip(scores, -1, 1)
+        return [
+            self.results(found[query, positions].tolist(), scores[query, positions].tolist())
+            for query, positions in enumerate(kept)
+        ]
+
+    def _distinct(self, rows: np.ndarray, k: int, collapse: float | None) -> list[int]:
+        """Return the first k positions in `rows`, best first, without those nearer than `collapse` to a better one."""
+        if collapse is None:
+            return list(range(min(k, len(rows))))
+        vectors = self.vectors(rows)  # (M, D)
+        kept: list[int] = []
+        for position in range(len(rows)):
+            if len(kept) < k and not (vectors[kept] @ vectors[position] >= collapse).any():
+                kept.append(position)
+        return kept
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Raise ValueError in one sentence unless a number lies in [low, high]."""
+    if not isinstance(value, Real) or not low <= value <= high:  # also false for NaN
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value!r}.")
+
+
+def _check_count(k: Any) -> None:
+    if not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}.")

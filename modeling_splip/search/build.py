@@ -1,0 +1,237 @@
+"""Building a gallery: encode what is new, keep what is known, put the result in place at once.
+
+Encoded photos are written as small Parquet shards to `<out>.partial`; a build that was interrupted goes on from them.
+The finished table and index lie in a data folder of their own, and replacing the manifest that names it is the one step
+that changes the gallery: before it there is the old gallery, after it the new one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from ..common.processes import on_cpu
+from .encode import Job, KnownRows, encode_photos
+from .index import build_index, choose_kind, save_index
+from .photos import MAX_PIXELS, find_photos
+from .table import (
+    CARD,
+    GROUP_ROWS,
+    INDEX_FILE,
+    MANIFEST,
+    SCHEMA,
+    TableReader,
+    data_folders,
+    embedding_array,
+    read_manifest,
+    table_features,
+)
+
+_FILE_ROWS = 100_000
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        count: photos in the gallery.
+        encoded: photos that went through the model in this run; the others were known.
+        removed: photos of the former gallery that are gone.
+        unreadable: path and reason of photos left out.
+    """
+
+    count: int
+    encoded: int
+    removed: int
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+
+
+def build_gallery(
+    photos: Any,
+    model: Any,
+    processor: Any,
+    out: str | os.PathLike,
+    *,
+    model_name: str | None = None,
+    split: str | None = None,
+    index: str = "auto",
+    batch_size: int = 32,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: bool = True,
+) -> BuildReport:
+    """Encode photos and write a gallery, or bring one up to date; the arguments are those of `Gallery.build`.
+
+    Under `accelerate launch` every process encodes its share; the main one puts the gallery together.
+    """
+    choose_kind(1, index)
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    state = process_state()
+    source = find_photos(photos, split)
+    out = Path(out).expanduser()
+    features = table_features(model.config.projection_dim, source.metadata)
+    fingerprint = model.fingerprint(processor)
+    columns = hashlib.sha256(repr(features).encode()).hexdigest()[:8]
+    shards = out.with_name(out.name + ".partial") / f"shards-{fingerprint}-{columns}"
+    lock = _claim(out, shards) if state.is_main_process else None
+    try:
+        state.wait_for_everyone()
+        job = Job(model, processor, source, features, shards, _next_run(shards), batch_size, max_pixels)
+        known = KnownRows([*_old_table(out, fingerprint, features), *_shard_tables(shards)])
+        state.wait_for_everyone()  # no shard is written before every process has seen the earlier ones
+        todo = [photo for photo in source.photos if not known.unchanged(photo)]
+        chunks = [todo[start : start + GROUP_ROWS] for start in range(0, len(todo), GROUP_ROWS)]
+        share = chunks[state.process_index :: state.num_processes]
+        encoded, unreadable = encode_photos(job, share, known, workers, progress and state.is_main_process)
+        report = BuildReport(0, sum(gather_object([encoded])), 0, gather_object(unreadable))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _finish(job, out, fingerprint, model_name, index, report, progress)
+        state.wait_for_everyone()
+    finally:
+        if lock is not None:
+            lock.release()
+    return report
+
+
+def process_state() -> PartialState:
+    """Return this process's place among those that `accelerate launch` started, and its device."""
+    return PartialState(cpu=on_cpu())
+
+
+def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
+    """Check that the gallery can be written, make the side folder, and keep other builds out.
+
+    Raises:
+        ValueError: if `out` holds something else than a gallery.
+        OSError: if it cannot be written, or another build is under way.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"Output '{out}' is a file: pass a folder for the gallery.")
+    try:
+        if out.is_dir():
+            own = {MANIFEST, "README.md", *(folder.name for folder in data_folders(out))}
+            foreign = {path.name for path in out.iterdir()} - own
+            if foreign:
+                raise ValueError(f"Output '{out}' holds other files ({min(foreign)}): pass a new folder or a gallery.")
+            if not os.access(out, os.W_OK):
+                raise PermissionError(13, "no permission")
+        shards.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(shards.parent / "lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise OSError(f"Another process is building '{out}': wait for it, or pass another output folder.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"Gallery folder '{out}' cannot be written ({reason}): pass another output folder.") from error
+    for path in shards.parent.iterdir():
+        if path.is_dir() and path != shards:  # of another model, or unfinished
+            shutil.rmtree(path)
+    return lock
+
+
+def _old_table(out: Path, fingerprint: str, features: Any) -> list[TableReader]:
+    """Open the table that is replaced, if its rows are the same model's and have the same columns."""
+    try:
+        manifest = read_manifest(out)
+        reader = TableReader(sorted((out / manifest["data"]).glob("photos-*.parquet")))
+    except (OSError, ValueError):  # none, or damaged: everything is encoded anew
+        return []
+    return [reader] if manifest["fingerprint"] == fingerprint and reader.has_columns(features.arrow_schema) else []
+
+
+def _shard_tables(shards: Path) -> list[TableReader]:
+    return [TableReader([file]) for file in sorted(shards.glob("*.parquet"))]
+
+
+def _next_run(shards: Path) -> int:
+    return 1 + max((int(file.name.split("-")[0]) for file in shards.glob("*.parquet")), default=0)
+
+
+def _finish(
+    job: Job, out: Path, fingerprint: str, model_name: str | None, kind: str, report: BuildReport, progress: bool
+) -> None:
+    """Put known and new rows together in the source's order, index and publish them, and complete the report."""
+    side, source = job.shards.parent, job.source
+    old = _old_table(out, fingerprint, job.features)
+    bad = {entry["path"] for entry in report.unreadable}
+    photos = [photo for photo in source.photos if photo.path not in bad]
+    if not photos:
+        shutil.rmtree(side)
+        first = report.unreadable[0]
+        raise ValueError(
+            f"None of the {len(bad)} photos in '{source.name}' can be read ({first['path']}: {first['reason']}): "
+            f"check the files."
+        )
+    before = set(old[0].columns(["path"])["path"].to_pylist()) if old else set()
+    report.count, report.removed = len(photos), len(before - {photo.path for photo in photos})
+    known = KnownRows([*old, *_shard_tables(job.shards)])
+    data = side / f"data-{uuid.uuid4().hex[:12]}"
+    data.mkdir()
+    embeddings = _write_table(job, known, [known.place(photo) for photo in photos], data)
+    index, facts = build_index(embeddings, choose_kind(len(photos), kind), progress)
+    save_index(index, data / INDEX_FILE)
+    manifest = {
+        "schema": SCHEMA,
+        **_model_names(job.model, model_name, out),
+        "fingerprint": fingerprint,
+        "dim": embeddings.shape[1],
+        "count": len(photos),
+        "data": data.name,
+        "index": facts,
+        "source": source.name,
+        "root": source.root,
+        "unreadable": report.unreadable,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    _publish(side, data, out, manifest)
+
+
+def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data: Path) -> np.ndarray:
+    """Write the rows at these places, in order; return their embeddings (N, D)."""
+    schema, blocks = job.features.arrow_schema, []
+    for number, first in enumerate(range(0, len(places), _FILE_ROWS)):
+        with pq.ParquetWriter(data / f"photos-{number:05d}.parquet", schema) as writer:
+            part = places[first : first + _FILE_ROWS]
+            for start in range(0, len(part), GROUP_ROWS):
+                table = known.take(part[start : start + GROUP_ROWS])
+                blocks.append(embedding_array(table))
+                writer.write_table(table.cast(schema), row_group_size=GROUP_ROWS)
+    return np.concatenate(blocks)
+
+
+def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
+    """Return how to find the model again: its name or absolute folder, and the folder as seen from the gallery."""
+    name = name or getattr(model, "name_or_path", "") or "clip"
+    if not os.path.isdir(name):
+        return {"model": name, "model_beside": None}
+    return {"model": os.path.abspath(name), "model_beside": os.path.relpath(name, out)}
+
+
+def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> None:
+    """Move the finished data folder in, switch the manifest, and clear what is left over."""
+    out.mkdir(exist_ok=True)
+    os.rename(data, out / data.name)
+    # The card names the data folder: `load_dataset` caches by the card's text, not by the files' content.
+    card = CARD.format(data=data.name)
+    for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1))):
+        (side / name).write_text(text, encoding="utf-8")
+        os.replace(side / name, out / name)
+    for folder in data_folders(out):
+        if folder.name != data.name:
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(side, ignore_errors=True)

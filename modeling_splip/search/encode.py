@@ -1,0 +1,161 @@
+"""Encoding the photos of a gallery into shards, skipping what is known."""
+
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm.auto import tqdm
+
+from .photos import Photo, PhotoSource, decode_photo
+from .table import GROUP_ROWS, OWN_COLUMNS, TableReader
+
+THUMBNAIL_SIDE = 256
+_IDENTITY = ("path", "sha256", "size", "mtime_ns")
+
+
+@dataclass
+class Job:
+    """One build: what to encode, with what, and into which columns.
+
+    Attributes:
+        shards: folder of the finished shards, for this model and these columns only.
+        run: number of this run; a shard of a later run replaces one of an earlier run.
+    """
+
+    model: Any
+    processor: Any
+    source: PhotoSource
+    features: datasets.Features
+    shards: Path
+    run: int
+    batch_size: int
+    max_pixels: int
+
+
+class KnownRows:
+    """Rows that need no encoding: of the gallery that is replaced, and of shards that earlier runs finished.
+
+    Args:
+        readers: from the oldest to the newest; the newest row of a path counts.
+    """
+
+    def __init__(self, readers: Sequence[TableReader]):
+        self.readers = list(readers)
+        self._by_stat: dict[tuple[str, int, int], tuple[int, int]] = {}
+        self._by_path: dict[str, tuple[int, int]] = {}
+        self.by_content: dict[str, tuple[int, int]] = {}
+        for number, reader in enumerate(self.readers):
+            columns = reader.columns(_IDENTITY).to_pydict()
+            for row, (path, sha256, size, mtime_ns) in enumerate(zip(*columns.values(), strict=True)):
+                place = (number, row)
+                self._by_stat[path, size, mtime_ns] = self._by_path[path] = self.by_content[sha256] = place
+
+    def unchanged(self, photo: Photo) -> tuple[int, int] | None:
+        """Return the row of a file that is as it was, by size and time; what is no file must be read to tell."""
+        return self._by_stat.get((photo.path, photo.size, photo.mtime_ns)) if photo.mtime_ns >= 0 else None
+
+    def place(self, photo: Photo) -> tuple[int, int]:
+        """Return reader and row of a photo that was unchanged or has been encoded."""
+        return self.unchanged(photo) or self._by_path[photo.path]
+
+    def take(self, places: Sequence[tuple[int, int]], names: Sequence[str] | None = None) -> pa.Table:
+        """Read rows in the order given."""
+        return pa.concat_tables([self.readers[reader].take([row], names) for reader, row in places])
+
+
+def encode_photos(
+    job: Job, chunks: list[list[Photo]], known: KnownRows, workers: int | None, progress: bool
+) -> tuple[int, list[dict[str, str]]]:
+    """Encode chunks of photos into one shard each, the next chunk being read meanwhile.
+
+    Returns:
+        How many went through the model, and path and reason of those that cannot be read.
+    """
+    unreadable: list[dict[str, str]] = []
+    encoded, total = 0, sum(map(len, chunks))
+    bar = tqdm(total=total, unit="image", desc="Encoding", disable=not progress or not total)
+    with bar, ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        for chunk, prepared in _ahead(pool, job, chunks, known):
+            rows = [row for row in prepared if "reason" not in row]
+            unreadable += [
+                {"path": photo.path, "reason": row["reason"]}
+                for photo, row in zip(chunk, prepared, strict=True)
+                if "reason" in row
+            ]
+            fresh = [row for row in rows if "pixel_values" in row]
+            bar.update(len(chunk) - len(fresh))
+            for start in range(0, len(fresh), job.batch_size):
+                batch = fresh[start : start + job.batch_size]
+                _embed(job, batch)
+                bar.update(len(batch))
+            encoded += len(fresh)
+            if rows:
+                _write_shard(job, rows)
+    return encoded, unreadable
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, job: Job, chunks: list[list[Photo]], known: KnownRows
+) -> Iterator[tuple[list[Photo], list[dict[str, Any]]]]:
+    """Yield chunks with their rows; the next chunk is read while the caller works on this one."""
+    waiting: tuple[list[Photo], list[Future]] | None = None
+    for chunk in [*chunks, []]:
+        reading = [pool.submit(_prepare, job, photo, known) for photo in chunk]
+        if waiting is not None:
+            yield waiting[0], [future.result() for future in waiting[1]]
+        waiting = (chunk, reading)
+
+
+def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
+    """Read one photo: its row, with `pixel_values` for an embedding where it is new; or the reason why it cannot be."""
+    try:
+        photo.path.encode("utf-8")  # as the table stores it
+        data = photo.read()
+        row = {name: photo.metadata.get(name) for name in job.features if name not in OWN_COLUMNS}
+        row |= {"path": photo.path, "label": photo.label, "size": photo.size or len(data), "mtime_ns": photo.mtime_ns}
+        row["sha256"] = hashlib.sha256(data).hexdigest()
+        if row["sha256"] in known.by_content:
+            names = ["width", "height", "thumbnail", "embedding"]
+            return row | known.take([known.by_content[row["sha256"]]], names).to_pylist()[0]
+        image = decode_photo(data, job.max_pixels)
+        row |= {"width": image.width, "height": image.height}
+        row["pixel_values"] = job.processor(images=[image], modality="photo")["pixel_values"][0]  # (3, H, W)
+        row["thumbnail"] = {"bytes": _thumbnail(image), "path": None}
+        return row
+    except UnicodeEncodeError:
+        return {"reason": "its name is no UTF-8 text: rename it"}
+    except Exception as error:  # a decoder may raise anything on damaged data; one bad file must not end the build
+        return {"reason": str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"}
+
+
+def _thumbnail(image: Any) -> bytes:
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=85)
+    return encoded.getvalue()
+
+
+def _embed(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Replace `pixel_values` by `embedding` in B rows."""
+    pixel_values = torch.stack([row.pop("pixel_values") for row in rows])  # (B, 3, H, W)
+    embeddings = job.model.encode(pixel_values.to(job.model.device), "photo").cpu().numpy()  # (B, D)
+    for row, embedding in zip(rows, embeddings, strict=True):
+        row["embedding"] = embedding
+
+
+def _write_shard(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Write one shard; its name appears only when it is complete."""
+    file = job.shards / f"{job.run:05d}-{uuid.uuid4().hex}.parquet"
+    table = pa.table({name: [row[name] for row in rows] for name in job.features}, schema=job.features.arrow_schema)
+    pq.write_table(table, file.with_suffix(".tmp"), row_group_size=GROUP_ROWS)
+    os.replace(file.with_suffix(".tmp"), file)

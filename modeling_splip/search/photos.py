@@ -1,0 +1,219 @@
+"""Where the photos of a gallery come from: a folder, a prepared dataset, a Hub id, a list of files."""
+
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image, UnidentifiedImageError
+
+from ..data.dataset import INFO_FILE, open_dataset
+from ..processing_splip import image_formats, to_rgb
+from .table import HUB_ID
+
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
+MAX_PIXELS = 178_956_970
+NOT_A_FILE = -1
+_SPLITS = ("train", "query", "gallery")
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One photo that can be read.
+
+    Attributes:
+        path: its name in the gallery, unique: relative to the folder, or `split/number` in a dataset.
+        label: its class; in a folder the sub-folder that it lies in, "" at the top.
+        size: bytes; 0 where it is not a file.
+        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that only its content is compared.
+        read: returns the encoded image.
+        metadata: further columns.
+    """
+
+    path: str
+    label: str
+    size: int
+    mtime_ns: int
+    read: Callable[[], bytes]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhotoSource:
+    """Photos in their order in the gallery.
+
+    Attributes:
+        name: what the user passed.
+        root: the folder that paths are relative to, absolute; "" where there is none.
+        photos: at least one.
+        metadata: the features of further columns.
+    """
+
+    name: str
+    root: str
+    photos: list[Photo]
+    metadata: dict[str, datasets.Value]
+
+
+def find_photos(
+    photos: str | os.PathLike | Sequence[str | os.PathLike] | datasets.Dataset, split: str | None = None
+) -> PhotoSource:
+    """List the photos of a source without decoding any.
+
+    Args:
+        photos: a folder of photos (searched recursively), a prepared dataset's folder (its gallery split), a Hub id
+            `owner/name`, a list of files, or a `datasets.Dataset` with an image column.
+        split: of a dataset; default: `gallery` where there is one, otherwise the only one or `train`.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: in one sentence, if there is no such source or no photo in it.
+    """
+    if isinstance(photos, datasets.Dataset):
+        return _from_dataset("dataset", photos, split or str(photos.split or "photos"))
+    if not isinstance(photos, str | os.PathLike):
+        return _from_files([Path(path) for path in photos])
+    name, folder = str(photos), Path(photos).expanduser()
+    if folder.is_dir():
+        if (folder / INFO_FILE).is_file():
+            return _from_prepared(folder, split or "gallery")
+        return _from_folder(folder)
+    if folder.exists():
+        raise ValueError(f"'{name}' is a file: pass the folder of photos, or a list of files in Python.")
+    if HUB_ID.match(name) and not folder.parent.is_dir():
+        return _from_hub(name, split)
+    raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
+
+
+def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image: RGB, upright by its EXIF orientation, transparency laid on white.
+
+    Raises:
+        ValueError: if it is no image of a common format, or has more than `max_pixels`, before they are decoded.
+        Exception: whatever PIL's decoder raises on damaged data.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=image_formats())
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise ValueError("no image of a known kind") from None
+    with image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
+        image.load()
+        return to_rgb(image)
+
+
+def limit_images(max_pixels: int) -> None:
+    """Let PIL open nothing else than `decode_photo` does, also where another package calls it in this process."""
+    Image.ID[:] = image_formats()
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2  # PIL refuses an image of more than twice this before decoding it
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield image files in sorted order; hidden files and folders are left out."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                yield Path(root) / name
+
+
+def _file_photo(file: Path, name: str, label: str) -> Photo:
+    try:
+        facts = file.stat()
+        size, mtime_ns = facts.st_size, facts.st_mtime_ns
+    except OSError:  # a dangling link: reading it fails later and names it
+        size, mtime_ns = 0, NOT_A_FILE
+    return Photo(name, label, size, mtime_ns, partial(_read_file, file))
+
+
+def _read_file(file: Path) -> bytes:
+    """Read a regular file; a pipe or a device, which may never end, is refused."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("no regular file")
+    return file.read_bytes()
+
+
+def _from_folder(folder: Path) -> PhotoSource:
+    root = folder.resolve()
+    found = []
+    for file in _walk(root):
+        inside = file.relative_to(root)
+        found.append(_file_photo(file, inside.as_posix(), inside.parent.name))
+    if not found:
+        raise ValueError(f"Folder '{folder}' has no photo ({', '.join(SUFFIXES)}) at any depth: check the path.")
+    return PhotoSource(str(folder), str(root), found, {})
+
+
+def _from_files(files: list[Path]) -> PhotoSource:
+    if not files:
+        raise ValueError("The list of photos is empty: pass at least one file.")
+    unique = dict.fromkeys(file.expanduser().absolute() for file in files)
+    return PhotoSource("files", "", [_file_photo(file, file.as_posix(), "") for file in unique], {})
+
+
+def _from_prepared(folder: Path, split: str) -> PhotoSource:
+    prepared = open_dataset(str(folder))
+    if split not in _SPLITS:
+        raise ValueError(f"Prepared dataset '{folder}' has no split '{split}', only {', '.join(_SPLITS)}.")
+    return _from_dataset(str(folder), getattr(prepared, split), split)
+
+
+def _from_hub(name: str, split: str | None) -> PhotoSource:
+    try:
+        splits = datasets.load_dataset(name)
+    except Exception as error:  # the Hub client raises a dozen kinds: offline, gated, unknown, script-based
+        raise OSError(
+            f"'{name}' is no folder here, and no dataset came from the Hub or the cache ({type(error).__name__}): "
+            f"check the name and the network."
+        ) from error
+    chosen = split or next((known for known in ("gallery", "train") if known in splits), next(iter(splits)))
+    if chosen not in splits:
+        raise ValueError(f"Dataset '{name}' has no split '{chosen}', only {', '.join(splits)}: pass one of them.")
+    return _from_dataset(name, splits[chosen], chosen)
+
+
+def _from_dataset(name: str, dataset: datasets.Dataset, split: str) -> PhotoSource:
+    features = dataset.features
+    column = next((key for key, feature in features.items() if isinstance(feature, datasets.Image)), None)
+    if column is None:
+        raise ValueError(f"Dataset '{name}' has no image column, only {', '.join(features)}: pass one with images.")
+    if len(dataset) == 0:
+        raise ValueError(f"Split '{split}' of dataset '{name}' is empty: pass one with photos.")
+    encoded = dataset.cast_column(column, datasets.Image(decode=False))
+    rest = dataset.remove_columns([key for key in features if not isinstance(features[key], _SCALARS)])
+    scalars = {key: feature for key, feature in rest.features.items() if key != "label"}
+    names = features["label"].names if isinstance(features.get("label"), datasets.ClassLabel) else None
+    found = []
+    for row, values in enumerate(rest if rest.column_names else [{} for _ in range(len(dataset))]):
+        label = values.pop("label", None)
+        label = "" if label is None else names[label] if names and label >= 0 else str(label)
+        metadata = {key: _value(scalars[key], value) for key, value in values.items()}
+        found.append(Photo(f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row), metadata))
+    return PhotoSource(name, "", found, {key: _value_feature(feature) for key, feature in scalars.items()})
+
+
+_SCALARS = (datasets.Value, datasets.ClassLabel)
+
+
+def _value_feature(feature: datasets.Value | datasets.ClassLabel) -> datasets.Value:
+    return datasets.Value("string") if isinstance(feature, datasets.ClassLabel) else feature
+
+
+def _value(feature: datasets.Value | datasets.ClassLabel, value: Any) -> Any:
+    if isinstance(feature, datasets.ClassLabel) and value is not None:
+        return feature.names[value] if value >= 0 else None
+    return value
+
+
+def _cell_reader(dataset: datasets.Dataset, column: str, row: int) -> Callable[[], bytes]:
+    def read() -> bytes:
+        cell = dataset[row][column]
+        return cell["bytes"] if cell["bytes"] is not None else _read_file(Path(cell["path"]))
+
+    return read

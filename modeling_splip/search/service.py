@@ -1,0 +1,189 @@
+"""What an application asks of several galleries: search, similar photos, a visitor's own photos."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import filelock
+from PIL import Image
+
+from ..training.methods import load_retriever
+from .base import check_range
+from .gallery import Gallery
+from .photos import decode_photo
+from .result import Result
+
+OWN_PHOTOS = "My own photos"
+MAX_OWN_PHOTOS = 200
+MAX_RESULTS = 50
+MAX_WORDS = 200
+_DEMO_GALLERY = "runs/demo/gallery"
+_OWN_PREFIX = "splip-own-"
+
+
+@dataclass
+class OwnPhotos:
+    """A visitor's photos, as a gallery in a temporary folder.
+
+    Attributes:
+        lock: of the folder; held while the process lives that made it.
+    """
+
+    gallery: Gallery
+    folder: tempfile.TemporaryDirectory
+    lock: filelock.BaseFileLock
+
+    def summary(self) -> str:
+        """Return how many photos there are, for the visitor."""
+        bad = len(self.gallery.manifest["unreadable"])
+        more = f", {bad} could not be read" if bad else ""
+        return f"{len(self.gallery)} photos of yours can be searched now{more}."
+
+    def delete(self) -> None:
+        """Remove everything that was kept of the photos."""
+        self.folder.cleanup()
+
+    @staticmethod
+    def sweep() -> None:
+        """Remove what processes that were killed left of their visitors' photos."""
+        # A folder is locked before its photos are there: while it holds none, its process may be about to lock it.
+        for folder in {found.parent for found in Path(tempfile.gettempdir()).glob(f"{_OWN_PREFIX}*/gallery*")}:
+            lock = folder / "lock"
+            with contextlib.suppress(OSError):  # the process lives, or the folder is another user's
+                if lock.is_file() and not folder.is_symlink():
+                    with filelock.FileLock(lock, timeout=0):
+                        shutil.rmtree(folder)
+
+
+class Finder:
+    """Searches galleries by name. It keeps nothing of a visitor: own photos are passed in at every call.
+
+    Args:
+        galleries: by the name shown; the first is the default.
+    """
+
+    def __init__(self, galleries: dict[str, Gallery]):
+        self.galleries = galleries
+
+    @classmethod
+    def open(cls, folders: Sequence[str] | None = None, model: str | None = None) -> "Finder":
+        """Open galleries by folder or Hub id, and their models; a model that several were built with is loaded once.
+
+        Args:
+            folders: default: those in the environment variable SPLIP_GALLERY, separated by commas, otherwise the one
+                that `make demo` leaves.
+            model: name of the model; default: the ones that the galleries name.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: in one sentence, as `Gallery.open`.
+        """
+        hosted = [name.strip() for name in os.environ.get("SPLIP_GALLERY", "").split(",") if name.strip()]
+        folders = folders or hosted or ([_DEMO_GALLERY] if os.path.isdir(_DEMO_GALLERY) else [])
+        if not folders:
+            raise FileNotFoundError(
+                "There is no gallery to search: make one with `make demo` or `splip index PHOTOS --model M --out G`, "
+                "and pass it with --gallery G."
+            )
+        pair = load_retriever(model) if model else None
+        opened: dict[str, Gallery] = {}
+        loaded: dict[str, tuple[Any, Any]] = {}
+        for folder in folders:
+            gallery = Gallery.open(folder, pair)
+            fingerprint = gallery.manifest["fingerprint"]
+            if fingerprint in loaded:
+                gallery = Gallery.open(folder, loaded[fingerprint])
+            loaded[fingerprint] = gallery.model
+            name = Path(folder).resolve().name if os.path.isdir(folder) else folder
+            opened[str(folder) if name in opened else name] = gallery
+        return cls(opened)
+
+    def titles(self) -> list[tuple[str, str]]:
+        """Return what a visitor reads of each gallery (its name, size and model), and its name."""
+        galleries = self.galleries.items()
+        return [(f"{name} ({len(it)} photos, {Path(it.manifest['model']).name})", name) for name, it in galleries]
+
+    def choose(self, name: str | None, own: OwnPhotos | None) -> Gallery:
+        """Return a gallery by name; the first one without a name."""
+        if name == OWN_PHOTOS:
+            if own is None:
+                raise ValueError("There are no photos of your own (uploads are deleted after an hour): upload some.")
+            return own.gallery
+        if name and name not in self.galleries:
+            raise ValueError(f"There is no gallery '{name}', only {', '.join(self.galleries)}.")
+        return self.galleries[name] if name else next(iter(self.galleries.values()))
+
+    def is_blank(self, sketch: Image.Image | None) -> bool:
+        """Return whether nothing is drawn."""
+        return sketch is None or self.choose(None, None).model[1].is_blank(sketch)
+
+    def search(
+        self,
+        sketch: Image.Image | None,
+        words: str | None,
+        weight: float,
+        name: str | None,
+        k: float,
+        own: OwnPhotos | None = None,
+    ) -> list[Result]:
+        """Find photos by a sketch, words or both; k is cut to 1..`MAX_RESULTS`.
+
+        Raises:
+            ValueError: in one sentence, if there is neither, no such gallery, or a number is none.
+        """
+        check_range("weight", weight, 0, 1)
+        gallery, text = self.choose(name, own), (words or "").strip()[:MAX_WORDS]
+        blank = self.is_blank(sketch)
+        if blank and not text:
+            raise ValueError("Nothing is drawn yet: draw the outline of a thing, upload a sketch, or write words.")
+        return gallery.search(None if blank else sketch, _count(k), text or None, text_weight=weight)
+
+    def similar(self, row: float, name: str | None, k: float, own: OwnPhotos | None = None) -> list[Result]:
+        """Find photos like the one in this row of a gallery."""
+        gallery = self.choose(name, own)
+        if row not in range(len(gallery)):
+            raise ValueError(f"Row {row!r} is not in this gallery of {len(gallery)} photos.")
+        return gallery.similar(gallery.result(int(row)), _count(k))
+
+    def index(self, files: Sequence[str], name: str | None, max_pixels: int) -> OwnPhotos:
+        """Make a visitor's photos searchable, with the model of a gallery.
+
+        Raises:
+            ValueError: in one sentence that does not name the server's files, if there are none or too many, or none
+                can be read.
+        """
+        if not files or len(files) > MAX_OWN_PHOTOS:
+            raise ValueError(f"Upload 1 to {MAX_OWN_PHOTOS} photos, not {len(files or [])}.")
+        model, processor = self.choose(None if name == OWN_PHOTOS else name, None).model
+        folder = tempfile.TemporaryDirectory(prefix=_OWN_PREFIX, ignore_cleanup_errors=True)
+        lock = filelock.FileLock(Path(folder.name) / "lock", thread_local=False)  # as any thread may delete the photos
+        lock.acquire()
+        out, options = Path(folder.name) / "gallery", {"workers": 2, "max_pixels": max_pixels, "progress": False}
+        try:
+            return OwnPhotos(Gallery.build(list(files), model, processor, out, **options), folder, lock)
+        except ValueError as error:
+            folder.cleanup()
+            raise ValueError("None of the photos can be read: upload JPEG, PNG or WebP files.") from error
+
+
+def read_sketch(path: str, max_pixels: int) -> Image.Image:
+    """Decode an uploaded sketch.
+
+    Raises:
+        ValueError: in one sentence that does not name the server's file, if it is no image or has too many pixels.
+    """
+    try:
+        return decode_photo(Path(path).read_bytes(), max_pixels)
+    except Exception as error:  # a decoder may raise anything on damaged data
+        raise ValueError(f"The sketch is no readable image of at most {max_pixels:,d} pixels: send another.") from error
+
+
+def _count(k: float) -> int:
+    if not isinstance(k, Real) or k != k:
+        raise ValueError(f"k must be a number from 1 to {MAX_RESULTS}, got {k!r}.")
+    return int(max(1, min(k, MAX_RESULTS)))

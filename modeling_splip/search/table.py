@@ -1,0 +1,169 @@
+"""A gallery's folder: its manifest, the columns of its table, and reading rows without loading all of them."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import snapshot_download
+
+SCHEMA = "splip-gallery-1"
+MANIFEST = "manifest.json"
+INDEX_FILE = "index.faiss"
+# Rows of one row group: what is read to show one thumbnail, about 1 MB.
+GROUP_ROWS = 128
+OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
+HEAVY_COLUMNS = ("thumbnail", "embedding")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_DATA_FOLDER = re.compile(r"^data-[0-9a-f]+$")
+_MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: {data}/photos-*.parquet
+---
+# Photo gallery
+Written by `splip index`. `Gallery.open` opens it; `datasets.load_dataset` reads its table alone.
+"""
+
+
+def table_features(dim: int, metadata: dict[str, datasets.Value]) -> datasets.Features:
+    """Return the columns of a gallery's table.
+
+    `path` names the photo, `label` its class or "", `sha256` its content (hex), `size` is in bytes, `mtime_ns` the time
+    of its last change or -1, `width` and `height` are upright pixels, `thumbnail` is a JPEG, `embedding` (dim,) float32
+    of unit norm; metadata columns follow. A metadata column that has one of these names is left out.
+    """
+    integers = dict.fromkeys(("size", "mtime_ns"), "int64") | dict.fromkeys(("width", "height"), "int32")
+    columns: dict[str, Any] = {name: datasets.Value("string") for name in ("path", "label", "sha256")}
+    columns |= {name: datasets.Value(dtype) for name, dtype in integers.items()}
+    columns |= {name: value for name, value in metadata.items() if name not in OWN_COLUMNS}
+    columns["thumbnail"] = datasets.Image()
+    columns["embedding"] = datasets.List(datasets.Value("float32"), length=dim)
+    return datasets.Features(columns)
+
+
+def data_folders(folder: Path) -> list[Path]:
+    """Return the data folders in a gallery: one, or more after a crash between publishing and cleaning up."""
+    return [path for path in folder.iterdir() if path.is_dir() and _DATA_FOLDER.match(path.name)]
+
+
+def local_folder(name: str | os.PathLike) -> Path:
+    """Return the folder of a gallery; one that is named by Hub id (`owner/name`) is downloaded.
+
+    Raises:
+        OSError: if it does not come from the Hub.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() or not HUB_ID.match(str(name)) or folder.parent.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(name), repo_type="dataset"))
+    except Exception as error:  # the Hub client raises a dozen kinds: offline, gated, unknown
+        raise OSError(
+            f"'{name}' is no gallery folder here, and no such dataset came from the Hub or the cache "
+            f"({type(error).__name__}): check the name and the network."
+        ) from error
+
+
+def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+    """Read and check the manifest of a gallery.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no gallery was finished in it.
+        ValueError: if the manifest is damaged or of another schema.
+    """
+    path = Path(folder) / MANIFEST
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"There is no gallery folder '{folder}': make one with `splip index PHOTOS --out G`.")
+    if not path.is_file():
+        raise FileNotFoundError(f"'{folder}' is no gallery (it has no {MANIFEST}): make one with `splip index`.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged ({error}): build the gallery again with `splip index`.") from error
+    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"'{path}' has schema {found!r}, expected '{SCHEMA}': build it again with `splip index`.")
+    wrong = [name for name, kind in _MANIFEST_FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    if wrong or not _DATA_FOLDER.match(manifest["data"]):
+        raise ValueError(f"'{path}' is damaged (fields {wrong or ['data']}): build it again with `splip index`.")
+    return manifest
+
+
+class TableReader:
+    """Rows of Parquet files in order, read by row group; safe to use from several threads.
+
+    The files stay open, so that a reader outlives a gallery that is replaced under it.
+    """
+
+    def __init__(self, files: Sequence[Path]):
+        self._lock = Lock()
+        self._files = [pq.ParquetFile(file, memory_map=True) for file in files]
+        groups, rows = [], []
+        for number, file in enumerate(self._files):
+            for group in range(file.num_row_groups):
+                groups.append((number, group))
+                rows.append(file.metadata.row_group(group).num_rows)
+        self._groups = groups
+        self._ends = np.cumsum(rows, dtype=np.int64)
+        self._cached: tuple[Any, pa.Table | None] = (None, None)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names."""
+        return self._files[0].schema_arrow.names
+
+    def has_columns(self, schema: pa.Schema) -> bool:
+        """Return whether all files have these columns, by name, type and order."""
+        return all(file.schema_arrow.equals(schema) for file in self._files)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Read whole columns: a table of N rows."""
+        with self._lock:
+            return pa.concat_tables([file.read(columns=list(names)) for file in self._files])
+
+    def embeddings(self) -> np.ndarray:
+        """Read all embeddings: (N, D) float32."""
+        return embedding_array(self.columns(["embedding"]))
+
+    def take(self, rows: Sequence[int], names: Sequence[str] | None = None) -> pa.Table:
+        """Read single rows, in the order given, of the columns named or of all."""
+        parts = []
+        with self._lock:
+            for row in rows:
+                group = int(np.searchsorted(self._ends, row, side="right"))
+                start = int(self._ends[group - 1]) if group else 0
+                parts.append(self._group(group, names).slice(row - start, 1))
+        return pa.concat_tables(parts)
+
+    def _group(self, group: int, names: Sequence[str] | None) -> pa.Table:
+        """Read one row group; the last one is kept, because neighbouring rows are often read one after another."""
+        key = (group, tuple(names) if names else None)
+        if self._cached[0] != key:
+            file, number = self._groups[group]
+            self._cached = (key, self._files[file].read_row_group(number, columns=list(names) if names else None))
+        table = self._cached[1]
+        assert table is not None
+        return table
+
+
+def embedding_array(table: pa.Table) -> np.ndarray:
+    """Return the embedding column as (N, D) float32."""
+    column = table["embedding"].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32, copy=False)

@@ -1,0 +1,1 @@
+"""What a training run consists of: arguments, batches, losses, objectives and their state."""

@@ -1,0 +1,275 @@
+"""Arguments of training: a recipe (YAML), overridden by flags; every key is checked against what exists."""
+
+import argparse
+import difflib
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.utils import LoggerType
+
+from .augmentation import Augmentation
+from .methods import METHODS
+
+RECIPES = Path(__file__).parent / "recipes"
+_SCHEDULES = ("constant", "cosine")
+_PRECISIONS = ("no", "bf16", "fp16")
+_TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
+_AT_LEAST = {
+    0: ("max_steps", "warmup_steps", "validation_classes", "patience", "checkpoint_every", "seed", "workers",
+        "clip_norm", "mapper_learning_rate"),
+    1: ("epochs", "batch_size", "accumulation", "evaluate_every", "pairs_per_class"),
+}  # fmt: skip
+# Arguments that hold arguments of their own, as dotted flags.
+_GROUPS = ("model", "loss", "augment")
+# Fields of a model's configuration that from_clip fills in.
+_FILLED_IN = (
+    "clip_config", "base_model", "base_fingerprint", "checkpoint", "class_names", "class_token_ids", "prefix_token_ids",
+)  # fmt: skip
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainingArguments:
+    """What a training run is made of.
+
+    `model` holds fields of the method's configuration, `loss` of its objective, `augment` of `Augmentation`.
+    """
+
+    method: str = _option("splip", "method, a name of the registry")
+    base: str = _option("mini_clip", "base CLIP: mini_clip, a folder or a Hub id")
+    dataset: str = _option("", "prepared dataset: folder or Hub id")
+    output: str = _option("runs/train", "folder of the run: model/, checkpoints/, run.json, logs")
+    epochs: int = _option(60, "passes over the training sketches")
+    max_steps: int = _option(0, "stop after this many optimiser steps; 0 for no limit")
+    batch_size: int = _option(192, "sketches in an optimiser step, over all processes and accumulation steps")
+    accumulation: int = _option(1, "micro-batches that an optimiser step adds up")
+    pairs_per_class: int = _option(4, "fine-grained level: sketch-photo pairs of one class side by side in a batch")
+    learning_rate: float = _option(1e-3, "of LayerNorms and the jigsaw solver (Adam)")
+    mapper_learning_rate: float = _option(0.0, "of the model's other new parts: prompts, mappers; 0 for learning_rate")
+    schedule: str = _option("constant", "learning rate after warmup: constant or cosine")
+    warmup_steps: int = _option(0, "steps of linear warmup")
+    clip_norm: float = _option(0.0, "clip the gradient to this norm; 0 for never")
+    mixed_precision: str = _option("no", "autocast: no, bf16 or fp16; losses stay in float32")
+    gradient_checkpointing: bool = _option(False, "recompute activations: less memory, more time")
+    validation_classes: int = _option(0, "seen classes held back to choose the checkpoint; 0 takes the last one")
+    evaluate_every: int = _option(1, "epochs between validations")
+    patience: int = _option(0, "stop after this many validations without a better score; 0 for never")
+    checkpoint_every: int = _option(0, "steps between checkpoints; 0 for one an epoch")
+    seed: int = _option(0, "of everything random")
+    workers: int = _option(0, "processes that decode images")
+    tracker: str = _option("tensorboard", "any tracker of Accelerate by name, or none")
+    invert_sketches: bool = _option(False, "invert sketches that look white on black")
+    resume: bool = _option(False, "continue from the newest whole checkpoint in output")
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Give every value its type; raise ValueError in one sentence for an unknown name or impossible values."""
+        for item in fields(self):
+            if item.name not in _GROUPS:
+                setattr(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
+        _known("method", self.method, [name for name, row in METHODS.items() if row.objective])
+        _known("schedule", self.schedule, _SCHEDULES)
+        _known("mixed_precision", self.mixed_precision, _PRECISIONS)
+        _known("tracker", self.tracker, _TRACKERS)
+        for group in _GROUPS:
+            defaults = group_fields(group, self.method)
+            values = getattr(self, group)
+            if not isinstance(values, dict):
+                raise ValueError(f"{group} must be a mapping of names to values, got {values!r}.")
+            for name in values:
+                _known(f"{group}.", name, defaults)
+            typed = {name: _typed(f"{group}.{name}", value, defaults[name]) for name, value in values.items()}
+            setattr(self, group, typed)
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.patience and not self.validation_classes:
+            raise ValueError("patience counts validations, and without validation_classes there are none: set both.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}.")
+        if not self.dataset:
+            raise ValueError("No dataset: pass --dataset with a folder that `splip prepare` wrote.")
+        METHODS[self.method].config(**self.model)
+        Augmentation(**self.augment)
+        if getattr(self.settings(), "level", "category") == "fine_grained" and self.pairs_per_class < 2:
+            raise ValueError("Fine-grained training needs pairs_per_class of at least 2, to find negatives in a class.")
+
+    def settings(self) -> Any:
+        """Return the objective's settings."""
+        return METHODS[self.method].objective.settings_class(**self.loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values, for the run's record."""
+        return asdict(self)
+
+
+def model_fields(method: str) -> dict[str, Any]:
+    """Return the configuration fields of a method that a recipe may set, with their defaults."""
+    return {name: value for name, value in METHODS[method].config.defaults().items() if name not in _FILLED_IN}
+
+
+def loss_fields(method: str) -> dict[str, Any]:
+    """Return the settings of a method's objective, with their defaults."""
+    return {item.name: item.default for item in fields(METHODS[method].objective.settings_class)}
+
+
+def group_fields(group: str, method: str) -> dict[str, Any]:
+    """Return the names that `model`, `loss` or `augment` may hold, with their defaults."""
+    if group == "augment":
+        return {item.name: item.default for item in fields(Augmentation)}
+    return model_fields(method) if group == "model" else loss_fields(method)
+
+
+def parse_arguments(argv: list[str] | None = None, description: str = "") -> TrainingArguments:
+    """Read a recipe and flags.
+
+    Every field is a flag (`--batch_size 64`); fields of `model`, `loss` and `augment` are dotted (`--loss.alpha 0.5`).
+
+    Raises:
+        ValueError, FileNotFoundError: in one sentence.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", help=f"YAML file, or a name of {', '.join(recipe_names())}")
+    plain = [item for item in fields(TrainingArguments) if item.name not in _GROUPS]
+    for item in plain:
+        text = f"{item.metadata['help']} (default: {item.default})"
+        if item.type in (bool, "bool"):
+            parser.add_argument(f"--{item.name}", nargs="?", const=True, metavar="true|false", help=text)
+            parser.add_argument(f"--no-{item.name}", dest=item.name, action="store_false", default=None)
+        else:
+            parser.add_argument(f"--{item.name}", type=type(item.default), default=None, help=text)
+    parser.epilog = _dotted_help()
+    known, rest = parser.parse_known_args(argv)
+    values = load_recipe(known.recipe) if known.recipe else {}
+    values |= {item.name: getattr(known, item.name) for item in plain if getattr(known, item.name) is not None}
+    for name, value in _dotted(rest, [item.name for item in plain]).items():
+        group, _, key = name.partition(".")
+        values[group] = (values.get(group) or {}) | {key: value}
+    arguments = TrainingArguments(**values)
+    arguments.check()
+    return arguments
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the packaged recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Return the values of a recipe: a packaged name or a YAML file.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none, or it has an unknown key.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe '{name}'{_nearest(name, recipe_names())}.")
+    try:
+        values = _OneOfEach(path.read_text("utf-8")).get_single_data() or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"Recipe '{path}' is not YAML ({error}).") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"Recipe '{path}' must be a mapping of argument names to values.")
+    for key in values:
+        _known(f"key in recipe '{path.name}':", key, [item.name for item in fields(TrainingArguments)])
+    return values
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """Reads YAML; a name that a mapping has twice is an error, where YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping."""
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"'{twice}' stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
+    """Return the flags of groups, such as --loss.alpha; refuse any other leftover."""
+    result, tokens = {}, iter(rest)
+    for token in tokens:
+        name, equals, value = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or name.partition(".")[0] not in _GROUPS or "." not in name:
+            raise ValueError(f"Unknown argument {token}{_nearest(name, known)}.")
+        result[name] = value if equals else next(tokens, "")
+        if not result[name]:
+            raise ValueError(f"{token} needs a value.")
+    return result
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """Return the value in its default's type. Flags are text, and YAML reads 1e-3 as text too."""
+    kind = type(default)
+    if kind is str and value is False:
+        value = "no"  # which is false in YAML
+    if default is None:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    try:
+        if kind is bool:
+            result = yaml.safe_load(value) if isinstance(value, str) else value
+        elif kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            result = float(value)
+        else:
+            result = int(value) if kind is int and isinstance(value, str) else value
+    except (ValueError, yaml.YAMLError):
+        result = None
+    if type(result) is not kind or (kind is float and not math.isfinite(result)):
+        kinds = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+        raise ValueError(f"{name} must be {kinds[kind]}, got {value!r}.")
+    return result
+
+
+def _dotted_help() -> str:
+    """Explain the flags of groups from the docstrings of the classes that take them."""
+    lines = ["\n--augment.NAME VALUE:", *_explained("augment", Augmentation, group_fields("augment", ""))]
+    for method, row in METHODS.items():
+        if row.objective is None:
+            continue
+        for group, owner in (("model", row.config), ("loss", row.objective.settings_class)):
+            lines += [f"\n{method}, --{group}.NAME VALUE:", *_explained(group, owner, group_fields(group, method))]
+    return "\n".join(lines)
+
+
+def _explained(group: str, owner: type, names: dict[str, Any]) -> list[str]:
+    """Return two lines of help for each name, from the docstring of its class."""
+    texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+    lines, indent = [], " " * 24
+    for name, default in names.items():
+        text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
+        lines += [
+            f"  --{group}.{name}",
+            textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent),
+        ]
+    return lines
+
+
+def _known(what: str, name: str, names: Iterable[str]) -> None:
+    """Raise ValueError with the nearest of the names where this is none of them."""
+    if name not in names:
+        space = "" if what.endswith(".") else " "
+        raise ValueError(f"Unknown {what}{space}{name}{_nearest(name, list(names))}.")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"

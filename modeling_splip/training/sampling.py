@@ -1,0 +1,240 @@
+"""What a training batch holds: triplets across classes, or pairs in groups of one class.
+
+Every draw, augmentation's too, is a function of (seed, epoch, position), so that a batch is the same whatever the
+number of workers and processes, and a run continues where it stopped.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from ..data.dataset import SbirDataset
+from .augmentation import Augmentation
+
+CACHE_BYTES = 2**30  # images of a dataset of up to this total stay in memory
+NO_AUGMENTATION = Augmentation()
+
+
+class Key(NamedTuple):
+    """What a sampler asks of `TrainingItems`: epoch, position in the epoch, row of the sketch in `train`."""
+
+    epoch: int
+    position: int
+    row: int
+
+
+class TrainingItems(Dataset):
+    """Sketches of the seen classes, each with its photos.
+
+    An item is a dict of `sketch`, `positive` (3, H, W), `label` and `draw` (scalars, a random integer) and, at category
+    level, `negative` (3, H, W), a photo of another class drawn uniformly over classes, and `negative_label`; at
+    fine-grained level `positive` is the sketch's own photo and `instance` its number.
+
+    Args:
+        dataset: the prepared dataset.
+        classes: names of the classes to train on; labels index this list.
+        processor: prepares the images.
+        level: "category" or "fine_grained".
+        seed: of all draws.
+        augmentation: random changes of every image drawn.
+
+    Raises:
+        ValueError: in one sentence, if the data cannot be trained on at this level.
+    """
+
+    def __init__(
+        self,
+        dataset: SbirDataset,
+        classes: list[str],
+        processor: Any,
+        level: str,
+        seed: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+    ):
+        if isinstance(dataset.train, datasets.IterableDataset):
+            raise ValueError(
+                "Training needs any image at any time, which a stream cannot give: write it to the disk once with "
+                "modeling_splip.data.streams.store_streams(dataset, FOLDER), and train on that folder."
+            )
+        self.level, self.seed, self.processor, self.rows = level, seed, processor, dataset.train
+        self.augmentation = augmentation
+        columns = dataset.columns["train"]
+        self.modalities = columns["modality"]
+        self._side = int(processor.image_processor.crop_size["height"])
+        index = {dataset.class_names.index(name): number for number, name in enumerate(classes)}
+        self.labels = np.array([index.get(label, -1) for label in columns["label"].tolist()])
+        self.photos = [dataset.rows("train", "photo", [name]) for name in classes]
+        self.sketches = dataset.rows("train", "sketch", classes)
+        for name, photos in zip(classes, self.photos, strict=True):
+            if not len(photos):
+                raise ValueError(f"Seen class '{name}' has no photos: add photos, or leave the class out of the split.")
+        if level == "category" and len(classes) < 2:
+            raise ValueError("Category-level training needs two seen classes or more: hold back fewer of them.")
+        if level == "fine_grained":
+            self._pair(dataset.name, columns["instance_id"])
+        if not len(self.sketches):
+            raise ValueError(f"Dataset '{dataset.name}' has no training sketches of the classes asked for.")
+        self._cache: dict[int, Any] | None = None
+        first = [np.asarray(self._decoded(int(rows[0]))).nbytes for rows in (self.sketches, self.photos[0])]
+        if max(first) * len(dataset.train) <= CACHE_BYTES:
+            self._cache = {}
+
+    def __len__(self) -> int:
+        return len(self.sketches)
+
+    def __getitem__(self, key: Key) -> dict[str, torch.Tensor | int]:
+        rng = np.random.default_rng([self.seed, key.epoch, key.position])
+        label = int(self.labels[key.row])
+        item: dict[str, Any] = {"label": label, "draw": int(rng.integers(2**31))}
+        rows = {"sketch": key.row}
+        if self.level == "fine_grained":
+            rows["positive"] = item["instance"] = self.photo_of[key.row]
+        else:
+            other = int(rng.integers(len(self.photos) - 1))
+            other += other >= label
+            rows["positive"] = int(rng.choice(self.photos[label]))
+            rows["negative"] = int(rng.choice(self.photos[other]))
+            item["negative_label"] = other
+        if not self.augmentation:
+            return {name: self.pixels(row) for name, row in rows.items()} | item
+        mirrored = {name: self.augmentation.mirrors(rng) for name in rows}
+        if self.level == "fine_grained":
+            mirrored["positive"] = mirrored["sketch"]
+        return {name: self._changed(row, rng, mirrored[name]) for name, row in rows.items()} | item
+
+    def _pair(self, name: str, instance_ids: np.ndarray) -> None:
+        """Keep the sketches whose own photo is there."""
+        photos = {instance_ids[row]: int(row) for rows in self.photos for row in rows if instance_ids[row]}
+        self.photo_of = {int(row): photos.get(instance_ids[row]) for row in self.sketches}
+        self.sketches = np.array([row for row in self.sketches if self.photo_of[int(row)] is not None], dtype=int)
+        if not len(self.sketches):
+            raise ValueError(
+                f"Dataset '{name}' has no training sketch whose photo is known: fine-grained training needs instance "
+                "pairs."
+            )
+
+    def images(self, modality: str) -> np.ndarray:
+        """Return the rows of `train` of one modality that training draws from."""
+        return self.sketches if modality == "sketch" else np.concatenate(self.photos)
+
+    def pixels(self, row: int) -> torch.Tensor:
+        """Return one prepared image of `train` as it is: (3, H, W)."""
+        decoded = self._decoded(row)
+        return self._tensor(decoded) if self.augmentation else decoded
+
+    def _changed(self, row: int, rng: np.random.Generator, mirrored: bool) -> torch.Tensor:
+        """Return one augmented image of `train`: (3, H, W)."""
+        change = self.augmentation.sketch if self.modalities[row] == "sketch" else self.augmentation.photo
+        return self._tensor(change(self._decoded(row), rng, mirrored))
+
+    def _decoded(self, row: int) -> Any:
+        """Return what does not change from draw to draw, and may be kept: pixels, or the image to augment."""
+        if self._cache is not None and row in self._cache:
+            return self._cache[row]
+        record = self.rows[row]
+        image = self.processor.prepare(record["image"], record["modality"])
+        if not self.augmentation:
+            result = self._tensor(image)
+        elif record["modality"] == "sketch":
+            # Strokes are changed at the size that the model sees.
+            result = image.resize((self._side, self._side), Image.Resampling.BICUBIC)
+        else:
+            result = image
+        if self._cache is not None:
+            self._cache[row] = result
+        return result
+
+    def _tensor(self, image: Image.Image) -> torch.Tensor:
+        return self.processor.image_processor([image], return_tensors="pt")["pixel_values"][0]  # (3, H, W)
+
+
+class EpochBatches(Sampler):
+    """Batches of keys, the same global order whatever the number of processes.
+
+    A global batch is one optimiser step. It is dealt in consecutive micro-batches, one for each process and
+    accumulation step; what does not fill a global batch is left out.
+
+    Args:
+        items: what to sample.
+        batch_size: of a micro-batch.
+        micro_batches: number of micro-batches in a global batch.
+        pairs_per_class: at fine-grained level, the size of the class groups; a group never leaves its micro-batch.
+    """
+
+    def __init__(self, items: TrainingItems, batch_size: int, micro_batches: int = 1, pairs_per_class: int = 4):
+        self.items, self.batch_size, self.micro_batches = items, batch_size, micro_batches
+        self.pairs_per_class, self.drop_last = pairs_per_class, True
+        self.epoch = 0
+        self.start = 0  # global batches to skip, on resuming
+        if items.level == "fine_grained" and batch_size % pairs_per_class:
+            raise ValueError(
+                f"A micro-batch of {batch_size} cannot hold whole groups of pairs_per_class={pairs_per_class}: make "
+                "the batch size over processes and accumulation a multiple of it."
+            )
+        self.steps = len(self._order(0)) // (batch_size * micro_batches)  # global batches in an epoch
+        if self.steps == 0:
+            raise ValueError(
+                f"{len(self._order(0))} training sketches do not fill one global batch of {batch_size * micro_batches}"
+                ": lower batch_size."
+            )
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.micro_batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self._order(self.epoch)
+        first = self.start * self.micro_batches
+        for batch in range(first, self.steps * self.micro_batches):
+            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [Key(self.epoch, position, int(order[position])) for position in positions]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the sketches of an epoch in order."""
+        rng = np.random.default_rng([self.items.seed, epoch])
+        if self.items.level == "category":
+            return rng.permutation(self.items.sketches)
+        return self._grouped(rng)
+
+    def _grouped(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the sketches in groups of one class with different photos, groups shuffled."""
+        size, groups, small = self.pairs_per_class, [], 0
+        labels = self.items.labels[self.items.sketches]
+        for label in np.unique(labels):
+            rows = rng.permutation(self.items.sketches[labels == label])
+            rounds: list[list[int]] = []  # round i holds every photo's i-th sketch, so that no photo repeats in it
+            seen: dict[int, int] = {}
+            for row in rows.tolist():
+                photo = self.items.photo_of[row]
+                turn = seen[photo] = seen.get(photo, -1) + 1
+                if turn == len(rounds):
+                    rounds.append([])
+                rounds[turn].append(row)
+            small += len(rounds[0]) < size
+            for chosen in rounds:
+                groups += [chosen[i : i + size] for i in range(0, len(chosen) - size + 1, size)]
+        if not groups:
+            raise ValueError(
+                f"No seen class has {size} photos with sketches: lower pairs_per_class, or train at category level."
+            )
+        if small:
+            warnings.warn(
+                f"{small} seen classes have fewer than pairs_per_class={size} photos with sketches and are left out.",
+                stacklevel=2,
+            )
+        return np.concatenate([groups[i] for i in rng.permutation(len(groups))])
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack items into a batch."""
+    return {
+        name: torch.stack([item[name] for item in items])
+        if isinstance(items[0][name], torch.Tensor)
+        else torch.tensor([item[name] for item in items])
+        for name in items[0]
+    }

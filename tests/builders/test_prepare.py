@@ -1,0 +1,445 @@
+"""`splip prepare`: from miniature archives and real pictures to Parquet that `datasets` reads."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import archives
+import datasets
+import pytest
+from PIL import Image
+from preparing import rows, run, tree_of
+
+from datasets_scripts import prepare, writing
+from datasets_scripts.archive import Member, list_files
+from datasets_scripts.base import Plan, Row, SbirBuilder, make_shards, photo_id_of
+from datasets_scripts.folder import Folder
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+COLUMNS = ["image", "modality", "label", "instance_id", "source", "copies"]
+
+
+@pytest.fixture
+def own_folder(tmp_path) -> Path:
+    """Three classes as a user may have them: two spellings of one class, no pairs."""
+    tree = {}
+    for name in ("cat", "stop_sign", "T-Rex"):
+        tree |= {f"photo/{name}/{k}.jpg": archives.image(f"{name} {k}") for k in range(3)}
+        sketches = name.replace("_", " ")
+        tree |= {f"sketch/{sketches}/s{k}.png": archives.image(f"{name} s{k}", "PNG") for k in range(2)}
+    return archives.write(tree, tmp_path / "own")
+
+
+# Anyone's own folder
+
+
+def test_a_folder_becomes_three_splits(own_folder, tmp_path):
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "Stop-Sign")
+    assert summary["name"] == "own"
+    assert summary["seen"] == ["T-Rex", "cat"] and summary["unseen"] == ["stop sign"]
+    assert summary["counts"] == {"train": {"photo": 6, "sketch": 4}, "query": {"sketch": 2}, "gallery": {"photo": 3}}
+    assert summary["problems"] == {}
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(data) for split, data in loaded.items()} == {"train": 10, "query": 2, "gallery": 3}
+    assert loaded["train"].column_names == COLUMNS
+    assert loaded["query"].features["label"].names == ["T-Rex", "cat", "stop sign"]
+    assert isinstance(loaded["gallery"][0]["image"], Image.Image)
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "gallery")} == {f"stop sign/{k}" for k in range(3)}
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
+
+
+def test_a_prepared_dataset_streams_by_its_name(own_folder, tmp_path):
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat", "--title", "mine")
+    stream = datasets.load_dataset(str(tmp_path / "out"), "mine", split="train", streaming=True)
+    examples = list(stream)
+    assert len(examples) == 10
+    assert {example["image"].size for example in examples} == {(8, 8)}
+
+
+def test_load_dataset_never_takes_another_content_from_its_cache(own_folder, tmp_path):
+    read = []
+    for place in ("one", "two"):
+        (own_folder / "photo" / "cat" / "0.jpg").write_bytes(archives.image(place))
+        out = tmp_path / place / "same"
+        out.parent.mkdir()
+        run("folder", "--data-dir", own_folder, "--out", out, "--unseen", "cat", "--title", "same")
+        photos = datasets.load_dataset(str(out), "same", split="gallery", cache_dir=str(tmp_path / "cache"))
+        read.append(photos[0]["image"].tobytes())
+    assert read[0] != read[1]
+
+
+def test_bytes_are_stored_as_they_are_on_disk(own_folder, tmp_path):
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    stored = {row["image"]["bytes"] for split in ("train", "query", "gallery") for row in rows(tmp_path / "out", split)}
+    assert stored == set(tree_of(own_folder).values())
+
+
+def test_bytes_are_stored_even_where_the_current_folder_has_such_files(own_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(own_folder)
+    (own_folder / "0.jpg").write_bytes(b"not this one")
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    photos = [row["image"]["bytes"] for row in rows(tmp_path / "out", "gallery")]
+    assert photos == [archives.image(f"cat {k}") for k in range(3)]
+
+
+def test_a_split_file_may_leave_classes_out(own_folder, tmp_path):
+    (tmp_path / "s.json").write_text('{"name": "two", "seen": ["t rex"], "unseen": ["cat"]}')
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--split-file", tmp_path / "s.json")
+    assert (summary["name"], summary["seen"], summary["unseen"]) == ("two", ["T-Rex"], ["cat"])
+    assert summary["problems"] == {"classes_in_no_list": ["stop sign"]}
+    assert summary["counts"]["train"] == {"photo": 3, "sketch": 2}
+
+
+@pytest.fixture
+def pairs_folder(tmp_path) -> Path:
+    tree = {f"photo/{c}/a{k}.jpg": archives.image(f"{c} {k}") for c in ("cat", "dog") for k in range(2)}
+    tree["photo/dog/a1.png"] = archives.image("dog 1", "PNG")
+    for c in ("cat", "dog"):
+        tree |= {
+            f"sketch/{c}/a{k}-{n}.png": archives.image(f"{c} {k} {n}", "PNG") for k in range(2) for n in (1, 2, 12)
+        }
+    tree["sketch/dog/lost-1.png"] = archives.image("lost", "PNG")
+    return archives.write(tree, tmp_path / "pairs")
+
+
+def test_instance_pairs_are_found_out(pairs_folder, tmp_path):
+    summary = run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog")
+    assert summary["report"]["instance_pairs"] is True
+    assert summary["problems"] == {"unpaired": ["sketch/dog/lost-1.png"]}
+    drawn_of = {row["image"]["path"]: row["instance_id"] for row in rows(tmp_path / "out", "query")}
+    assert drawn_of["a1-12.png"] == "dog/a1" and drawn_of["lost-1.png"] == ""
+    photos = [row["instance_id"] for row in rows(tmp_path / "out", "gallery")]
+    assert sorted(photos) == ["dog/a0", "dog/a1", "dog/a1.png"]
+
+
+def test_equal_photos_are_one_row_that_pairs_know_by_both_names(pairs_folder, tmp_path):
+    (pairs_folder / "photo" / "dog" / "b.jpg").write_bytes(archives.image("dog 1"))
+    (pairs_folder / "sketch" / "dog" / "b-1.png").write_bytes(archives.image("b", "PNG"))
+    (pairs_folder / "photo" / "dog" / "deep").mkdir()
+    (pairs_folder / "photo" / "dog" / "deep" / "c.jpg").write_bytes(archives.image("c"))
+    summary = run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog")
+    assert summary["report"]["photos_merged_same_bytes"] == ["photo/dog/b.jpg"]
+    assert summary["problems"]["too_deep"] == ["photo/dog/deep/c.jpg"]
+    copies = {row["instance_id"]: row["copies"] for row in rows(tmp_path / "out", "gallery")}
+    assert copies == {"dog/a0": 1, "dog/a1": 2, "dog/a1.png": 1}
+    assert {row["image"]["path"]: row["instance_id"] for row in rows(tmp_path / "out", "query")}["b-1.png"] == "dog/a1"
+
+
+def test_several_places_stop(own_folder, tmp_path):
+    shutil.copytree(own_folder / "photo", own_folder / "more" / "images")
+    with pytest.raises(ValueError, match=r"photo folders in several places \('more/images', 'photo'\); keep one"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+
+
+def test_names_that_no_configuration_may_have(own_folder, tmp_path):
+    with pytest.raises(ValueError, match="--title 'my/data' holds one of"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat", "--title", "my/data")
+    odd = own_folder.rename(tmp_path / "a:b")
+    assert run("folder", "--data-dir", odd, "--out", tmp_path / "out", "--unseen", "cat")["name"] == "a-b"
+
+
+def test_instance_pairs_can_be_refused_and_demanded(pairs_folder, own_folder, tmp_path):
+    run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog", "--no-pairs")
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
+    with pytest.raises(ValueError, match="--pairs: no sketch names a photo"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "no", "--unseen", "cat", "--pairs")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--unseen", "catt"], ValueError, r"'catt' \(nearest known: 'cat'\)"),
+        ([], ValueError, "no split: give --unseen"),
+        (["--unseen", "cat", "--split", "real-mini"], ValueError, "either a split or --unseen"),
+        (["--split", "nowhere.json"], FileNotFoundError, r"split 'nowhere\.json' is neither a file nor"),
+        (["--unseen", "cat", "--num-proc", "0"], ValueError, "--num-proc is 0"),
+        (["--unseen", "cat", "--sketch-list", "all"], ValueError, "--sketch-list does not go with 'folder'"),
+    ],
+)
+def test_wrong_arguments_stop_with_nothing_written(own_folder, tmp_path, arguments, error, message):
+    with pytest.raises(error, match=message):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", *arguments)
+    assert list(tmp_path.iterdir()) == [own_folder]
+
+
+def test_an_unknown_dataset_names_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown dataset 'sketchy3'.*sketchy2"):
+        run("sketchy3", "--out", tmp_path / "out")
+
+
+def test_missing_photos_and_sketches_stop(own_folder, tmp_path):
+    shutil.rmtree(own_folder / "photo" / "cat")
+    with pytest.raises(ValueError, match="no photos for 'cat'"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "T-Rex")
+    shutil.rmtree(own_folder / "sketch" / "T-Rex")
+    shutil.rmtree(own_folder / "sketch" / "cat")
+    with pytest.raises(ValueError, match="no sketches for seen 'T-Rex'"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "stop sign")
+    shutil.rmtree(own_folder / "photo")
+    with pytest.raises(ValueError, match="no images in photo/<class>/"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert list(tmp_path.iterdir()) == [own_folder]
+
+
+def test_an_unseen_class_without_sketches_is_named(own_folder, tmp_path):
+    shutil.rmtree(own_folder / "sketch" / "cat")
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat,stop sign")
+    assert summary["problems"] == {"classes_without_sketches": ["cat"]}
+    assert summary["counts"]["gallery"] == {"photo": 6}
+
+
+@pytest.mark.parametrize(("unseen", "empty"), [("cat,stop sign,T-Rex", "train"), ("cat", "query")])
+def test_an_empty_split_stops(own_folder, tmp_path, unseen, empty):
+    shutil.rmtree(own_folder / "sketch" / "cat")
+    with pytest.raises(ValueError, match=f"no images for '{empty}'.*nothing was written"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", unseen)
+    assert list(tmp_path.iterdir()) == [own_folder]
+
+
+@pytest.fixture
+def damaged_folder(own_folder) -> Path:
+    """With an image cut short, an empty one, a PNG called .jpg, a text file, and an image without extension."""
+    (own_folder / "photo/cat/0.jpg").write_bytes(archives.image("cut short", size=64)[:-500])
+    (own_folder / "sketch/cat/s0.png").write_bytes(b"")
+    (own_folder / "photo/cat/1.jpg").write_bytes(archives.image("a PNG", "PNG"))
+    (own_folder / "photo/cat/notes.txt").write_text("not an image")
+    (own_folder / "photo/Thumbs.db").write_text("junk")
+    (own_folder / "photo/cat/a cat in the sun").write_bytes(archives.image("free name"))
+    return own_folder
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(damaged_folder, tmp_path):
+    summary = run("folder", "--data-dir", damaged_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert summary["problems"] == {
+        "junk": ["photo/Thumbs.db", "photo/cat/notes.txt"],
+        "unreadable": ["photo/cat/0.jpg (OSError)", "sketch/cat/s0.png (UnidentifiedImageError)"],
+        "wrong_extension": ["photo/cat/1.jpg (PNG)", "photo/cat/a cat in the sun (JPEG)"],
+    }
+    assert summary["counts"]["query"] == {"sketch": 1} and summary["counts"]["gallery"] == {"photo": 3}
+
+
+def test_strict_stops_and_leaves_nothing(damaged_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"--strict: 2 junk.*2 unreadable: 'photo/cat/0\.jpg.*nothing was written"):
+        run("folder", "--data-dir", damaged_folder, "--out", tmp_path / "out", "--unseen", "cat", "--strict")
+    assert list(tmp_path.iterdir()) == [damaged_folder]
+
+
+def test_an_output_that_exists_is_not_touched(own_folder, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("folder", "--data-dir", own_folder, "--out", out, "--unseen")
+    first = run(*arguments, "cat")
+    before = tree_of(out)
+    with pytest.raises(ValueError, match="exists; choose another --out"):
+        run(*arguments, "cat")
+    assert tree_of(out) == before
+    assert run(*arguments, "T-Rex", "--overwrite")["version"] != first["version"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
+    (out / "splip_dataset.json").unlink()
+    with pytest.raises(ValueError, match="not a prepared dataset"):
+        run(*arguments, "cat", "--overwrite")
+
+
+def test_an_output_that_cannot_be_written_stops(own_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write to.*file'.*choose another --out"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "file" / "out", "--unseen", "cat")
+
+
+# Restart, processes, memory, version
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(own_folder, tmp_path, monkeypatch):
+    arguments = ("folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--out")
+    whole = run(*arguments, tmp_path / "whole")
+    real, calls = writing._write_shard, []
+
+    def interrupted(builder, job, path, update):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(job[0])
+        return real(builder, job, path, update)
+
+    monkeypatch.setattr(writing, "_write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial/data").glob("*.parquet")}
+    assert len(kept) == 2
+    monkeypatch.setattr(writing, "_write_shard", lambda *a: calls.append(a[1][0]) or real(*a))
+    again = run(*arguments, tmp_path / "out")
+    assert calls == ["train", "query", "gallery"]
+    assert again == whole
+    assert (tmp_path / "out/data/train-00000-of-00001.parquet").stat().st_mtime_ns in kept.values()
+    assert sorted(tree_of(tmp_path / "out")) == sorted(tree_of(tmp_path / "whole"))
+
+
+def test_workers_end_with_a_main_process_that_is_killed(own_folder, tmp_path):
+    # As by a scheduler or for want of memory. Every worker writes one file and then works on, here by sleeping.
+    hold = "writing._write_shard = lambda *a, write=writing._write_shard: write(*a) and time.sleep(600)"
+    script = f"import sys, time; from datasets_scripts import writing; {hold}; "
+    script += "from modeling_splip.commands.main import main; main(sys.argv[1:])"
+    arguments = ["prepare", "folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--num-proc", "2"]
+    arguments = [*map(str, arguments), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as main:
+        while main.poll() is None and len(list((tmp_path / "out.partial/data").glob("*.json"))) < 2:
+            time.sleep(0.05)
+        assert main.poll() is None, main.stdout.read()
+        main.kill()
+        main.communicate(timeout=60)  # ends when the last process that holds the pipe does
+    whole = run("folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--out", tmp_path / "whole")
+    assert run(*arguments[1:]) == whole
+
+
+def test_an_interrupted_run_of_other_data_is_not_continued(own_folder, tmp_path, monkeypatch):
+    arguments = ("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writing, "_finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(*arguments)
+    (own_folder / "photo/cat/9.jpg").write_bytes(archives.image("new"))
+    assert run(*arguments)["counts"]["gallery"] == {"photo": 4}
+
+
+def test_the_version_tells_data_apart_but_not_where_they_lie(own_folder, tmp_path):
+    arguments = ("--unseen", "cat", "--title", "x", "--out")
+    first = run("folder", "--data-dir", own_folder, *arguments, tmp_path / "1")["version"]
+    archives.write(tree_of(own_folder), tmp_path / "packed.zip")
+    assert run("folder", "--data-dir", tmp_path / "packed.zip", *arguments, tmp_path / "2")["version"] == first
+    (own_folder / "photo/cat/0.jpg").write_bytes(archives.image("other"))
+    assert run("folder", "--data-dir", own_folder, *arguments, tmp_path / "3")["version"] != first
+
+
+def test_two_processes_write_the_same(damaged_folder, tmp_path):
+    arguments = ("folder", "--data-dir", damaged_folder, "--unseen", "cat", "--title", "x", "--out")
+    one = run(*arguments, tmp_path / "one")
+    two = run(*arguments, tmp_path / "two", "--num-proc", "2")
+    assert one == two
+    assert [rows(tmp_path / "one", s) for s in ("train", "query")] == [
+        rows(tmp_path / "two", s) for s in ("train", "query")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "photo"),
+    [("n02691156_58-1.png", "n02691156_58"), ("a-b-12.png", "a-b"), ("a-b.png", ""), ("plain.png", "")],
+)
+def test_the_photo_of_a_sketch(name, photo):
+    assert photo_id_of(name) == photo
+
+
+def test_shards_are_cut_by_bytes_and_rows():
+    sizes = [5, 5, 5, 20, 1, 1, 1, 1]
+    made = [Row(Member(str(i), size, "", ""), "photo", "x", "", "user", 1) for i, size in enumerate(sizes)]
+    shards = make_shards(made, most_bytes=10, most_rows=3)
+    assert [[row.member.size for row in shard] for shard in shards] == [[5, 5], [5], [20], [1, 1, 1], [1]]
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    photo = tmp_path / "large.png"
+    photo.write_bytes(archives.image("large", "PNG", 256))
+    member = list_files(tmp_path)[0]
+    count = 600
+    assert member.size > 190_000
+
+    class Large(SbirBuilder):
+        def make_plan(self):
+            many = [Row(member._replace(path=f"{i}.png"), "photo", "x", str(i), "user", 1) for i in range(count)]
+            return Plan(["x"], [], {"train": many, "query": [], "gallery": []})
+
+    builder = Large(cache_dir=str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    tracemalloc.start()
+    writing.write_shards(builder, tmp_path / "data")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < count * member.size / 2
+
+
+# Real pictures, the drawn world, the builder by itself, the Hub
+
+
+def test_real_categories(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"the real drawings and photos are not at {SHARED}")
+    summary = run("folder", "--data-dir", SHARED / "real_mini", "--out", tmp_path / "out", "--split", "real-mini")
+    assert summary["name"] == "real-mini" and summary["problems"] == {}
+    assert summary["counts"] == {
+        "train": {"photo": 821, "sketch": 724},
+        "query": {"sketch": 262},
+        "gallery": {"photo": 339},
+    }
+    assert summary["report"]["instance_pairs"] is False
+
+
+def test_real_pairs(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"the real drawings and photos are not at {SHARED}")
+    summary = run("folder", "--data-dir", SHARED / "real_fg", "--out", tmp_path / "out", "--split", "real-fg")
+    assert summary["report"]["instance_pairs"] is True and summary["problems"] == {}
+    assert summary["counts"]["query"] == {"sketch": 421} and summary["counts"]["gallery"] == {"photo": 79}
+    photos = {row["instance_id"] for row in rows(tmp_path / "out", "gallery")}
+    assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} <= photos
+
+
+def test_the_drawn_world_is_prepared_by_name(tmp_path):
+    args = argparse.Namespace(name="mini", **dict.fromkeys((*prepare.LISTS, *prepare.PLAIN)))
+    builder = prepare.make_builder(args, str(tmp_path), tmp_path)
+    assert builder.config.name == "mini-fold0"
+    assert set(builder.config.seen).isdisjoint(builder.config.unseen)
+    args.name = "mini-fold9"
+    with pytest.raises(ValueError, match="unknown dataset 'mini-fold9'; known: mini, mini-fold0"):
+        prepare.make_builder(args, str(tmp_path), tmp_path)
+
+
+def test_the_builder_works_without_the_command(own_folder, tmp_path):
+    builder = Folder(cache_dir=str(tmp_path / "cache"), data_dir=str(own_folder), unseen=["cat"])
+    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
+    loaded = datasets.load_dataset("parquet", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert len(loaded["train"]) == 10
+    assert len(list(builder.as_streaming_dataset("gallery"))) == 3
+
+
+def test_pushing_creates_a_repository_and_uploads_the_folder(own_folder, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Hub:  # the real one needs a network
+        def create_repo(self, repo_id, **options):
+            calls.append((repo_id, options["repo_type"], options["private"]))
+
+        def upload_folder(self, folder_path, repo_id, repo_type):
+            calls.append((repo_id, repo_type, sorted(tree_of(Path(folder_path)))))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    arguments = ("--out", tmp_path / "out", "--unseen", "cat", "--push-to-hub", "me/data", "--private")
+    run("folder", "--data-dir", own_folder, *arguments)
+    assert calls[0] == ("me/data", "dataset", True)
+    assert calls[1] == ("me/data", "dataset", sorted(tree_of(tmp_path / "out")))
+
+
+def test_a_failed_push_keeps_the_dataset_and_says_so(own_folder, tmp_path):
+    arguments = ("--out", tmp_path / "out", "--unseen", "cat", "--push-to-hub", "not a repository id")
+    with pytest.raises(OSError, match=r"out' is prepared, but pushing it to 'not a repository id' failed: \w+"):
+        run("folder", "--data-dir", own_folder, *arguments)
+    assert (tmp_path / "out" / "splip_dataset.json").is_file()
+
+
+def test_the_page_about_data_names_every_benchmark_and_option():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text("utf-8")
+    for name in prepare.benchmarks():
+        assert f"splip prepare {name}" in page or f"`{name} ...`" in page
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page):
+        assert option in known | {"--gallery"}

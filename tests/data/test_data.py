@@ -1,0 +1,218 @@
+"""Which sketches query which photos under each protocol, counted by hand on a small dataset."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SEEN, UNSEEN, draw_pair
+
+from modeling_splip.commands.main import main
+from modeling_splip.data.dataset import PROTOCOLS, Part, SbirDataset, open_dataset
+
+# Of each class in `polygons`: photos 0..5 with two drawings each; the unseen classes have photo 6 too, without any.
+# Every class but "bell" has one drawing more, whose photo is not there.
+SEEN_SKETCHES, SEEN_PHOTOS = dict.fromkeys(SEEN, 13), dict.fromkeys(SEEN, 6)
+UNSEEN_SKETCHES, UNSEEN_PHOTOS = {"bell": 12, "fish": 13, "hot air balloon": 13}, dict.fromkeys(UNSEEN, 7)
+
+
+def side(dataset: SbirDataset, parts) -> dict[tuple[str, str], dict[str, int]]:
+    """Return {(split, modality): {class: rows}} and check that rows are sorted and unique."""
+    found: dict = {}
+    for part in parts:
+        assert part.rows.tolist() == sorted(set(part.rows.tolist()))
+        columns = dataset.columns[part.split]
+        for row in part.rows:
+            counts = found.setdefault((part.split, str(columns["modality"][row])), {})
+            name = dataset.class_names[columns["label"][row]]
+            counts[name] = counts.get(name, 0) + 1
+    return found
+
+
+def test_open_dataset(polygons):
+    assert polygons.name == "polygons" and len(polygons.version) == 12
+    assert polygons.class_names == SEEN + UNSEEN
+    assert list(polygons.seen) == SEEN and list(polygons.unseen) == UNSEEN
+    assert side(polygons, [Part("train", np.arange(len(polygons.train)))]) == {
+        ("train", "sketch"): SEEN_SKETCHES,
+        ("train", "photo"): SEEN_PHOTOS,
+    }
+    image = polygons.query[0]["image"]
+    assert image.size == (40, 32)
+
+
+def test_zs(polygons):
+    view = polygons.view("zs")
+    assert side(polygons, view.query) == {("query", "sketch"): UNSEEN_SKETCHES}
+    assert side(polygons, view.gallery) == {("gallery", "photo"): UNSEEN_PHOTOS}
+
+
+def test_gzs_distractors(polygons):
+    view = polygons.view("gzs-distractors")
+    assert side(polygons, view.query) == {("query", "sketch"): UNSEEN_SKETCHES}
+    assert side(polygons, view.gallery) == {("gallery", "photo"): UNSEEN_PHOTOS, ("train", "photo"): SEEN_PHOTOS}
+
+
+def test_gzs_sempcyc(polygons):
+    view = polygons.view("gzs-sempcyc", seed=1)
+    query, gallery = side(polygons, view.query), side(polygons, view.gallery)
+    # Whole numbers below 0.2 x 38 sketches and 0.2 x 21 photos.
+    assert sum(query.pop(("train", "sketch")).values()) == 7
+    assert sum(gallery.pop(("train", "photo")).values()) == 4
+    assert query == {("query", "sketch"): UNSEEN_SKETCHES} and gallery == {("gallery", "photo"): UNSEEN_PHOTOS}
+
+
+@pytest.mark.parametrize("protocol", ["gzs-ocean", "gzs-drclip"])
+def test_gzs_by_whole_classes(polygons, protocol):
+    view = polygons.view(protocol, seed=3)
+    query, gallery = side(polygons, view.query), side(polygons, view.gallery)
+    chosen = query.pop(("train", "sketch"))
+    # round(0.2 x 3 unseen) = 1 class under ocean, round(0.2 x 6 seen) = 1 under drclip, with all of its items.
+    assert len(chosen) == 1 and chosen.items() <= SEEN_SKETCHES.items()
+    assert gallery.pop(("train", "photo")) == {name: SEEN_PHOTOS[name] for name in chosen}
+    assert query == {("query", "sketch"): UNSEEN_SKETCHES} and gallery == {("gallery", "photo"): UNSEEN_PHOTOS}
+
+
+def test_how_many_classes_join(polygons):
+    # The two protocols take their share of different numbers: with 2 unseen and 6 + 1 seen classes none and one.
+    few = dataclasses.replace(polygons, seen=(*SEEN, "bell"), unseen=("fish", "hot air balloon"))
+    with pytest.raises(ValueError, match=r"'gzs-ocean' adds no seen photos to dataset 'polygons' .*evaluate 'zs'"):
+        few.view("gzs-ocean")
+    assert len(side(few, few.view("gzs-drclip").query)[("train", "sketch")]) == 1
+
+
+@pytest.mark.parametrize("protocol", ["gzs-sempcyc", "gzs-ocean", "gzs-drclip"])
+def test_the_seed_chooses_the_seen_items(polygons, protocol):
+    rows = [[part.rows.tolist() for part in polygons.view(protocol, seed).gallery] for seed in (0, 0, 1, 2, 3)]
+    assert rows[0] == rows[1]
+    assert any(other != rows[0] for other in rows[2:])
+
+
+@pytest.mark.parametrize("protocol", ["fg-class", "fg-pooled"])
+def test_fine_grained_takes_drawn_photos_and_paired_sketches(polygons, protocol):
+    view = polygons.view(protocol)
+    # Photo 6 of each class was never drawn, and one drawing of two classes has no photo.
+    assert side(polygons, view.query) == {("query", "sketch"): dict.fromkeys(UNSEEN, 12)}
+    assert side(polygons, view.gallery) == {("gallery", "photo"): dict.fromkeys(UNSEEN, 6)}
+    drawn = polygons.columns["query"]["instance_id"][view.query[0].rows]
+    photos = polygons.columns["gallery"]["instance_id"][view.gallery[0].rows]
+    assert sorted(set(drawn)) == sorted(photos) == [f"{name}/{name}{n}" for name in UNSEEN for n in range(6)]
+
+
+def test_held_back_classes(polygons):
+    train, held = polygons.hold_back(2, seed=0)
+    assert len(train) == 4 and len(held) == 2 and sorted(train + held) == SEEN
+    assert train == [name for name in SEEN if name in train]  # label order
+    assert polygons.hold_back(2, seed=0) == (train, held)
+    assert any(polygons.hold_back(2, seed)[1] != held for seed in range(1, 5))
+    assert polygons.hold_back(0, seed=0) == (SEEN, [])
+    for count in (-1, 6):
+        with pytest.raises(ValueError, match=f"validation_classes must be between 0 and 5, got {count}"):
+            polygons.hold_back(count, seed=0)
+
+
+def test_validation_views(polygons):
+    held = ["cup", "owl"]
+    view = polygons.validation_view(held)
+    assert side(polygons, view.query) == {("train", "sketch"): {"cup": 13, "owl": 13}}
+    assert side(polygons, view.gallery) == {("train", "photo"): {"cup": 6, "owl": 6}}
+    view = polygons.validation_view(held, "fg-class")
+    assert side(polygons, view.query) == {("train", "sketch"): {"cup": 12, "owl": 12}}
+    assert side(polygons, view.gallery) == {("train", "photo"): {"cup": 6, "owl": 6}}
+
+
+def test_classes_that_a_model_has_seen(polygons):
+    assert polygons.seen_by(["Hot-air_Balloon", "hotairballoon", "ant", "bells"]) == ["hot air balloon"]
+    assert polygons.seen_by(["FISH", "bell"]) == ["bell", "fish"] and polygons.seen_by(SEEN) == []
+    # Where a dataset splits the instances of one class, having seen the class is no leak.
+    by_instance = dataclasses.replace(polygons, seen=(*SEEN, "bell"))
+    assert by_instance.seen_by(["bell", "fish"]) == ["fish"]
+
+
+def test_unseen_classes_left_out(polygons):
+    few = polygons.without(["hot air balloon"])
+    assert few.unseen == ("bell", "fish") and few.removed == ("hot air balloon",) and polygons.removed == ()
+    for protocol in ("zs", "gzs-distractors"):
+        view = few.view(protocol)
+        assert side(few, view.query) == {("query", "sketch"): {"bell": 12, "fish": 13}}
+        assert side(few, view.gallery)[("gallery", "photo")] == {"bell": 7, "fish": 7}
+    assert side(few, view.gallery)[("train", "photo")] == SEEN_PHOTOS  # what was seen here joins as ever
+    assert few.without(["bell"]).removed == ("hot air balloon", "bell")
+    with pytest.raises(ValueError, match=r"Every unseen class of dataset 'polygons' .*--seen-classes keep"):
+        few.without(["bell", "fish"])
+    assert polygons.resolve_unseen(["Fish", "hot_air_balloon"]) == ["fish", "hot air balloon"]
+    with pytest.raises(ValueError, match=r"'ant' is no unseen class of dataset 'polygons' \(nearest: '"):
+        polygons.resolve_unseen(["ant"])
+
+
+def test_unknown_protocol(polygons):
+    with pytest.raises(ValueError, match=r"protocol must be one of zs, gzs-distractors, .*, got 'gzs'"):
+        polygons.view("gzs")
+
+
+def test_fine_grained_needs_pairs(polygons):
+    nameless = [""] * len(polygons.query)
+    query = polygons.query.remove_columns("instance_id").add_column("instance_id", nameless)
+    with pytest.raises(ValueError, match=r"has no sketch whose photo is known, so 'fg-class' .*--pairs"):
+        dataclasses.replace(polygons, query=query).view("fg-class")
+
+
+def test_no_seen_classes(polygons):
+    unseen_only = dataclasses.replace(polygons, train=polygons.train.select([]), seen=())
+    assert side(unseen_only, unseen_only.view("zs").query) == {("query", "sketch"): UNSEEN_SKETCHES}
+    for protocol in [name for name in PROTOCOLS if name.startswith("gzs")]:
+        with pytest.raises(ValueError, match=f"'{protocol}' adds no seen photos"):
+            unseen_only.view(protocol)
+
+
+def test_where_there_is_no_dataset(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no dataset at 'nowhere': prepare the data first"):
+        open_dataset("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"There is no dataset at .*nowhere': prepare the data first"):
+        open_dataset(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"holds no splip_dataset.json, so it is no prepared dataset"):
+        open_dataset(tmp_path)
+    with pytest.raises(FileNotFoundError, match="'someone/nothing' is no local folder and could not be read"):
+        open_dataset("someone/nothing")
+
+
+def test_datasets_of_one_name_are_not_mixed_up(prepared, tmp_path):
+    # The same folder name and title, other content: whoever cached by names would show the first one's rows.
+    first = open_dataset(shutil.copytree(prepared, tmp_path / "first" / "data"))
+    arguments = ["--data-dir", str(_raw(tmp_path)), "--unseen", "bell", "--title", "polygons"]
+    assert main(["prepare", "folder", "--out", str(tmp_path / "second" / "data"), *arguments]) == 0
+    second = open_dataset(tmp_path / "second" / "data")
+    assert first.name == second.name and first.version != second.version
+    assert len(first.gallery) == 21 and len(second.gallery) == 2
+    assert main(["prepare", "folder", "--out", str(tmp_path / "first" / "data"), "--overwrite", *arguments]) == 0
+    assert len(open_dataset(tmp_path / "first" / "data").gallery) == 2
+
+
+def _raw(folder: Path) -> Path:
+    for name in ("bell", "fish"):
+        for modality in ("photo", "sketch"):
+            (folder / "raw" / modality / name).mkdir(parents=True)
+        for number in range(2):
+            draw_pair(folder / "raw", name, 5, number, 1)
+    return folder / "raw"
+
+
+@pytest.mark.parametrize(
+    "damage", ["a torn file", "too few rows", "a missing file", "no files", "a torn summary", "a short summary"]
+)
+def test_a_damaged_dataset(prepared, tmp_path, damage):
+    folder = shutil.copytree(prepared, tmp_path / "damaged")
+    train, summary = next((folder / "data").glob("train-*")), folder / "splip_dataset.json"
+    if damage == "a torn file":
+        train.write_bytes(train.read_bytes()[:-100])
+    elif damage == "a missing file":
+        train.unlink()
+    elif damage == "too few rows":
+        shutil.copy(next((folder / "data").glob("query-*")), train)
+    elif damage == "no files":
+        shutil.rmtree(folder / "data")
+    else:
+        summary.write_text("{" if damage == "a torn summary" else "{}")
+    with pytest.raises(ValueError, match=r"is a prepared dataset, but files are missing or damaged .*--overwrite"):
+        open_dataset(folder)

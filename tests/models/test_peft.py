@@ -1,0 +1,168 @@
+"""PEFT both ways: our LayerNorm adapters opened by PEFT, and PEFT's configurations trained in our models."""
+
+import json
+import subprocess
+import sys
+
+import launch
+import pytest
+import torch
+from conftest import CLASSES
+from method_models import CASES, MODALITIES, OFF, batch_of, build
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import AutoModel, CLIPModel
+
+from modeling_splip.adapters_peft import base_names
+from modeling_splip.clip_backbone import text_norms, vision_norms
+from modeling_splip.sharing.peft_export import export_peft
+from modeling_splip.training.methods import METHODS
+
+LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": r".*vision_model.*(q_proj|v_proj)"}
+TRAINABLE = [name for name, row in METHODS.items() if row.objective]
+
+
+def opened_by_peft(base, folder, subfolder) -> CLIPModel:
+    return PeftModel.from_pretrained(CLIPModel.from_pretrained(base), folder, subfolder=subfolder).base_model.model
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_peft_opens_our_layer_norms(tiny_clip, tmp_path, name, settings):
+    model = build(name, settings, tiny_clip)
+    model.save_pretrained(tmp_path)
+    written = export_peft(model, tmp_path)
+    shared = "shared" in model.vision_adapters
+    assert [str(path.relative_to(tmp_path)) for path in written] == (
+        ["peft"] if shared else ["peft/sketch", "peft/photo"]
+    )
+    for modality in MODALITIES:
+        clip = opened_by_peft(tiny_clip, tmp_path, "peft" if shared else f"peft/{modality}")
+        pairs = list(zip(vision_norms(clip), model.layer_norms(modality), strict=True))
+        if name == "splip":
+            pairs += zip(text_norms(clip), model.text_adapter, strict=True)
+        plain = vision_norms(model.clip)
+        for index, (theirs, ours) in enumerate(pairs):
+            x = torch.randn(2, 3, ours.normalized_shape[0])
+            assert torch.equal(theirs(x), ours(x))
+            assert index >= len(plain) or not torch.allclose(theirs(x), plain[index](x), atol=1e-3)
+    # The export stands beside the checkpoint, not in its way.
+    assert torch.equal(next(iter(AutoModel.from_pretrained(tmp_path).vision_adapters.values()))[0].weight,
+                       next(iter(model.vision_adapters.values()))[0].weight)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_with_layer_norms_alone_peft_gives_our_embeddings(tiny_clip, pixels, tmp_path, name):
+    model = build(name, OFF[name] | {"layer_norms": "vision", "share_layer_norms": False}, tiny_clip)
+    export_peft(model, tmp_path)
+    for modality in MODALITIES:
+        clip = opened_by_peft(tiny_clip, tmp_path, f"peft/{modality}").eval()
+        embeds = F.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
+        torch.testing.assert_close(embeds, model.encode(pixels, modality), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_nothing_is_exported_where_no_layer_norm_trains(tiny_clip, tmp_path, name):
+    assert export_peft(METHODS[name].model.from_clip(tiny_clip, CLASSES, layer_norms="none"), tmp_path) == []
+    assert not list(tmp_path.iterdir())
+
+
+def trained(name: str, base: str, **settings):
+    """Return a model with LoRA in its vision tower, trained for some steps, and its loss before and after."""
+    torch.manual_seed(0)
+    model = METHODS[name].model.from_clip(base, CLASSES, peft=LORA, **settings)
+    if settings.get("conditioning") == "domain":
+        for modality in MODALITIES:
+            model.set_domain_mean(modality, torch.randn(32))
+    objective = METHODS[name].objective(model).train()
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+    values = []
+    for _ in range(8):
+        loss = objective(batch_of("category"))["loss"]
+        values.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval(), values
+
+
+@pytest.mark.parametrize("layer_norms", ["vision", "none"])
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_lora_trains_beside_and_in_place_of_layer_norms(tiny_clip, pixels, tmp_path, name, layer_norms):
+    model, losses = trained(name, tiny_clip, layer_norms=layer_norms)
+    assert losses[-1] < 0.9 * losses[0]
+    lora = {key: tensor for key, tensor in model.adapter_state().items() if "lora_" in key}
+    assert len(lora) == 4 * 2 * 2 and all(tensor.abs().max() > 0 for tensor in lora.values())
+    state, base = model.clip.state_dict(), CLIPModel.from_pretrained(tiny_clip).state_dict()
+    names = base_names(model.clip)
+    assert sorted(names.values()) == sorted(base)
+    for own, plain in names.items():
+        assert torch.equal(state[own], base[plain]), own
+
+    # Adapters alone and everything: both exact, both ready to train on.
+    trains = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    for form in ("adapter", "full"):
+        model.save_pretrained(tmp_path / form, full=form == "full")
+        loaded = AutoModel.from_pretrained(tmp_path / form)
+        assert torch.equal(loaded.encode(pixels, "sketch"), model.encode(pixels, "sketch"))
+        assert loaded.fingerprint() == model.fingerprint()
+        assert {key for key, parameter in loaded.named_parameters() if parameter.requires_grad} == trains
+    stored = load_file(tmp_path / "adapter" / "model.safetensors")
+    assert set(stored) == set(model.adapter_state()) and set(lora) <= set(stored)
+    assert not any("base_layer" in key or key.startswith("clip.text") for key in stored)
+
+
+def test_folding_merges_the_adapters(tiny_clip, pixels, tmp_path):
+    model, _ = trained("splip", tiny_clip, conditioning="domain", share_layer_norms=False)
+    before = model.encode(pixels, "sketch")
+    encoder = model.fold()
+    for modality in MODALITIES:
+        torch.testing.assert_close(encoder.encode(pixels, modality), model.encode(pixels, modality), atol=1e-5, rtol=0)
+    assert torch.equal(model.encode(pixels, "sketch"), before)  # folding left the model as it was
+    encoder.save_pretrained(tmp_path)
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).encode(pixels, "photo"), encoder.encode(pixels, "photo"))
+
+
+def test_what_peft_may_not_change_is_refused(tiny_clip):
+    build = METHODS["clip_at"].model.from_clip
+    for targets, named in (("visual_projection", "visual_projection"), (r".*text_model.*q_proj", "text_model")):
+        with pytest.raises(ValueError, match=rf"peft would change '{named}.*only linear layers of the vision tower"):
+            build(tiny_clip, CLASSES, peft=LORA | {"target_modules": targets})
+    for wrong in ({"peft_type": "LARO"}, LORA | {"rank": 4}, LORA | {"target_modules": ["nothing"]}):
+        with pytest.raises(ValueError, match=r"is no PEFT configuration for this CLIP .*see PEFT's docs"):
+            build(tiny_clip, CLASSES, peft=wrong)
+
+
+WITHOUT_PEFT = """
+import sys
+sys.modules["peft"] = None  # as if it were not installed
+import modeling_splip
+from transformers import AutoModel
+AutoModel.from_pretrained(sys.argv[1])
+try:
+    AutoModel.from_pretrained(sys.argv[2])
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_only_a_model_with_peft_needs_peft(tiny_clip, tmp_path):
+    for name, settings in (("plain", {}), ("lora", {"peft": LORA})):
+        build("clip_at", settings, tiny_clip).save_pretrained(tmp_path / name)
+    assert json.loads((tmp_path / "lora" / "config.json").read_text())["peft"] == LORA
+    command = [sys.executable, "-c", WITHOUT_PEFT, str(tmp_path / "plain"), str(tmp_path / "lora")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "This model has PEFT adapters, and peft is not installed: pip install peft."
+
+
+def test_the_recipe_trains_lora(tiny_clip, prepared, tmp_path):
+    run = tmp_path / "run"
+    words = ["--recipe", "splip_mini_lora", "--dataset", str(prepared), "--base", tiny_clip, "--output", str(run)]
+    words += ["--batch_size", "12", "--validation_classes", "2", "--max_steps", "2", "--tracker", "none"]
+    result = launch.run([sys.executable, str(launch.ROOT / "train_accelerate.py"), *words])
+    assert result.returncode == 0, result.stderr[-2000:]
+    stored = load_file(run / "model" / "model.safetensors")
+    lora = [tensor for name, tensor in stored.items() if "lora_B" in name]
+    assert len(lora) == 8 and all(tensor.abs().max() > 0 for tensor in lora)
+    assert not any("adapter" in name for name in stored)
+    assert AutoModel.from_pretrained(run / "model").config.peft["r"] == 8

@@ -1,0 +1,207 @@
+"""What people expect of any transformers model, over all model classes.
+
+test_checkpoints.py and test_contract.py hold saving and loading, dtypes, batch invariance and determinism.
+"""
+
+import copy
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import CLASSES
+from method_models import CASES, MODALITIES, build
+from transformers import AutoConfig, AutoModel
+
+from modeling_splip.clip_backbone import embed_patches, run_vision
+from modeling_splip.configuration_retriever import RetrieverConfig
+from modeling_splip.training.methods import METHODS
+
+MODELS = [*CASES, ("splip_encoder", {"conditioning": "domain", "share_layer_norms": False})]
+NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+MODEL = pytest.mark.parametrize(("name", "settings"), MODELS)
+TRAINED = pytest.mark.parametrize(("name", "settings"), CASES)
+
+
+def make(name: str, settings: dict, base: str):
+    return build("splip", settings, base).fold() if name == "splip_encoder" else build(name, settings, base)
+
+
+def test_every_model_class_is_here():
+    assert {name for name, _ in MODELS} == set(METHODS)
+
+
+def fields_of(config) -> dict:
+    """A configuration's content, without what says when, where and with what code it was saved."""
+    saving = ("transformers_version", "auto_map", "_name_or_path")
+    return {name: value for name, value in config.to_dict().items() if name not in saving}
+
+
+@MODEL
+def test_configurations_come_back(tiny_clip, tmp_path, name, settings):
+    config = make(name, settings, tiny_clip).config
+    kind = type(config)
+    config.save_pretrained(tmp_path)
+    again = [kind.from_dict(config.to_dict()), kind(**json.loads(config.to_json_string())), copy.deepcopy(config)]
+    again += [kind.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)]
+    for each in again:
+        assert type(each) is kind and fields_of(each) == fields_of(config)
+    changed = kind.from_dict(config.to_dict(), class_names=["other"])
+    assert changed.class_names == ["other"] and config.class_names == CLASSES
+    assert json.loads(config.to_json_string(use_diff=True))["model_type"] == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_are_a_configuration(name):
+    config = METHODS[name].config()
+    assert isinstance(config, RetrieverConfig) or name == "splip_encoder"
+    assert METHODS[name].config.from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+@TRAINED
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_clip, pixels, name, settings):
+    model = build(name, settings, tiny_clip).train()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            assert model.is_gradient_checkpointing
+        model.zero_grad()
+        output = model(pixels, "sketch")
+        (output.embeds.sum() + output.class_embeds[..., 0].sum()).backward()
+        gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0] and gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, atol=1e-6, rtol=1e-5)
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+
+
+@MODEL
+def test_attention_implementations_agree(tiny_clip, pixels, tmp_path, name, settings):
+    model = make(name, settings, tiny_clip)
+    model.save_pretrained(tmp_path)
+    found = {}
+    for attention in ("sdpa", "eager"):
+        loaded = AutoModel.from_pretrained(tmp_path, attn_implementation=attention)
+        assert loaded.config._attn_implementation == attention
+        found[attention] = [loaded.encode(pixels, modality) for modality in MODALITIES]
+    torch.testing.assert_close(found["sdpa"], found["eager"], atol=1e-6, rtol=0)
+    switched = AutoModel.from_pretrained(tmp_path)
+    switched.set_attn_implementation("eager")
+    assert torch.equal(switched.encode(pixels, "sketch"), found["eager"][0])
+
+
+@MODEL
+def test_hidden_states_and_attentions_on_request(tiny_clip, pixels, name, settings):
+    model = make(name, settings, tiny_clip)
+    plain = model(pixels, "photo")
+    assert plain.hidden_states is None and plain.attentions is None
+    output = model(pixels, "photo", output_hidden_states=True, output_attentions=True)
+    assert [tuple(state.shape) for state in output.hidden_states] == [(3, 17, 32)] * 5
+    assert len(output.attentions) == 4
+    for weights in output.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4, 17))
+    torch.testing.assert_close(output.embeds, plain.embeds, atol=1e-6, rtol=0)
+    # As in transformers, the first state is what the first layer reads.
+    tower = model if hasattr(model, "vision_model") else model.clip
+    first = model.layer_norms("photo")[0](embed_patches(tower, pixels))
+    torch.testing.assert_close(output.hidden_states[0], first)
+
+
+@torch.no_grad()
+def test_prompts_come_first_in_clip_ats_attentions(tiny_clip, pixels):
+    """The tower itself has them behind the patches."""
+    model = build("clip_at", {}, tiny_clip)
+    x = model._with_prompts(embed_patches(model.clip, pixels), "photo")
+    seen = run_vision(model.clip, x, model.layer_norms("photo"), output_attentions=True).attentions[0][:, :, :17]
+    found = model(pixels, "photo", output_attentions=True).attentions[0]
+    assert torch.equal(found[..., :3], seen[..., 17:]) and torch.equal(found[..., 3:], seen[..., :17])
+
+
+@MODEL
+def test_other_image_sizes_by_interpolated_positions(tiny_clip, pixels, name, settings):
+    model = make(name, settings, tiny_clip)
+    same = model(pixels, "sketch", interpolate_pos_encoding=True).embeds
+    torch.testing.assert_close(same, model(pixels, "sketch").embeds, atol=1e-6, rtol=0)
+    wide = torch.randn(2, 3, 48, 64)
+    assert model(wide, "sketch", interpolate_pos_encoding=True).tokens.shape == (2, 1 + 6 * 8, 32)
+    with pytest.raises(ValueError, match=r"pixel_values are 48 x 64, .*pass interpolate_pos_encoding=True"):
+        model(wide, "sketch")
+    with pytest.raises(ValueError, match=r"multiples of patch_size=8"):
+        model(torch.randn(2, 3, 44, 64), "sketch", interpolate_pos_encoding=True)
+
+
+@MODEL
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_casts(tiny_clip, pixels, name, settings, dtype):
+    model = make(name, settings, tiny_clip)
+    expected = model.encode(pixels, "sketch")
+    cast = copy.deepcopy(model).to(dtype)
+    assert cast.dtype == dtype and model.dtype == torch.float32
+    embeds = cast.encode(pixels.to(dtype), "sketch")
+    assert embeds.dtype == torch.float32
+    assert (embeds * expected).sum(-1).min() > (0.97 if dtype is torch.bfloat16 else 0.999)
+
+
+@MODEL
+def test_counts_of_parameters(tiny_clip, capsys, name, settings):
+    model = make(name, settings, tiny_clip)
+    trains = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert model.num_parameters(only_trainable=True) == trains
+    assert model.num_parameters() == sum(parameter.numel() for parameter in model.parameters())
+    if name == "splip_encoder":
+        assert trains == 0
+    else:
+        model.print_trainable_parameters()
+        total = model.num_parameters()
+        share = f"trainable params: {trains:,d} || all params: {total:,d} || trainable%: {100 * trains / total:.4f}\n"
+        assert capsys.readouterr().out == share
+
+
+@TRAINED
+def test_saved_from_a_prepared_objective(tiny_clip, pixels, tmp_path, name, settings):
+    model = build(name, settings, tiny_clip)
+    accelerator = Accelerator(cpu=True)
+    prepared = accelerator.prepare(METHODS[name].objective(model))
+    own = accelerator.unwrap_model(prepared).model
+    own.save_pretrained(tmp_path, save_function=accelerator.save, state_dict=accelerator.get_state_dict(own))
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).encode(pixels, "photo"), model.encode(pixels, "photo"))
+
+
+@MODEL
+def test_devices_by_name_and_by_map(tiny_clip, pixels, tmp_path, name, settings):
+    model = make(name, settings, tiny_clip)
+    model.save_pretrained(tmp_path)
+    for device_map in ("auto", "cpu", {"": "cpu"}):
+        loaded = AutoModel.from_pretrained(tmp_path, device_map=device_map).to("cpu")
+        assert torch.equal(loaded.encode(pixels, "sketch"), model.encode(pixels, "sketch"))
+
+
+@MODEL
+def test_copies_stand_alone(tiny_clip, pixels, name, settings):
+    """By deepcopy, by its state, and through another process's memory."""
+    model = make(name, settings, tiny_clip)
+    expected = model.encode(pixels, "sketch")
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.encode(pixels, "sketch"), expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(model.encode(pixels, "sketch"), expected)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin.encode(pixels, "sketch"), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model)).encode(pixels, "sketch"), expected)
+
+
+# Every test of the inductor waits for a C++ compiler, so one model does.
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=NEEDS_COMPILER)])
+def test_compiled(tiny_clip, pixels, backend):
+    model = build("splip", {"conditioning": "domain"}, tiny_clip)
+    compiled = torch.compile(model, backend=backend)
+    with torch.no_grad():
+        for modality in MODALITIES if backend == "aot_eager" else ("sketch",):
+            embeds = compiled(pixel_values=pixels, modality=modality, return_class_embeds=False).embeds
+            torch.testing.assert_close(embeds, model.encode(pixels, modality), atol=1e-6, rtol=0)

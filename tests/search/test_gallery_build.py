@@ -1,0 +1,125 @@
+"""What a build keeps, and what is left after a crash."""
+
+import json
+import shutil
+import sys
+
+import filelock
+import galleries
+import pytest
+from galleries import draw, files, make_photos, same
+from launch import ROOT, accelerate, run
+
+from modeling_splip.search.build import build_gallery
+from modeling_splip.search.gallery import Gallery
+
+own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
+photos, gallery = galleries.photos, galleries.gallery
+
+
+def test_an_update_encodes_only_what_is_new(photos, pair, name, tmp_path, gallery):
+    assert build_gallery(photos, *pair, tmp_path / "G", model_name=name, progress=False).encoded == 0
+    draw(200, "blue").save(photos / "cup" / "new.png")
+    draw(201, "blue").save(photos / "cup" / "000.png")  # changed
+    (photos / "zebra" / "001.png").unlink()
+    (photos / "owl").mkdir()
+    shutil.move(photos / "ant" / "002.png", photos / "owl" / "moved.png")
+    report = build_gallery(photos, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert (report.count, report.encoded, report.removed) == (24, 2, 2)
+    updated = Gallery.open(tmp_path / "G", pair)
+    fresh = Gallery.build(photos, *pair, tmp_path / "fresh", model_name=name, progress=False)
+    assert same(updated.search(draw(100), 24), fresh.search(draw(100), 24))
+    assert len(list((tmp_path / "G").iterdir())) == 3  # one data folder, manifest, card
+    assert not (tmp_path / "G.partial").exists()
+
+
+def test_a_gallery_replaced_under_a_reader_is_still_readable(photos, pair, name, gallery, tmp_path):
+    result = gallery.search(draw(100), 1)[0]
+    (photos / "cup" / "000.png").unlink()
+    build_gallery(photos, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert result.thumbnail.size == (40, 30)
+
+
+def test_killed_while_encoding_goes_on_from_the_finished_shards(tmp_path, pair, name):
+    folder = make_photos(tmp_path / "photos", 300)
+    script = (
+        "import os, signal, sys\n"
+        "from modeling_splip import gallery_encode\n"
+        "from modeling_splip.commands.main import main\n"
+        "write = gallery_encode._write_shard\n"
+        "def then_die(*args):\n"
+        "    write(*args)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "gallery_encode._write_shard = then_die\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", script, "index", str(folder), "--model", name, "--out", str(tmp_path / "G")]
+    assert run(command).returncode == -9
+    assert not (tmp_path / "G").exists()
+    with pytest.raises(FileNotFoundError, match="There is no gallery folder"):
+        Gallery.open(tmp_path / "G")
+    report = build_gallery(folder, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert (report.count, report.encoded) == (300, 300 - 128)
+    fresh = Gallery.build(folder, *pair, tmp_path / "fresh", model_name=name, progress=False)
+    assert same(Gallery.open(tmp_path / "G", pair).search(draw(100), 300), fresh.search(draw(100), 300))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first build", "update"])
+def test_killed_at_any_moment_there_is_the_old_gallery_or_the_new(first, photos, pair, name, tmp_path):
+    before = []
+    if not first:
+        build_gallery(photos, *pair, tmp_path / "before", model_name=name, progress=False)
+        before = [str(tmp_path / "before")]
+        (photos / "cup" / "000.png").unlink()
+        draw(200, "blue").save(photos / "cup" / "new.png")
+        draw(201, "blue").save(photos / "zebra" / "new.png")
+    script = [sys.executable, str(ROOT / "tests" / "kill_index.py")]
+    done = run([*script, name, str(photos), str(tmp_path / "G"), *before], timeout=1800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = json.loads(done.stdout)
+    old, new = (None, 24) if first else (24, 25)
+    left = [count for count, _ in counts]
+    switch = left.index(new)  # one moment parts the old gallery from the new one
+    assert switch > 8 and set(left[:switch]) == {old} and set(left[switch:]) == {new}
+    assert [after for _, after in counts] == [new] * len(counts)
+
+
+def test_two_processes_build_the_same_gallery(tmp_path, pair, name):
+    folder = make_photos(tmp_path / "photos", 300)
+    command = ["-m", "modeling_splip", "index", str(folder), "--model", name, "--out", str(tmp_path / "G")]
+    done = run([*accelerate(2), *command], timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("300 photos (300 encoded, 0 already known, 0 removed)") == 1
+    fresh = Gallery.build(folder, *pair, tmp_path / "fresh", model_name=name, progress=False)
+    assert same(Gallery.open(tmp_path / "G", pair).search(draw(100), 300), fresh.search(draw(100), 300))
+
+
+def test_a_second_build_at_once_is_refused(photos, pair, tmp_path):
+    (tmp_path / "G.partial").mkdir()
+    with (
+        filelock.FileLock(tmp_path / "G.partial" / "lock"),
+        pytest.raises(OSError, match="Another process is building"),
+    ):
+        build_gallery(photos, *pair, tmp_path / "G", progress=False)
+
+
+def test_bad_outputs_are_refused_and_left_alone(photos, pair, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    before = files(tmp_path)
+    for out, sentence in (
+        ("file", "is a file: pass a folder"),
+        ("mine", r"holds other files \(thesis.tex\)"),
+        ("file/G", "cannot be written"),
+    ):
+        with pytest.raises((ValueError, OSError), match=sentence):
+            build_gallery(photos, *pair, tmp_path / out, progress=False)
+    for options, sentence in (
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number of at least 1, got 1.5"),
+        ({"workers": -1}, "workers must be a whole number of at least 1, got -1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Gallery.build(photos, *pair, tmp_path / "G", progress=False, **options)
+    assert files(tmp_path) == before

@@ -1,0 +1,81 @@
+"""Kinds of index, their recall, and which index files are read."""
+
+import shutil
+
+import faiss
+import galleries
+import numpy as np
+import pytest
+from galleries import draw, same
+
+from modeling_splip.search import index as gallery_index
+from modeling_splip.search.gallery import Gallery
+
+own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
+photos, gallery = galleries.photos, galleries.gallery
+
+
+@pytest.mark.parametrize("kind", gallery_index.KINDS)
+def test_every_kind_of_index_finds_the_same(kind, tmp_path, photos, pair, name, gallery):
+    other = Gallery.build(photos, *pair, tmp_path / kind, model_name=name, index=kind, progress=False)
+    assert other.manifest["index"]["kind"] == kind and other.manifest["index"]["recall"] == 1.0
+    for reopened in (other, Gallery.open(tmp_path / kind, pair)):
+        for options in ({}, {"where": {"label": "cup"}}, {"collapse": 0.99}):
+            wanted = gallery.search(draw(100), 6, **options)
+            assert [r.path for r in reopened.search(draw(100), 6, **options)] == [r.path for r in wanted]
+        assert [r.row for r in reopened.similar(wanted[0], 4)] == [r.row for r in gallery.similar(wanted[0], 4)]
+
+
+def test_kind_follows_the_size_and_recall_is_measured():
+    assert [gallery_index.choose_kind(n) for n in (50_000, 50_001, 2_000_001)] == ["exact", "hnsw", "ivf"]
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3000, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = rng.normal(size=(50, 32)).astype(np.float32)
+    exact = np.argsort(-queries @ vectors.T, axis=1)[:, :10]
+    for kind in ("hnsw", "ivf"):
+        index, facts = gallery_index.build_index(vectors, kind)
+        assert 0.995 <= facts["recall"] <= 1 and facts["recall_at"] == 100
+        scores, found = index.search_batch(queries, 10)
+        assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]) > 0.9
+        np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, found, axis=1), atol=1e-3)
+
+
+def test_large_kinds_hold_half_the_bytes_and_are_searched_no_deeper_than_needed(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(10_200, 64)).astype(np.float32)  # more than one block is added
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    sizes, depths = {}, {}
+    for kind in gallery_index.KINDS:
+        index, facts = gallery_index.build_index(vectors, kind)
+        assert index.faiss_index.ntotal == len(vectors)
+        gallery_index.save_index(index, tmp_path / kind)
+        sizes[kind], depths[kind] = (tmp_path / kind).stat().st_size, facts["depth"]
+    links = 2 * 32 * 4 * 10_200  # of HNSW: 64 neighbours of 4 bytes below
+    assert sizes["ivf"] < 0.7 * sizes["exact"] and sizes["hnsw"] - links < 0.8 * sizes["exact"]
+    monkeypatch.setattr(gallery_index, "RECALL_TARGET", 0.8)
+    for kind in ("hnsw", "ivf"):
+        facts = gallery_index.build_index(vectors, kind)[1]
+        assert 0.8 <= facts["recall"] < 0.995 and facts["depth"] < depths[kind]
+
+
+def test_an_index_from_elsewhere_is_not_read_but_rebuilt(gallery, tmp_path, pair, monkeypatch):
+    wanted = gallery.search(draw(100), 24)
+    file = tmp_path / "G" / gallery.manifest["data"] / "index.faiss"
+    read = []
+    real = faiss.read_index
+    monkeypatch.setattr(faiss, "read_index", lambda *args: read.append(args) or real(*args))
+    Gallery.open(tmp_path / "G", pair)
+    assert len(read) == 1  # ours is read
+    shutil.copytree(tmp_path / "G", tmp_path / "copy")
+    assert same(Gallery.open(tmp_path / "copy", pair).search(draw(100), 24), wanted) and len(read) == 2  # same content
+    foreign = faiss.IndexFlatIP(16)
+    foreign.add(np.zeros((24, 16), np.float32))
+    faiss.write_index(foreign, str(file))
+    assert same(Gallery.open(tmp_path / "G", pair).search(draw(100), 24), wanted) and len(read) == 2
+    # Rebuilt and signed: read again.
+    assert same(Gallery.open(tmp_path / "G", pair).search(draw(100), 24), wanted) and len(read) == 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    assert same(Gallery.open(tmp_path / "G", pair).search(draw(100), 24), wanted) and len(read) == 3
+    file.unlink()
+    assert same(Gallery.open(tmp_path / "G", pair).search(draw(100), 24), wanted)

@@ -1,0 +1,124 @@
+"""Where the photos of a gallery come from, and what cannot be read."""
+
+import io
+import json
+import os
+import shutil
+
+import datasets
+import galleries
+import pytest
+from galleries import draw, files
+from PIL import Image
+
+from modeling_splip.search.build import build_gallery
+from modeling_splip.search.gallery import Gallery
+from modeling_splip.search.photos import decode_photo
+
+own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
+photos, gallery = galleries.photos, galleries.gallery
+
+
+def test_exif_orientation_is_honoured(tmp_path, pair, name):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    upright = draw(1, "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
+    upright.save(folder / "upright.png")
+    upright.rotate(90, expand=True).save(folder / "turned.png", exif=exif)
+    gallery = Gallery.build(folder, *pair, tmp_path / "G", model_name=name, progress=False)
+    turned, plain = gallery.result(0), gallery.result(1)
+    assert (turned.metadata, turned.thumbnail.size) == (plain.metadata, plain.thumbnail.size)
+    assert gallery.similar(turned, 1)[0].score == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_common_formats_are_decoded(kind):
+    encoded = io.BytesIO()
+    draw(1, "red").save(encoded, kind)
+    assert decode_photo(encoded.getvalue()).size == (40, 30)
+
+
+def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, tmp_path):
+    whole = (photos / "cup" / "000.png").read_bytes()
+    (photos / "cup" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "cup" / "empty.jpg").write_bytes(b"")
+    (photos / "zebra" / "text.JPEG").write_text("no picture")
+    (photos / "ant" / "gone.png").symlink_to(photos / "nothing.png")
+    shutil.copy(photos / "cup" / "000.png", os.fsencode(photos / "cup") + b"/\xff.png")  # no UTF-8
+    os.mkfifo(photos / "zebra" / "pipe.png")  # reading it would wait for ever
+    (photos / "zebra" / "linked.png").symlink_to(photos / "zebra" / "pipe.png")
+    draw(1).save(photos / "ant" / "script.png", "EPS")  # PIL would start Ghostscript
+    (photos / "notes.txt").write_text("not counted")
+    (photos / ".hidden.png").write_text("not counted")
+    big = io.BytesIO()
+    Image.new("1", (3000, 3000)).save(big, "PNG")
+    (photos / "bomb.png").write_bytes(big.getvalue())
+    gallery = Gallery.build(photos, *pair, tmp_path / "G", progress=False, max_pixels=1_000_000)
+    unreadable = {entry["path"]: entry["reason"] for entry in gallery.manifest["unreadable"]}
+    named = ["ant/gone.png", "ant/script.png", "bomb.png", "cup/cut.png", "cup/empty.jpg", "cup/\udcff.png"]
+    assert sorted(unreadable) == [*named, "zebra/linked.png", "zebra/pipe.png", "zebra/text.JPEG"]
+    assert unreadable["zebra/linked.png"] == unreadable["zebra/pipe.png"] == "no regular file"
+    assert unreadable["ant/script.png"] == "no image of a known kind"
+    assert unreadable["bomb.png"].startswith("3000 x 3000 pixels")
+    assert unreadable["zebra/text.JPEG"] == "no image of a known kind"
+    assert len(gallery) == 24
+
+
+def test_a_dataset_keeps_labels_and_columns(tmp_path, pair, name):
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["cup", "hot air balloon"]),
+            "instance_id": datasets.Value("string"),
+        }
+    )
+    rows = [{"image": draw(n, "red"), "label": n % 2, "instance_id": f"i{n}"} for n in range(6)]
+    data = datasets.Dataset.from_list(rows, features=features)
+    gallery = Gallery.build(data, *pair, tmp_path / "G", model_name=name, split="gallery", progress=False)
+    assert [gallery.result(row).path for row in range(6)] == [f"gallery/{row:07d}" for row in range(6)]
+    assert gallery.labels() == ["cup", "hot air balloon"]
+    found = gallery.search(draw(100), 9, where={"label": "hot air balloon"})
+    assert sorted(result.metadata["instance_id"] for result in found) == ["i1", "i3", "i5"]
+    assert build_gallery(data, *pair, tmp_path / "G", split="gallery", progress=False).encoded == 0
+
+
+def test_a_prepared_folder_gives_its_gallery_split(tmp_path, pair, name):
+    folder = tmp_path / "D"
+    (folder / "data").mkdir(parents=True)
+    card = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split, seeds in (("train", range(5)), ("query", range(5, 7)), ("gallery", range(7, 10))):
+        card += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
+        rows = [{"image": draw(seed, "red"), "label": f"c{seed}"} for seed in seeds]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        table = datasets.Dataset.from_list(rows, features=features)
+        table.to_parquet(folder / "data" / f"{split}-00000.parquet")
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
+    info = {"name": "tiny", "version": "1", "seen": ["c0"], "unseen": ["c7"], "counts": {}, "problems": {}}
+    (folder / "splip_dataset.json").write_text(json.dumps(info))
+    gallery = Gallery.build(folder, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert gallery.labels() == ["c7", "c8", "c9"]
+
+
+BAD = {
+    "missing": ("There is no folder", FileNotFoundError),
+    "empty": ("has no photo", ValueError),
+    "file": ("is a file: pass the folder", ValueError),
+    "owner/unknown": ("is no folder here, and no dataset came from the Hub", OSError),
+    "broken": (r"None of the 1 photos in .*broken' can be read \(x.png: no image of a known kind\)", ValueError),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_photos_are_refused_and_leave_nothing(bad, tmp_path, pair, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.png").write_bytes(b"x")
+    (tmp_path / "file").write_bytes(b"x")
+    before = files(tmp_path)
+    sentence, kind = BAD[bad]
+    with pytest.raises(kind, match=sentence):
+        build_gallery(bad, *pair, tmp_path / "G", progress=False)
+    assert files(tmp_path) == before

@@ -1,0 +1,184 @@
+"""The Space's parts without a server: what it asks of galleries, its command, its folder."""
+
+import importlib.util
+import json
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image, UnidentifiedImageError
+from spaces import ROOT, build, write_photos
+
+from modeling_splip.search.gallery import Gallery
+from modeling_splip.search.service import OWN_PHOTOS, Finder, OwnPhotos, read_sketch
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("world") / "photos", ["fish", "tree"])
+
+
+@pytest.fixture(scope="module")
+def gallery(world, tmp_path_factory) -> Gallery:
+    return build(world, tmp_path_factory.mktemp("space") / "mini")
+
+
+@pytest.fixture
+def app(monkeypatch, tmp_path):
+    pytest.importorskip("gradio", reason="the Space needs splip[space]")
+    spec = importlib.util.spec_from_file_location("space_app", ROOT / "space" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPLIP_GALLERY", raising=False)
+    monkeypatch.delenv("SPLIP_MODEL", raising=False)
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    Image.init()
+    monkeypatch.setattr(Image, "ID", Image.ID.copy())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    yield module
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
+
+
+@pytest.fixture
+def served(app, monkeypatch):
+    """Every app that was started, which then stops at once, with the options of its server."""
+    started = []
+
+    def launch(blocks, **options):
+        blocks.server = SimpleNamespace(config=SimpleNamespace())
+        started.append((blocks, options))
+
+    monkeypatch.setattr(app.gr.Blocks, "launch", launch)
+    return started
+
+
+def test_without_a_gallery_it_says_how_to_make_one(app, monkeypatch, capsys):
+    assert app.main() == 2
+    assert capsys.readouterr().err.startswith("splip: There is no gallery to search: make one with `make demo` or")
+    monkeypatch.setenv("SPLIP_GALLERY", "owner/unknown")
+    assert app.main() == 2
+    assert capsys.readouterr().err.startswith("splip: 'owner/unknown' is no gallery folder here")
+
+
+def test_galleries_come_from_flags_the_environment_or_the_hub(app, served, gallery, world, tmp_path, monkeypatch):
+    """The Hub is its cache here, as after a download."""
+    fishes = build(world / "fish", tmp_path / "fishes")
+    hub = tmp_path / "hub" / "datasets--owner--animals"
+    shutil.copytree(fishes.folder, hub / "snapshots" / "0123")
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("SPLIP_GALLERY", f"{gallery.folder}, owner/animals")
+    monkeypatch.setenv("SPLIP_MODEL", "clip")
+    assert app.main() == 0
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(fishes.folder), "--model", "clip", "--port", "7000"])
+    assert app.main() == 0
+    menus = [next(it for it in blocks.blocks.values() if isinstance(it, app.gr.Dropdown)) for blocks, _ in served]
+    assert menus[0].choices == [("mini (12 photos, clip)", "mini"), ("owner/animals (6 photos, clip)", "owner/animals")]
+    assert menus[1].choices == [("fishes (6 photos, clip)", "fishes")] and served[1][1]["server_port"] == 7000
+
+
+def test_where_it_cannot_listen_it_says_so(app, gallery, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        for options, sentence in (
+            (["--port", "99999"], "--port must be in [1, 65535], got 99999."),
+            (["--port", "0"], "--port must be in [1, 65535], got 0."),
+            (["--port", taken], f"Cannot listen on port {taken} of '127.0.0.1' (Address already in use): pass another"),
+            (["--host", "192.0.2.1"], "Cannot listen on '192.0.2.1' (Cannot assign requested address): pass another"),
+            (["--host", "no host"], "Cannot listen on 'no host' (Name or service not known): pass another --host"),
+        ):
+            monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(gallery.folder), *options])
+            assert app.main() == 2
+            said = capsys.readouterr()
+            assert said.err.startswith(f"splip: {sentence}") and said.err.count("\n") == 1 and not said.out
+
+
+def test_pil_opens_common_formats_only(app, served, gallery, tmp_path, monkeypatch):
+    """Also where Gradio calls it, as for an upload on the canvas."""
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(gallery.folder)])
+    assert app.main() == 0
+    for kind in ("PNG", "EPS"):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"x.{kind.lower()}", kind)
+    assert Image.open(tmp_path / "x.png").size == (9, 9)
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(tmp_path / "x.eps")
+
+
+def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
+    fishes = build(world / "fish", tmp_path / "fishes")
+    finder = Finder.open([str(gallery.folder), str(fishes.folder)])
+    one, other = finder.galleries["mini"], finder.galleries["fishes"]
+    assert one.model is other.model and len(other) == 6
+    with pytest.raises(ValueError, match="There is no gallery 'birds', only mini, fishes"):
+        finder.choose("birds", None)
+
+
+def test_own_photos_are_deleted_and_limited(gallery, world, tmp_path):
+    finder = Finder({"mini": gallery})
+    own = finder.index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
+    folder = Path(own.folder.name)
+    assert len(finder.search(None, "red", 0.5, OWN_PHOTOS, 50, own)) == 6 and folder.is_dir()
+    own.delete()
+    assert not folder.exists()
+    for count in (0, 201):
+        with pytest.raises(ValueError, match="Upload 1 to 200 photos"):
+            finder.index(["x.png"] * count, None, 10_000)
+    with pytest.raises(ValueError, match="no photos of your own"):
+        finder.choose(OWN_PHOTOS, None)
+    before = set(Path(tempfile.gettempdir()).glob("splip-own-*"))
+    (tmp_path / "bad.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="None of the photos can be read: upload JPEG"):
+        finder.index([str(tmp_path / "bad.png")], None, 10_000)
+    assert set(Path(tempfile.gettempdir()).glob("splip-own-*")) == before
+
+
+def test_photos_of_a_killed_server_are_deleted_and_no_others(app, served, gallery, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    alive = Finder({"mini": gallery}).index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
+    for name, content in (("dead", "gallery"), ("half", "gallery.partial"), ("starting", ""), ("foreign", "gallery")):
+        (tmp_path / f"splip-own-{name}" / content).mkdir(parents=True)
+        if name != "foreign":
+            (tmp_path / f"splip-own-{name}" / "lock").touch()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(gallery.folder)])
+    assert app.main() == 0
+    left = {path.name.removeprefix("splip-own-") for path in tmp_path.glob("splip-own-*")}
+    assert left == {"starting", "foreign", Path(alive.folder.name).name.removeprefix("splip-own-")}
+    assert len(alive.gallery.search(None, 50, "red")) == 6 and alive.gallery.result(0).thumbnail
+    alive.lock.release()  # as the system does for a process that is killed
+    OwnPhotos.sweep()
+    assert not Path(alive.folder.name).exists()
+
+
+def test_a_strangers_answer_names_no_folder(gallery):
+    result = gallery.search(None, 1, "fish")[0]
+    assert str(gallery.manifest["root"]) in result.path
+    assert str(gallery.manifest["root"]) not in json.dumps(result.as_public_dict())
+    assert result.as_public_dict()["name"] == Path(result.path).name
+
+
+def test_a_sketch_too_large_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (3000, 3000)).save(tmp_path / "large.png")
+    assert read_sketch(str(tmp_path / "large.png"), 9_000_000).size == (3000, 3000)
+    with pytest.raises(ValueError, match="no readable image of at most 8,999,999 pixels"):
+        read_sketch(str(tmp_path / "large.png"), 8_999_999)
+
+
+def test_the_folder_is_one_that_a_hosted_space_builds_from():
+    import yaml
+
+    header = yaml.safe_load((ROOT / "space" / "README.md").read_text("utf-8").split("---")[1])
+    assert (header["sdk"], header["license"]) == ("gradio", "apache-2.0")
+    assert (ROOT / "space" / header["app_file"]).is_file()
+    assert json.dumps(header["sdk_version"]).count(".") == 2
+    wanted = [line for line in (ROOT / "space" / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
+    assert wanted == ["splip[space]"]  # the one place that says where it is installed from
+    assert len((ROOT / "space" / "app.py").read_text("utf-8").splitlines()) < 250

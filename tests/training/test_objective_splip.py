@@ -1,0 +1,211 @@
+"""The objective of SpLIP against losses added up image by image, and which parameters it trains."""
+
+import math
+
+import pytest
+import torch
+from conftest import CLASSES
+from plain_splip import build
+from torch.nn import functional as F
+
+from modeling_splip.training.jigsaw import permute_tiles, two_permutations
+from modeling_splip.training.objective_splip import SplipObjective, SplipSettings
+
+LABELS, NEGATIVE_LABELS = torch.tensor([0, 3, 1]), torch.tensor([4, 2, 2])
+
+
+def batch_of(level: str = "category") -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(3, 3, 3, 32, 32, generator=generator)
+    batch = {"sketch": images[0], "positive": images[1], "draw": torch.tensor([7, 123, 0])}
+    if level == "category":
+        return batch | {"negative": images[2], "label": LABELS, "negative_label": NEGATIVE_LABELS}
+    # Rows 0 and 2 are of one class; row 1 has no other photo of its class.
+    return batch | {"label": torch.tensor([2, 0, 2]), "instance": torch.tensor([50, 60, 70])}
+
+
+def distance(a, b):
+    return float((a - b) @ (a - b))
+
+
+def entropy(logits, label):
+    return float(logits.logsumexp(0) - logits[label])
+
+
+def losses_one_by_one(objective, batch) -> dict[str, float]:
+    """The equations, one image at a time, all images passed alone."""
+    settings, model = objective.settings, objective.model
+    count = len(batch["label"])
+    triplet, class_terms, own, conditional = [], [], [], []
+    frozen = F.normalize(model.frozen_class_embeds(), dim=-1)
+
+    def see(image, modality, label):
+        output = model(image[None], modality)
+        class_terms.append(entropy(output.class_embeds[0] @ output.embeds[0] / settings.tau, label))
+        return output.embeds[0]
+
+    photos = [see(batch["positive"][i], "photo", batch["label"][i]) for i in range(count)]
+    for i in range(count):
+        s, p, c = see(batch["sketch"][i], "sketch", batch["label"][i]), photos[i], batch["label"][i]
+        y = batch["draw"][i] % settings.permutations
+        shuffled = permute_tiles(batch["sketch"][i : i + 1], objective.permutations[y][None], settings.grid)
+        permuted = model(shuffled, "sketch").embeds
+        if settings.level == "category":
+            n = see(batch["negative"][i], "photo", batch["negative_label"][i])
+            mu = float(frozen[c] @ frozen[batch["negative_label"][i]]) if settings.adaptive_margin else settings.margin
+        else:
+            others = [
+                j for j in range(count) if batch["label"][j] == c and batch["instance"][j] != batch["instance"][i]
+            ]
+            n = min((photos[j] for j in others), key=lambda photo: distance(s, photo), default=None)
+            mu = settings.fg_margin
+        terms = [entropy(objective.solver(x[None], permuted)[0], y) for x in (s, p) + ((n,) if n is not None else ())]
+        own.append(terms[0])
+        if n is not None:
+            triplet.append(max(0.0, distance(s, p) - distance(s, n) + mu))
+            conditional.append(max(0.0, terms[1] - terms[2]))
+    mean = {name: sum(x) / len(x) for name, x in {"triplet": triplet, "class": class_terms}.items()}
+    mean["cjs"] = sum(own) / len(own) + sum(conditional) / len(conditional)
+    total = settings.triplet * mean["triplet"] + settings.alpha * mean["class"] + settings.beta * mean["cjs"]
+    return mean | {"loss": total}
+
+
+@pytest.mark.parametrize("conditioning", ["image", "domain"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"adaptive_margin": False, "margin": 0.7},
+        {"triplet": 0.5, "alpha": 2.0, "beta": 3.0, "tau": 0.3},
+        {"grid": 2, "permutations": 5},
+        {"level": "fine_grained"},
+        {"level": "fine_grained", "fg_margin": 1.5},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_losses_one_by_one(tiny_clip, settings, conditioning):
+    torch.manual_seed(0)
+    objective = SplipObjective(build(tiny_clip, conditioning=conditioning), SplipSettings(**settings)).eval()
+    batch = batch_of(objective.settings.level)
+    found, expected = objective(batch), losses_one_by_one(objective, batch)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert value > 0, f"{name} is zero and shows nothing"
+
+
+@torch.no_grad()
+def test_shuffling_in_place_of_the_jigsaw(tiny_clip):
+    """A sketch is nearer to its photo under the same permutation than under another, by `margin`."""
+    torch.manual_seed(0)
+    settings = SplipSettings(beta=0.0, shuffle=1.0, margin=0.7)
+    objective, batch = SplipObjective(build(tiny_clip), settings).eval(), batch_of("category")
+    chosen = [objective.shuffles[which] for which in two_permutations(batch["draw"], 23)]
+    s, p, q = (
+        objective.model.encode(permute_tiles(batch[key], chosen[which], 2), modality)
+        for key, which, modality in (("sketch", 0, "sketch"), ("positive", 0, "photo"), ("positive", 1, "photo"))
+    )
+    expected = ((s * q).sum(dim=1) - (s * p).sum(dim=1) + 0.7).relu().mean()
+    assert float(objective(batch)["shuffle"]) == pytest.approx(float(expected), rel=1e-4) and expected > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys", "needs_no"),
+    [
+        ({}, {"loss", "triplet", "class", "cjs"}, "instance"),
+        ({"alpha": 0.0, "beta": 0.0}, {"loss", "triplet"}, "draw"),
+        ({"triplet": 0.0, "beta": 0.0}, {"loss", "class"}, "draw"),
+        ({"beta": 0.0}, {"loss", "triplet", "class"}, "draw"),
+    ],
+    ids=["all", "triplet", "class", "triplet and class"],
+)
+def test_rows_of_the_loss_ablation(tiny_clip, settings, keys, needs_no):
+    objective = SplipObjective(build(tiny_clip), SplipSettings(**settings))
+    batch = {name: value for name, value in batch_of().items() if name != needs_no}
+    found = objective(batch)
+    assert found.keys() == keys
+    weights = {"triplet": 1.0, "class": 1.0, "cjs": 0.1}
+    assert float(found["loss"]) == pytest.approx(sum(weights[name] * float(found[name]) for name in keys - {"loss"}))
+    assert hasattr(objective, "solver") == ("cjs" in keys)
+
+
+@pytest.mark.parametrize("settings", [{}, {"conditioning": "domain", "share_layer_norms": False}], ids=str)
+@pytest.mark.parametrize("level", ["category", "fine_grained"])
+def test_gradients_only_where_intended(tiny_clip, settings, level):
+    objective = SplipObjective(build(tiny_clip, **settings), SplipSettings(level=level)).train()
+    objective(batch_of(level))["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        if name.startswith("model.clip."):
+            assert not parameter.requires_grad and parameter.grad is None, name
+        else:
+            assert parameter.requires_grad and parameter.grad.abs().max() > 0, name
+
+
+def test_only_one_step_away(tiny_clip):
+    """A few steps on one batch lower its loss, and leave CLIP as it was."""
+    torch.manual_seed(0)
+    objective = SplipObjective(build(tiny_clip)).train()
+    before = {name: tensor.clone() for name, tensor in objective.model.clip.state_dict().items()}
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+    values = []
+    for _ in range(15):
+        loss = objective(batch_of())["loss"]
+        values.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert values[-1] < 0.5 * values[0]
+    for name, tensor in objective.model.clip.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_margins_are_cosines_of_the_frozen_class_names(tiny_clip):
+    objective = SplipObjective(build(tiny_clip))
+    embeds = objective.model.frozen_class_embeds("photo")
+    for i in range(len(CLASSES)):
+        for j in range(len(CLASSES)):
+            expected = F.cosine_similarity(embeds[i], embeds[j], dim=0)
+            assert float(objective.margins[i, j]) == pytest.approx(float(expected), abs=1e-6)
+    assert not any("margins" in name or "permutations" in name for name in objective.state_dict())
+
+
+def test_solver_is_never_exported(tiny_clip, tmp_path):
+    objective = SplipObjective(build(tiny_clip))
+    assert any(name.startswith("solver.") for name in objective.state_dict())
+    assert not any("solver" in name for name in objective.model.state_dict())
+
+
+def test_losses_in_float32_under_autocast(tiny_clip):
+    torch.manual_seed(0)
+    objective = SplipObjective(build(tiny_clip))
+    expected = objective(batch_of())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective(batch_of())
+    for name, value in found.items():
+        assert value.dtype == torch.float32 and math.isclose(float(value), float(expected[name]), rel_tol=0.05), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"level": "class"}, r"level must be one of .*'category', 'fine_grained'.* got 'class'"),
+        ({"tau": 0.0}, "tau must be above 0, got 0.0"),
+    ],
+)
+def test_bad_settings(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        SplipSettings(**settings)
+
+
+def test_fine_grained_batch_without_a_second_instance(tiny_clip):
+    objective = SplipObjective(build(tiny_clip), SplipSettings(level="fine_grained"))
+    batch = batch_of("fine_grained") | {"label": torch.tensor([0, 1, 2])}
+    with pytest.raises(ValueError, match="two instances of one class in a batch: raise pairs_per_class"):
+        objective(batch)
+
+
+def test_without_any_loss_nothing_trains(tiny_clip):
+    objective = SplipObjective(build(tiny_clip), SplipSettings(triplet=0.0, alpha=0.0, beta=0.0))
+    with pytest.raises(ValueError, match="Every loss has weight 0"):
+        objective(batch_of("category"))
