@@ -44,7 +44,8 @@ from modeling_splip.clip_backbone import MINI_CLIP
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.evaluation.pictures import method_runs
-from modeling_splip.training.methods import METHODS, load_retriever
+from modeling_splip.loading import load_retriever
+from modeling_splip.training.methods import METHODS
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {

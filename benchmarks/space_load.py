@@ -36,10 +36,10 @@ from tqdm import tqdm
 from datasets_scripts.world.instances import CATEGORY_NAMES, make_instance
 from datasets_scripts.world.render import draw_photo, draw_sketch
 from modeling_splip.common.files import check_writable, write_json
+from modeling_splip.loading import load_retriever
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.result import Result
 from modeling_splip.search.service import OWN_PHOTOS
-from modeling_splip.training.methods import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
 K = 12

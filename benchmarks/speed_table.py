@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tables import markdown
+from modeling_splip.common.text import markdown_table
 
 
 def speed(report: dict[str, Any]) -> str:
@@ -21,7 +21,7 @@ def _caption(report: dict[str, Any]) -> str:
 
 def _bars(report: dict[str, Any]) -> str:
     rows = [[row["what"], f"{row['bar']:g}", f"{row['measured']:.3g}", _met(row["met"])] for row in report["bars"]]
-    return markdown(["promised ratio of times", "bar", "measured", ""], rows)
+    return markdown_table(["promised ratio of times", "bar", "measured", ""], rows)
 
 
 def _met(met: bool) -> str:
@@ -37,7 +37,7 @@ def _costs(report: dict[str, Any]) -> str:
     rows = [[name, f"{row['median']:.1f}", f"{row['median'] / plain:.2f}"] for name, row in times.items()]
     for name, row in report["text"]["milliseconds_an_image"].items():
         rows.append([f"text pass alone, {name}", f"{row['median']:.0f}", f"{row['median'] / plain:.1f}"])
-    return markdown(["encoding", "ms an image", "of plain CLIP's time"], rows)
+    return markdown_table(["encoding", "ms an image", "of plain CLIP's time"], rows)
 
 
 def _training(report: dict[str, Any]) -> str:
@@ -47,7 +47,7 @@ def _training(report: dict[str, Any]) -> str:
         for name, times in part["milliseconds_a_triplet"].items():
             seconds = f"{times['median'] / 1000:.2f}"
             rows.append([f"{name}, {dtype}", seconds, str(memory.get(dtype, {}).get(name, "-"))])
-    return markdown(["training step", "s a triplet (four images)", "MB an image"], rows)
+    return markdown_table(["training step", "s a triplet (four images)", "MB an image"], rows)
 
 
 def _classes(report: dict[str, Any]) -> str:
@@ -58,4 +58,4 @@ def _classes(report: dict[str, Any]) -> str:
         law = f"{fit['a']:.3g} + {fit['b']:.3g} C + {fit['c']:.3g} C²"
         rows.append([name, *(f"{value:.0f}" for value in part[name]["milliseconds_an_image"]), law])
     header = ["packed text pass, ms an image", *(f"C = {count}" for count in part["classes"]), "fitted"]
-    return markdown(header, rows)
+    return markdown_table(header, rows)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from modeling_splip.common.text import markdown_table
+
 DEMO_COLUMNS = (
     ("zero-shot mAP@all", "zs", "map_all"),
     ("mAP@200", "zs", "map_200_prefix"),
@@ -30,7 +32,7 @@ def demo(metrics: dict[str, Any]) -> str:
         f"percent): {WORLD}. `clip` is the frozen backbone; mAP@200 has the relevant photos among the first 200 as "
         "denominator, generalised is `gzs-distractors`, fine-grained `fg-class` from a model trained on instance pairs."
     )
-    return caption + "\n\n" + markdown(["", *(title for title, _, _ in DEMO_COLUMNS)], rows)
+    return caption + "\n\n" + markdown_table(["", *(title for title, _, _ in DEMO_COLUMNS)], rows)
 
 
 def world(report: dict[str, Any]) -> str:
@@ -46,9 +48,9 @@ def world(report: dict[str, Any]) -> str:
     folds = [f"{title}, fold {fold}" for title in ("mAP@all", "Acc@1") for fold in ("0", "1", "2")]
     return (
         f"{_settings(report)}\n\n"
-        + markdown(header, rows)
+        + markdown_table(header, rows)
         + "\n\nGain over frozen CLIP in points, with the 95 % interval of a paired bootstrap over queries:\n\n"
-        + markdown(["", *folds], gains)
+        + markdown_table(["", *folds], gains)
     )
 
 
@@ -96,7 +98,7 @@ def _methods(report: dict[str, Any]) -> str:
         cells = [_value(values[protocol]) for protocol in present]
         cells += [f"{values['trainable_parameters']:,}", f"{values['checkpoint_bytes'] / 1000:,.0f} kB"]
         rows.append([name, *cells, f"x {step:.1f}" if step else "-", f"x {values['encoding_relative']:.2f}"])
-    return markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def papers(published: dict[str, Any]) -> str:
@@ -112,7 +114,7 @@ def papers(published: dict[str, Any]) -> str:
         + [f"{values[name]:.1f}" if name in values else "-" for name in methods]
         for (split, protocol, metric), values in found.items()
     ]
-    return markdown(["split", "protocol", "metric", *(f"{name}, published" for name in methods)], rows)
+    return markdown_table(["split", "protocol", "metric", *(f"{name}, published" for name in methods)], rows)
 
 
 def ablation(report: dict[str, Any]) -> str:
@@ -125,18 +127,12 @@ def ablation(report: dict[str, Any]) -> str:
         header += ["paper: mAP@200", "paper: Acc@1"] if paper else []
         lines = []
         for name, values in rows.items():
-            line = [name.replace("|", "\\|"), *(_value(values[key]) for key in ("map_all", "map_200", "acc_1"))]
+            line = [name, *(_value(values[key]) for key in ("map_all", "map_200", "acc_1"))]
             if paper:
                 line += [f"{values['paper'][k]:.1f}" if "paper" in values else "-" for k in ("map_200", "acc_1")]
             lines.append(line)
-        blocks.append(markdown(header, lines))
+        blocks.append(markdown_table(header, lines))
     return "\n\n".join(blocks)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _value(values: dict[str, Any]) -> str:

@@ -32,9 +32,9 @@ from modeling_splip.clip_backbone import MINI_CLIP, load_clip
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.evaluation.evaluate import Embedder, embed_view, measure, measure_sides
+from modeling_splip.loading import load_retriever
 from modeling_splip.modeling_encoder import weights_fingerprint
 from modeling_splip.training.arguments import RECIPES
-from modeling_splip.training.methods import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"

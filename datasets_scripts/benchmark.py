@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 import datasets
 
+from modeling_splip.common.text import quoted, spelling_key
+
 from .archive import Member, list_files
 from .base import Plan, Row, SbirBuilder, stem
 from .layouts import Found, find, list_files_below, read_list
-from .splits import Classes, Split, load_classes, load_split, quoted, spelling_key
+from .splits import Classes, Split, load_classes, load_split
 from .verify import Photo, count_differences, list_differences, merge_photos, names_taken_twice
 
 FLAWS = ("error", "ambiguous", "pose", "context")

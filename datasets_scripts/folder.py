@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import datasets
 
+from modeling_splip.common.text import quoted, readable, spelling_key
+
 from .archive import Member, list_files
 from .base import Plan, Row, SbirBuilder, is_image, photo_id_of, stem
-from .splits import Split, load_split, quoted, readable, resolve, spelling_key
+from .splits import Split, load_split, resolve
 from .verify import Photo, merge_equal_bytes
 
 PLACE = re.compile(r"(?:^|/)(sketch(?:es)?|photos?|images?)/(?:([^/]+)/)?([^/]+)$", re.IGNORECASE)

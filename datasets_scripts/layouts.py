@@ -7,9 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from modeling_splip.common.text import quoted, spelling_key
+
 from .archive import Member, read_member
 from .base import is_image
-from .splits import quoted, resolve, spelling_key
+from .splits import resolve
 
 # The parts of an archive. "original" are the photos that sketches were drawn of, "extended" the photos added later.
 PARTS = ("sketch", "original", "extended", "photo")

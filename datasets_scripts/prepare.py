@@ -15,13 +15,15 @@ from typing import Any
 
 import datasets
 
+from modeling_splip.common.text import quoted
+
 from .card import dataset_card
 from .folder import Folder
 from .qmul import Qmul
 from .quickdraw import QuickDraw
 from .schema import SPLITS
 from .sketchy import Sketchy
-from .splits import load_split, quoted
+from .splits import load_split
 from .tuberlin import TuBerlin
 from .writing import plan_hash, write_shards
 

@@ -1,11 +1,11 @@
 """Seen and unseen classes as data: named lists from the JSON files beside this one, or anyone's file."""
 
-import difflib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from modeling_splip.common.text import nearest, quoted, spelling_key
 
 FOLDER = Path(__file__).parent / "class_lists"
 
@@ -54,16 +54,6 @@ def load_classes(dataset: str) -> Classes:
         for entry in data["classes"]
     }
     return Classes(spellings, counts, data["lists"])
-
-
-def spelling_key(name: str) -> str:
-    """Return the form in which two spellings of a class are compared: lower case, `_`, `-` and space alike."""
-    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
-
-
-def readable(folder: str) -> str:
-    """Return a folder's name as it reads in a prompt: `stop_sign` is "stop sign", `t-shirt` stays."""
-    return re.sub(r"[\s_]+", " ", folder).strip()
 
 
 def split_names() -> list[str]:
@@ -121,7 +111,8 @@ def resolve(names: Iterable[str], known: Mapping[str, str], where: str) -> list[
     names = list(names)
     unknown = [name for name in names if spelling_key(name) not in known]
     if unknown:
-        hints = [f"'{name}'{_nearest(name, known)}" for name in unknown[:10]]
+        found = {name: nearest(name, known.values()) for name in unknown[:10]}
+        hints = [f"'{name}'" + (f" (nearest known: '{near}')" if near else "") for name, near in found.items()]
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
         raise ValueError(f"unknown class among {where}: {', '.join(hints)}{more}")
     found = [known[spelling_key(name)] for name in names]
@@ -129,14 +120,3 @@ def resolve(names: Iterable[str], known: Mapping[str, str], where: str) -> list[
     if twice:
         raise ValueError(f"{quoted(twice)} occurs twice among {where}")
     return found
-
-
-def _nearest(name: str, known: Mapping[str, str]) -> str:
-    match = difflib.get_close_matches(spelling_key(name), list(known), n=1, cutoff=0.5)
-    return f" (nearest known: '{known[match[0]]}')" if match else ""
-
-
-def quoted(names: Sequence[str], most: int = 10) -> str:
-    """Return names for a message: the first ones in quotes, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more

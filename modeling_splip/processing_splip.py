@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
 from .clip_backbone import resolve_base
 from .configuration_retriever import check_modality
+from .image_files import open_image
 
-# What photos and drawings come as. PIL knows more formats and hands some to other programs, EPS to Ghostscript.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # A drawing whose grey levels span less than this (of 255) has nothing drawn on it. Ours.
 BLANK_RANGE = 16
 # A drawing darker than this on the average (of 1), with few grey levels between, is likely white on black. Ours.
@@ -156,7 +155,7 @@ def to_rgb(image: Any) -> Image.Image:
         FileNotFoundError, ValueError: if it is a path without a readable image, or an array of another shape.
     """
     if isinstance(image, str | os.PathLike):
-        image = _open(image)
+        image = open_image(image)
     elif isinstance(image, torch.Tensor):
         image = _from_tensor(image)
     elif isinstance(image, np.ndarray):
@@ -175,25 +174,6 @@ def to_rgb(image: Any) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def image_formats() -> list[str]:
-    """Return the names of the formats that are read, as far as this PIL has them."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _open(path: str | os.PathLike) -> Image.Image:
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise ValueError(f"'{path}' is not a readable image (no regular file).")
-    try:
-        with Image.open(path, formats=image_formats()) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no image file '{path}'.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{path}' is not a readable image ({error}).") from error
 
 
 def _from_wide_greys(grey: np.ndarray) -> Image.Image:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from modeling_splip.loading import load_retriever
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.training.methods import load_retriever
 
 COLOURS = ["red", "green", "blue", "orange", "purple", "teal", "brown", "grey"]
 

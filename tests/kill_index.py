@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
+from modeling_splip.loading import load_retriever
 from modeling_splip.search.build import build_gallery
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.training.methods import load_retriever
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate")
 

@@ -15,8 +15,8 @@ from PIL import Image
 from datasets_scripts.world.instances import make_instance
 from datasets_scripts.world.parts import CATEGORIES
 from datasets_scripts.world.render import draw_photo, draw_sketch
+from modeling_splip.loading import load_retriever
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.training.methods import load_retriever
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "mug<b>bold"  # a label that must stay text in a page

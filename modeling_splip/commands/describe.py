@@ -14,7 +14,8 @@ from tqdm import tqdm
 from transformers import pipeline
 
 from ..common.files import check_writable, write_json
-from ..data.descriptions import PACKAGED, Descriptions, class_key, read_descriptions, sentence_fault
+from ..common.text import spelling_key
+from ..data.descriptions import PACKAGED, Descriptions, read_descriptions, sentence_fault
 
 TRIES = 3
 # Room for an answer that is over-long, so that it is seen to be.
@@ -81,7 +82,7 @@ def read_classes(path: Path) -> list[str]:
     names = [line for line in lines if line]
     if not names:
         raise ValueError(f"'{path}' names no class: write the class names into it, one a line.")
-    keys = [class_key(name) for name in names]
+    keys = [spelling_key(name) for name in names]
     twice = [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]
     if twice:
         raise ValueError(f"'{path}' names '{twice[0]}' twice: name every class once.")
@@ -103,8 +104,8 @@ def not_described(names: list[str], descriptions: Descriptions) -> list[str]:
     faulty = list(descriptions.faults())
     for name in faulty:
         del descriptions.classes[name]
-    known = {class_key(name) for name in descriptions.classes}
-    wanted = {class_key(name): name for name in [*names, *faulty]}
+    known = {spelling_key(name) for name in descriptions.classes}
+    wanted = {spelling_key(name): name for name in [*names, *faulty]}
     return [name for key, name in wanted.items() if key not in known]
 
 

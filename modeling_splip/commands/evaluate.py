@@ -15,7 +15,7 @@ from ..evaluation.evaluate import GALLERIES, Embedder, Evaluation, evaluate, ret
 from ..evaluation.pictures import PHOTO_KINDS
 from ..evaluation.published import published_table
 from ..evaluation.report import PAGE, check_report, records_table, write_report
-from ..training.methods import BASELINES, load_retriever
+from ..loading import BASELINES, load_retriever
 
 # What only a model on a dataset has, with its defaults.
 OF_DATASETS = {

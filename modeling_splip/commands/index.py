@@ -4,10 +4,11 @@ import argparse
 import sys
 from typing import Any
 
+from ..common.text import printable
+from ..loading import load_retriever
 from ..search.build import build_gallery, process_state
 from ..search.index import KINDS
 from ..search.milvus_store import collection_name, connect, ingest
-from ..training.methods import load_retriever
 
 _SHOWN = 20
 
@@ -76,13 +77,6 @@ def run(args: argparse.Namespace) -> int:
         options = f" --store milvus --uri {args.uri}"
     print(f"Search it with: splip search SKETCH --gallery {args.out}{options}")
     return 0
-
-
-def printable(text: str) -> str:
-    """Return text without control characters (a file name may hold terminal escapes), in the output's encoding."""
-    plain = "".join(char if char.isprintable() else "?" for char in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return plain.encode(encoding, "replace").decode(encoding)
 
 
 def connect_store(args: argparse.Namespace) -> Any:

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import entry_points
 from types import ModuleType
 
+from ..common.text import one_line
+
 # Commands of this package; others (`prepare`, `space`) come through the entry point group below.
 COMMANDS = {
     "describe": "modeling_splip.commands.describe",
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (ValueError, OSError) as error:
-        print(f"splip: {_one_line(error)}", file=sys.stderr)
+        print(f"splip: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("splip: interrupted.", file=sys.stderr)
@@ -59,11 +61,3 @@ def _modules() -> dict[str, str]:
 
 def _first_line(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().splitlines()[0]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

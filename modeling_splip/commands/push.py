@@ -12,11 +12,11 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 
 from ..common.files import write_json
+from ..loading import load_retriever
 from ..modeling_retriever import Retriever
 from ..search.table import CARD, MANIFEST, read_manifest
 from ..sharing.model_card import CardFacts, model_card, shared_base
 from ..sharing.peft_export import export_peft
-from ..training.methods import load_retriever
 
 CARD_FILE = "README.md"
 

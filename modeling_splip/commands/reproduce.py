@@ -1,18 +1,18 @@
 """Prepare, train and evaluate a published experiment, show it beside the published numbers, and write its card."""
 
 import argparse
-import difflib
 import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from ..common.text import hint
 from ..data.dataset import INFO_FILE, SbirDataset, open_dataset
 from ..evaluation.report import RECORDS
+from ..loading import load_retriever
 from ..sharing.model_card import CardFacts, model_card
 from ..training.arguments import TrainingArguments, load_recipe, parse_arguments, recipe_names
-from ..training.methods import load_retriever
 from ..training.plan import MEASURED_STEPS, TrainingPlan, plan_training
 from .push import CARD_FILE, read_records, read_run
 
@@ -79,8 +79,7 @@ def read_arguments(name: str, changes: list[str]) -> TrainingArguments:
         ValueError: if there is no such experiment, or a change is none.
     """
     if name not in experiments():
-        near = difflib.get_close_matches(name, experiments(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"There is no experiment '{name}' (nearest: '{near}'); known are {', '.join(experiments())}.")
+        raise ValueError(f"There is no experiment '{name}'{hint(name, experiments())}")
     for change in changes:
         if "=" not in change:
             raise ValueError(f"--set takes NAME=VALUE, got '{change}'.")

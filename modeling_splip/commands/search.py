@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ..common.files import check_writable
+from ..common.text import printable
 from ..evaluation.pictures import retrieval_grid
 from ..processing_splip import to_rgb
 from ..search.base import SearchableGallery
@@ -17,7 +18,7 @@ from ..search.gallery import Gallery
 from ..search.milvus_gallery import MilvusGallery
 from ..search.milvus_store import collection_name
 from ..search.result import Result
-from .index import connect_store, printable
+from .index import connect_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

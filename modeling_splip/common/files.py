@@ -1,7 +1,10 @@
-"""Write result files whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,44 @@ def check_writable(path: Path) -> None:
         raise OSError(f"Cannot write the file '{path}': choose another path.")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside and move it into place; makes the folder."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file or a folder to, and rename it to `path` at the end.
+
+    Where writing fails, what was there before stays, and nothing is left beside it. Folders above are made. A folder
+    that is replaced is moved away first, since the system renames a folder only to an empty place.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
-    aside.replace(path)
+    partial, old = (path.with_name(f"{path.name}.{ending}") for ending in ("partial", "old"))
+    remove(partial)
+    try:
+        yield partial
+        if path.is_dir():
+            remove(old)
+            os.replace(path, old)
+        os.replace(partial, path)
+        remove(old)
+    except BaseException:
+        remove(partial)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; a link goes, not what it points to. Nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

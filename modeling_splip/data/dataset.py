@@ -5,10 +5,8 @@ is a choice of their rows, by name and seed. docs/protocol.md says who uses whic
 """
 
 import dataclasses
-import difflib
 import json
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +16,8 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
+
+from ..common.text import hint, spelling_key
 
 INFO_FILE = "splip_dataset.json"
 SPLITS = ("train", "query", "gallery")
@@ -103,10 +103,9 @@ class SbirDataset:
         known = {spelling_key(name): name for name in self.unseen}
         for name in names:
             if spelling_key(name) not in known:
-                near = difflib.get_close_matches(spelling_key(name), known, n=1, cutoff=0.0)
                 raise ValueError(
-                    f"'{name}' is no unseen class of dataset '{self.name}' (nearest: '{known[near[0]]}'): only unseen "
-                    "classes can be left out."
+                    f"Only unseen classes of dataset '{self.name}' can be left out, and '{name}' is none"
+                    f"{hint(name, self.unseen)}"
                 )
         return [known[spelling_key(name)] for name in names]
 
@@ -203,11 +202,6 @@ class SbirDataset:
             )
         kept = Part(query.split, query.rows[found]), Part(gallery.split, gallery.rows[wanted])
         return View(protocol, (kept[0],), (kept[1],))
-
-
-def spelling_key(name: str) -> str:
-    """Return the form in which two spellings of a class are equal: "hot-air balloon" and "Hot_air_balloon" are."""
-    return re.sub(r"[\s_\-]+", "", name).casefold()
 
 
 def paired_rows(drawn: np.ndarray, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

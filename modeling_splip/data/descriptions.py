@@ -3,12 +3,13 @@
 The packaged file lies beside this one, and not with the data builders, because training reads it.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..common.text import nearest, spelling_key
 
 SCHEMA = "splip-descriptions-1"
 PACKAGED = Path(__file__).with_name("descriptions.json")
@@ -33,11 +34,11 @@ class Descriptions:
         """Return, for every class that cannot be used as it stands, what is wrong with it first."""
         found, keys, sentences = {}, set(), set()
         for name, answers in self.classes.items():
-            if class_key(name) in keys:
+            if spelling_key(name) in keys:
                 found[name] = "is there twice"
             elif list(answers) != list(self.prompts):
                 found[name] = f"must answer {', '.join(self.prompts)}, in this order"
-            keys.add(class_key(name))
+            keys.add(spelling_key(name))
             for prompt, sentence in answers.items():
                 fault = sentence_fault(name, sentence, sentences)
                 if fault:
@@ -101,20 +102,20 @@ def descriptions_of(class_names: Iterable[str], source: str | Path | None = None
         ValueError: classes that are not described, with the nearest known name of each.
     """
     class_names = list(class_names)
-    sentences = {class_key(name): (name, found) for name, found in load_descriptions(source).items()}
-    missing = [name for name in class_names if class_key(name) not in sentences]
+    sentences = {spelling_key(name): (name, found) for name, found in load_descriptions(source).items()}
+    missing = [name for name in class_names if spelling_key(name) not in sentences]
     if missing:
         hints = []
         for name in missing[:10]:
-            nearest = difflib.get_close_matches(class_key(name), sentences, n=1)
-            hints.append(f"'{name}'" + (f" (nearest known: '{sentences[nearest[0]][0]}')" if nearest else ""))
+            near = nearest(name, [known for known, _ in sentences.values()])
+            hints.append(f"'{name}'" + (f" (nearest known: '{near}')" if near else ""))
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         where = f"'{source}'" if source is not None else "the packaged descriptions"
         raise ValueError(
             f"No description in {where} of {', '.join(hints)}{more}: "
             "rename them, or write a file for your classes with `splip describe`."
         )
-    return [sentences[class_key(name)][1] for name in class_names]
+    return [sentences[spelling_key(name)][1] for name in class_names]
 
 
 def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
@@ -124,7 +125,7 @@ def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
         return "is empty"
     if words > MAX_WORDS:
         return f"has {words} words, more than {MAX_WORDS}"
-    if not re.search(rf"(?<!\w){re.escape(class_key(name))}(s|es)?(?!\w)", class_key(sentence)):
+    if not re.search(rf"(?<!\w){re.escape(plain_words(name))}(s|es)?(?!\w)", plain_words(sentence)):
         return f"does not name '{name}'"
     if not sentence.endswith("."):
         return "does not end with a full stop"
@@ -133,9 +134,9 @@ def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
     return ""
 
 
-def class_key(name: str) -> str:
-    """Return the form in which two spellings of a class are compared."""
-    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
+def plain_words(text: str) -> str:
+    """Return text in lower case, its words parted by single spaces: `_` and `-` part words too."""
+    return re.sub(r"[\s_\-]+", " ", text).strip().casefold()
 
 
 def _strings(value: object) -> bool:

@@ -1,10 +1,12 @@
 """Published numbers beside ours: each under the definition that its paper most likely used, with how sure that is."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from ..common.text import markdown_table
 
 COLUMNS = ("method", "metric", "published", "ours", "definition", "sure", "gallery", "source")
 FILE = Path(__file__).parent / "published_results.json"
@@ -35,21 +37,12 @@ def published_table(record: Mapping[str, Any]) -> str:
         )
         for row in rows
     ]
-    parts = [markdown_table(COLUMNS, cells), *_warnings(record, known)]
+    parts = [markdown_table(COLUMNS, cells, aligned=True), *_warnings(record, known)]
     for column in ("sure", "gallery", "source"):
         used = dict.fromkeys(row[column] for row in rows)
         parts.append(f"{column}: " + "; ".join(f"{word} = {known[column][word]}" for word in used) + ".")
     notes = dict.fromkeys(f"- {row['method']}: {row['note']}." for row in rows if row["note"])
     return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose columns stand in line, so that it reads as plain text too."""
-    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
-    lines = [columns, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
 
 
 def _warnings(record: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:

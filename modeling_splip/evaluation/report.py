@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..common.files import check_writable, write_json
+from ..common.text import markdown_table
 from ..data.dataset import FINE_GRAINED, PROTOCOLS
 from .evaluate import Embedder, Evaluation, queries_picture, retrieval_picture
 from .pictures import per_class_bars, precision_recall_curve
-from .published import markdown_table, published_table
+from .published import published_table
 
 RECORDS, PAGE, CURVES = "records.json", "report.md", "precision_recall.png"
 PICTURES = ("per_class", "retrieval", "worst")  # each of every protocol
@@ -65,7 +66,7 @@ def records_table(records: Sequence[dict[str, Any]]) -> str:
         values = [record["metrics"].get(column) for column in columns]
         cells = ["-" if value is None else f"{100 * value:.2f}" for value in values]
         rows.append([record["method"], record["protocol"], str(record["n_query"]), str(record["n_gallery"]), *cells])
-    return markdown_table(["method", "protocol", "queries", "gallery", *columns], rows)
+    return markdown_table(["method", "protocol", "queries", "gallery", *columns], rows, aligned=True)
 
 
 def _page(records: Sequence[dict[str, Any]], pictures: Pictures) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..loading import load_retriever
 from ..processing_splip import to_rgb
-from ..training.methods import load_retriever
 from .result import Result
 
 _BATCH = 32

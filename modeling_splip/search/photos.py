@@ -1,6 +1,5 @@
 """Where the photos of a gallery come from: a folder, a prepared dataset, a Hub id, a list of files."""
 
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ..common.hub import is_hub_id
 from ..data.dataset import INFO_FILE, open_dataset
-from ..processing_splip import image_formats, to_rgb
-from .table import HUB_ID
+from ..image_files import MAX_PIXELS, image_formats, image_suffixes, open_image
+from ..processing_splip import to_rgb
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
-MAX_PIXELS = 178_956_970
 NOT_A_FILE = -1
 _SPLITS = ("train", "query", "gallery")
 
@@ -85,7 +82,7 @@ def find_photos(
         return _from_folder(folder)
     if folder.exists():
         raise ValueError(f"'{name}' is a file: pass the folder of photos, or a list of files in Python.")
-    if HUB_ID.match(name) and not folder.parent.is_dir():
+    if is_hub_id(name):
         return _from_hub(name, split)
     raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
 
@@ -94,18 +91,9 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image: RGB, upright by its EXIF orientation, transparency laid on white.
 
     Raises:
-        ValueError: if it is no image of a common format, or has more than `max_pixels`, before they are decoded.
-        Exception: whatever PIL's decoder raises on damaged data.
+        ValueError: if it is no image of a common format, damaged, or of more than `max_pixels`.
     """
-    try:
-        image = Image.open(io.BytesIO(data), formats=image_formats())
-    except UnidentifiedImageError:  # its own words name an object in memory
-        raise ValueError("no image of a known kind") from None
-    with image:
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
-        image.load()
-        return to_rgb(image)
+    return to_rgb(open_image(data, max_pixels))
 
 
 def limit_images(max_pixels: int) -> None:
@@ -119,7 +107,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(image_suffixes()):
                 yield Path(root) / name
 
 
@@ -146,7 +134,9 @@ def _from_folder(folder: Path) -> PhotoSource:
         inside = file.relative_to(root)
         found.append(_file_photo(file, inside.as_posix(), inside.parent.name))
     if not found:
-        raise ValueError(f"Folder '{folder}' has no photo ({', '.join(SUFFIXES)}) at any depth: check the path.")
+        raise ValueError(
+            f"Folder '{folder}' has no photo ({', '.join(image_suffixes())}) at any depth: check the path."
+        )
     return PhotoSource(str(folder), str(root), found, {})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import filelock
 from PIL import Image
 
-from ..training.methods import load_retriever
+from ..loading import load_retriever
 from .base import check_range
 from .gallery import Gallery
 from .photos import decode_photo

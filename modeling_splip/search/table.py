@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 
+from ..common.hub import is_hub_id
+
 SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
 INDEX_FILE = "index.faiss"
@@ -21,7 +23,6 @@ INDEX_FILE = "index.faiss"
 GROUP_ROWS = 128
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DATA_FOLDER = re.compile(r"^data-[0-9a-f]+$")
 _MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
 
@@ -65,7 +66,7 @@ def local_folder(name: str | os.PathLike) -> Path:
         OSError: if it does not come from the Hub.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir() or not HUB_ID.match(str(name)) or folder.parent.is_dir():
+    if not is_hub_id(name):
         return folder
     try:
         return Path(snapshot_download(str(name), repo_type="dataset"))

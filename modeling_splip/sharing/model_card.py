@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from huggingface_hub import DatasetCard, EvalResult, ModelCardData
 
 from ..clip_backbone import MINI_CLIP
-from ..evaluation.published import markdown_table
+from ..common.hub import is_hub_id
+from ..common.text import markdown_table
 from ..evaluation.report import records_table
-from ..search.table import HUB_ID
 
 PAPERS = {
     "splip": ("SpLIP (ECCV 2024)", "2407.04207"),
@@ -113,7 +113,7 @@ def model_card(facts: CardFacts) -> str:
 def shared_base(config: Any) -> str | None:
     """Return the base CLIP's name if others can get it by that: a Hub id, or the packaged `mini_clip`."""
     base = getattr(config, "base_model", None)
-    if base and (base == MINI_CLIP or (HUB_ID.match(base) and not Path(base).is_dir())):
+    if base and (base == MINI_CLIP or is_hub_id(base)):
         return str(base)
     return None
 
@@ -174,7 +174,7 @@ def _training(facts: CardFacts) -> list[str]:
     ]
     settings = {key: value for key, value in arguments.items() if key not in _NOT_SHOWN and value not in ({}, "", None)}
     rows = [(f"`{key}`", f"`{json.dumps(value)}`") for key, value in settings.items()]
-    return ["## Training", *lines, markdown_table(("setting", "value"), rows)]
+    return ["## Training", *lines, markdown_table(("setting", "value"), rows, aligned=True)]
 
 
 def _results(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -221,7 +221,7 @@ def _data_licence(run: Mapping[str, Any]) -> str:
         _, _, note = card.text.partition("## Licence\n")
         note = " ".join(note.partition("\n## ")[0].split()) or f"licence `{card.data.license}`."
         return f"`{name}`: {note}"
-    if HUB_ID.match(place) and not Path(place).exists():
+    if is_hub_id(place):
         return f"`{name}`: see [{place}](https://huggingface.co/datasets/{place})."
     return f"`{name}`: its licence is not recorded here."
 

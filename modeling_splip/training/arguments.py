@@ -1,7 +1,6 @@
 """Arguments of training: a recipe (YAML), overridden by flags; every key is checked against what exists."""
 
 import argparse
-import difflib
 import inspect
 import math
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 from accelerate.utils import LoggerType
 
+from ..common.text import hint
 from .augmentation import Augmentation
 from .methods import METHODS
 
@@ -79,7 +79,7 @@ class TrainingArguments:
         for item in fields(self):
             if item.name not in _GROUPS:
                 setattr(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
-        _known("method", self.method, [name for name, row in METHODS.items() if row.objective])
+        _known("method", self.method, METHODS)
         _known("schedule", self.schedule, _SCHEDULES)
         _known("mixed_precision", self.mixed_precision, _PRECISIONS)
         _known("tracker", self.tracker, _TRACKERS)
@@ -180,7 +180,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe '{name}'{_nearest(name, recipe_names())}.")
+        raise FileNotFoundError(f"There is no recipe '{name}'{hint(name, recipe_names())}")
     try:
         values = _OneOfEach(path.read_text("utf-8")).get_single_data() or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -210,7 +210,7 @@ def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
     for token in tokens:
         name, equals, value = token.removeprefix("--").partition("=")
         if not token.startswith("--") or name.partition(".")[0] not in _GROUPS or "." not in name:
-            raise ValueError(f"Unknown argument {token}{_nearest(name, known)}.")
+            raise ValueError(f"Unknown argument {token}{hint(name, known)}")
         result[name] = value if equals else next(tokens, "")
         if not result[name]:
             raise ValueError(f"{token} needs a value.")
@@ -243,8 +243,6 @@ def _dotted_help() -> str:
     """Explain the flags of groups from the docstrings of the classes that take them."""
     lines = ["\n--augment.NAME VALUE:", *_explained("augment", Augmentation, group_fields("augment", ""))]
     for method, row in METHODS.items():
-        if row.objective is None:
-            continue
         for group, owner in (("model", row.config), ("loss", row.objective.settings_class)):
             lines += [f"\n{method}, --{group}.NAME VALUE:", *_explained(group, owner, group_fields(group, method))]
     return "\n".join(lines)
@@ -267,9 +265,4 @@ def _known(what: str, name: str, names: Iterable[str]) -> None:
     """Raise ValueError with the nearest of the names where this is none of them."""
     if name not in names:
         space = "" if what.endswith(".") else " "
-        raise ValueError(f"Unknown {what}{space}{name}{_nearest(name, list(names))}.")
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"
+        raise ValueError(f"Unknown {what}{space}{name}{hint(name, names)}")

@@ -9,12 +9,10 @@ from datasets_scripts.splits import (
     FOLDER,
     load_classes,
     load_split,
-    readable,
     resolve,
-    spelling_key,
     split_names,
 )
-from modeling_splip.data.dataset import spelling_key as model_key
+from modeling_splip.common.text import readable, spelling_key
 
 PROTOCOL = Path(__file__).resolve().parents[3] / "shared" / "protocol" / "splits"
 SIZES = {
@@ -66,8 +64,8 @@ def test_alternates_share_as_many_unseen_classes_as_their_sources_say(one, other
 
 def test_the_protocol_page_counts_the_classes_that_other_benchmarks_have_seen():
     def seen(trained: str, evaluated: str) -> int:
-        keys = {model_key(name) for name in load_split(trained).seen}
-        return sum(model_key(name) in keys for name in load_split(evaluated).unseen)
+        keys = {spelling_key(name) for name in load_split(trained).seen}
+        return sum(spelling_key(name) in keys for name in load_split(evaluated).unseen)
 
     page = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text("utf-8")
     assert (seen("sketchy1", "sketchy2"), seen("sketchy1", "quickdraw")) == (17, 19)

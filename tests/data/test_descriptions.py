@@ -14,12 +14,13 @@ from datasets_scripts.splits import load_classes, load_split, split_names
 from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.commands.describe import INSTRUCTION
 from modeling_splip.commands.main import main
+from modeling_splip.common.text import spelling_key
 from modeling_splip.data.descriptions import (
     MAX_WORDS,
     PACKAGED,
-    class_key,
     descriptions_of,
     load_descriptions,
+    plain_words,
     read_descriptions,
     sentence_fault,
 )
@@ -35,7 +36,7 @@ def test_every_class_of_the_benchmarks_and_of_the_world_is_described():
         wanted |= {*(split.seen or ()), *split.unseen}
     sentences = descriptions_of(sorted(wanted))
     assert len(wanted) > 300 and all(len(found) == len(PROMPTS) for found in sentences)
-    assert set(map(class_key, load_descriptions())) == set(map(class_key, wanted))  # and nothing else
+    assert set(map(spelling_key, load_descriptions())) == set(map(spelling_key, wanted))  # and nothing else
     assert list(read_descriptions(PACKAGED).prompts) == PROMPTS
 
 
@@ -44,7 +45,7 @@ def test_no_packaged_sentence_is_another_with_the_noun_changed():
     for name, sentences in load_descriptions().items():
         for sentence in sentences:
             assert 6 <= len(sentence.split()) <= 20, sentence
-            pattern = re.sub(re.escape(class_key(name)), "#", class_key(sentence))
+            pattern = re.sub(re.escape(plain_words(name)), "#", plain_words(sentence))
             pattern = re.sub(r"\b(an|the)\b", "a", pattern)
             assert masked.setdefault(pattern, name) == name, sentence
 

@@ -16,7 +16,7 @@ from modeling_splip import SplipModel
 from modeling_splip.commands.main import main
 from modeling_splip.data.dataset import PROTOCOLS
 from modeling_splip.evaluation.evaluate import Embedder, evaluate, measure, retrieval_picture
-from modeling_splip.training.methods import load_retriever
+from modeling_splip.loading import load_retriever
 
 FIELDS = "schema method fingerprint dataset dataset_version split protocol gallery seed"
 FIELDS += " classes_removed seen_classes_kept n_query n_excluded n_gallery n_classes"

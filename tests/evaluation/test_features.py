@@ -7,7 +7,7 @@ import pytest
 
 from modeling_splip.commands.main import main
 from modeling_splip.evaluation.evaluate import Embedder, evaluate
-from modeling_splip.training.methods import load_retriever
+from modeling_splip.loading import load_retriever
 
 CATEGORY = ["zs", "gzs-distractors"]
 FINE = ["fg-class", "fg-pooled"]

@@ -9,7 +9,7 @@ from modeling_splip.commands.main import main
 from modeling_splip.evaluation import evaluate as evaluation
 from modeling_splip.evaluation import report
 from modeling_splip.evaluation.evaluate import Embedder, evaluate
-from modeling_splip.training.methods import load_retriever
+from modeling_splip.loading import load_retriever
 
 
 @pytest.fixture(scope="module")

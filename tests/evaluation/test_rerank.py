@@ -6,8 +6,8 @@ from method_models import build
 
 from modeling_splip.commands.main import main
 from modeling_splip.evaluation.evaluate import Embedder, embed_view, evaluate, measure_sides
+from modeling_splip.loading import load_retriever
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.training.methods import load_retriever
 
 
 @pytest.fixture(scope="module")

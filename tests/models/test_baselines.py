@@ -6,7 +6,7 @@ from conftest import CLASSES, byte_tokenizer
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from modeling_splip.training.methods import load_retriever
+from modeling_splip.loading import load_retriever
 
 
 def test_the_class_name_is_the_query(tiny_clip, pixels):

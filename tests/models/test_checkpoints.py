@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
 
+from modeling_splip.loading import MODELS, load_retriever
 from modeling_splip.modeling_encoder import RetrieverEncoder
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.modeling_splip_encoder import SplipEncoder
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.training.methods import METHODS, load_retriever
+from modeling_splip.training.methods import METHODS
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].values())]))
@@ -62,7 +63,7 @@ def test_nothing_is_missing_or_unexpected(saved, caplog):
     for folder in forms.values():
         config = AutoConfig.from_pretrained(folder)
         with caplog.at_level(logging.WARNING):
-            _, report = METHODS[config.model_type].model.from_pretrained(folder, output_loading_info=True)
+            _, report = MODELS[config.model_type].from_pretrained(folder, output_loading_info=True)
         assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
     assert not caplog.records
 

@@ -20,7 +20,7 @@ from modeling_splip.sharing.peft_export import export_peft
 from modeling_splip.training.methods import METHODS
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": r".*vision_model.*(q_proj|v_proj)"}
-TRAINABLE = [name for name, row in METHODS.items() if row.objective]
+TRAINABLE = list(METHODS)
 
 
 def opened_by_peft(base, folder, subfolder) -> CLIPModel:

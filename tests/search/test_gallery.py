@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from galleries import draw
 
+from modeling_splip.loading import load_retriever
 from modeling_splip.modeling_splip import SplipModel
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.training.methods import load_retriever
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
 photos, gallery = galleries.photos, galleries.gallery

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from modeling_splip.commands.main import main
+from modeling_splip.loading import load_retriever
 from modeling_splip.search import milvus_store
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.milvus_gallery import MilvusGallery
 from modeling_splip.search.milvus_store import collection_name, connect, ingest
-from modeling_splip.training.methods import load_retriever
 
 pymilvus = pytest.importorskip("pymilvus", reason="Milvus' tests need splip[search] and milvus-lite")
 pytest.importorskip("milvus_lite", reason="Milvus' tests need splip[search] and milvus-lite")

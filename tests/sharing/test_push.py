@@ -14,9 +14,9 @@ from method_models import CASES, ELSEWHERE, build
 from transformers import AutoModel
 
 from modeling_splip.commands.main import main
+from modeling_splip.loading import load_retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.training.methods import load_retriever
 
 SPLIP = [sys.executable, "-m", "modeling_splip"]
 

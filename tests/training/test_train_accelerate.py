@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 import train_accelerate
-from modeling_splip.training.methods import load_retriever
+from modeling_splip.loading import load_retriever
 from modeling_splip.training.state import checkpoint_folders, is_whole, writing
 
 DRIVER = str(ROOT / "tests" / "driver.py")

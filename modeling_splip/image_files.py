@@ -1,0 +1,67 @@
+"""Opening image files: which formats are read, and how. One reader for data, galleries, models and the Space."""
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+# What photos and drawings come as. PIL knows more formats and hands some to other programs, EPS to Ghostscript.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
+MAX_PIXELS = 178_956_970
+
+
+def image_formats() -> list[str]:
+    """Return the names of the formats that are read, as far as this PIL has them."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """Return the endings of file names, such as ".jpg", of the formats that are read, sorted."""
+    formats = image_formats()
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in formats))
+
+
+def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image file.
+
+    Args:
+        source: a path, or the file's content.
+        max_pixels: refuse an image of more pixels, before they are decoded.
+
+    Returns:
+        The image in its own mode and size, with all pixels in memory.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no regular file, no image of a known format, damaged, or too large; in a few words without
+            the file's name where `source` is its content.
+    """
+    name = None if isinstance(source, bytes) else str(source)
+    try:
+        return _decoded(source if isinstance(source, bytes) else _content(Path(source)), max_pixels)
+    except (ValueError, TypeError, OSError, SyntaxError, OverflowError, MemoryError, Image.DecompressionBombError) as e:
+        if name is not None and not os.path.exists(name):
+            raise FileNotFoundError(f"There is no image file '{name}'.") from None
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise ValueError(f"'{name}' is not a readable image ({reason})." if name is not None else reason) from e
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError("no regular file")
+    return path.read_bytes()
+
+
+def _decoded(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=image_formats())
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise ValueError("no image of a known kind") from None
+    with image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
+        image.load()
+        return image
