@@ -1,6 +1,5 @@
 """LayerNorm adapters as PEFT's LN tuning: `PeftModel.from_pretrained(clip, folder, subfolder="peft")` takes them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..clip_backbone import text_norms, vision_norms
+from ..common.files import write_json
 from ..modeling_retriever import Retriever
 
 # Never at a checkpoint's root: an adapter_config.json there makes AutoModel load the base CLIP instead.
@@ -52,4 +52,4 @@ def _write(folder: Path, adapters: dict[str, nn.Module], base: str | None) -> No
         "inference_mode": True,
         "task_type": None,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_json(folder / "adapter_config.json", config)
