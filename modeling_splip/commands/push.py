@@ -24,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", nargs="+", default=[], type=Path, help="files that `splip evaluate --out` wrote")
     parser.add_argument("--gallery", type=Path, help="also push this gallery, to the dataset repository REPO-gallery")
     parser.add_argument("--full", action="store_true", help="with the base CLIP's weights: needs nothing else")
-    parser.add_argument("--license", help="Hub licence id of the model (default: other)")
+    parser.add_argument("--license", default="other", help="Hub licence id of the model (default: other)")
     parser.add_argument("--private", action="store_true", help="make the repositories private where they are new")
     parser.add_argument("--revision", help="branch to push to, made where it is new (default: main)")
     parser.add_argument("--dry-run", action="store_true", help="list what would go, and print the card; no network")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put together what goes, then push it or list it."""
+    """Put the files of each repository into a folder, then push or list them."""
     validate_repo_id(args.repo)
     if args.repo.count("/") != 1:
         raise ValueError(f"REPO must be owner/name, got '{args.repo}'.")
@@ -52,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def stage_model(args: argparse.Namespace, stage: Path) -> None:
-    """Write the repository of a model to a folder: it is loaded first, so that nothing broken goes up.
+    """Write the files of a model's repository to a folder. The model is loaded first, so that a broken one is refused.
 
     Raises:
+        FileNotFoundError: if there is no model.
         ValueError: if others could not load it, because its base CLIP is a folder of this machine.
     """
     folder = args.folder / "model" if (args.folder / "model" / "config.json").is_file() else args.folder
@@ -79,14 +80,14 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
         fingerprint=fingerprint,
         run=read_run(folder),
         records=[record for path in args.results for record in read_records(path)],
-        license=args.license or "other",
+        license=args.license,
         peft=[path.relative_to(stage).as_posix() for path in exported],
     )
     write_text(stage / CARD_FILE, render_card(facts))
 
 
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
-    """Copy a gallery without its index, which is only read where it was built, and without this machine's paths."""
+    """Copy a gallery without its index, which only this machine reads, and without this machine's paths."""
     manifest = read_manifest(gallery)
     shutil.copytree(gallery / manifest["data"], stage / manifest["data"])
     write_json(stage / MANIFEST, manifest | {"root": "", "model": model})
@@ -102,10 +103,10 @@ def list_files(kind: str, repo: str, stage: Path) -> None:
 
 
 def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:
-    """Push a folder and return its address.
+    """Push a folder and return the address of its repository.
 
     Raises:
-        OSError: in one sentence, if the Hub cannot be reached or refuses.
+        OSError: if the Hub cannot be reached or refuses.
     """
     api = HfApi()
     try:

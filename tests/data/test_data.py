@@ -1,6 +1,7 @@
 """Which sketches query which photos under each protocol, counted by hand on a small dataset."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -155,6 +156,12 @@ def test_unseen_classes_left_out(polygons):
     assert polygons.resolve_unseen(["Fish", "hot_air_balloon"]) == ["fish", "hot air balloon"]
     with pytest.raises(ValueError, match=r"Only unseen classes of dataset 'polygons' .* and 'ant' is none; .*"):
         polygons.resolve_unseen(["ant"])
+
+
+def test_the_page_names_every_protocol():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:zs|gzs|fg)[a-z-]*)`", page))
+    assert named == set(PROTOCOLS)
 
 
 def test_unknown_protocol(polygons):

@@ -1,12 +1,14 @@
 """The card says what the records say: nothing by hand, nothing of another model, nothing of this machine."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from method_models import build
 
+from modeling_splip.loading import MODELS
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.sharing.model_card import CardFacts, render_card
 from modeling_splip.sharing.peft_export import export_peft
@@ -67,6 +69,22 @@ def test_a_card_without_records_says_so(tiny_clip):
     text = render_card(facts(tiny_clip))
     assert ModelCard(text).data.eval_results is None
     assert "No record of its training is known." in text and "No results were recorded" in text
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_method_names_its_paper(tiny_clip, kind):
+    own = facts(tiny_clip)
+    text = render_card(own._replace(config=SimpleNamespace(**vars(own.config), model_type=kind)))
+    model = MODELS[kind]
+    link = f"find the photo: {model.title}, [arXiv {model.arxiv}](https://arxiv.org/abs/{model.arxiv})"
+    assert link in text and kind in ModelCard(text).data.tags and text.endswith(".\n")
+
+
+def test_a_new_method_needs_no_change_here(tiny_clip, monkeypatch):
+    monkeypatch.setitem(MODELS, "mine", SimpleNamespace(title="Mine (2030)", arxiv="3001.00001"))
+    own = facts(tiny_clip)
+    text = render_card(own._replace(config=SimpleNamespace(class_names=["ant"], model_type="mine")))
+    assert "Mine (2030), [arXiv 3001.00001](https://arxiv.org/abs/3001.00001)" in text and "ant" in text
 
 
 def test_where_the_base_comes_from(tiny_clip):
