@@ -27,7 +27,10 @@ from modeling_splip.common.files import write_json
 from modeling_splip.common.processes import ignore_sigterm, on_cpu
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.evaluation.evaluate import Embedder, measure, retrieval_picture
+from modeling_splip.data.protocols import PROTOCOLS, validation_view
+from modeling_splip.evaluation.embedder import Embedder
+from modeling_splip.evaluation.evaluate import embed_view, measure
+from modeling_splip.evaluation.view_pictures import retrieval_picture
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training.arguments import TrainingArguments, parse_arguments
@@ -306,9 +309,8 @@ def check_weights(objective: torch.nn.Module, step: int) -> None:
 
 def validate(embedder: Embedder, classes: list[str], level: str, output: Path, step: int) -> float:
     """Return mAP@all on held-back seen classes, or Acc@1 within the class at fine-grained level; log a picture."""
-    protocol, metric = ("zs", "map_all") if level == "category" else ("fg-class", "acc_1")
-    view = embedder.dataset.validation_view(classes, protocol)
-    score = measure(embedder, view)["metrics"][metric]
+    view = validation_view(embedder.dataset, classes, level)
+    score = measure(embed_view(embedder, view))["metrics"][PROTOCOLS[view.protocol].metric]
     embedder.accelerator.log({"validation": score}, step=step)
     if embedder.accelerator.is_main_process:
         with writing(output / "retrieval.png"):

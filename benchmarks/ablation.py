@@ -14,7 +14,7 @@ from typing import Any
 from world_runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
 
 from modeling_splip.common.files import write_json
-from modeling_splip.evaluation.pictures import method_runs
+from modeling_splip.evaluation.plots import method_runs
 
 NO_VISUAL_PROMPTS = {"model.use_b_v": False, "model.use_b_vt": False}
 PLAIN = {"loss.beta": 0.0, "loss.adaptive_margin": False}

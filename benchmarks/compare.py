@@ -43,7 +43,8 @@ from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.clip_backbone import MINI_CLIP
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.evaluation.pictures import method_runs
+from modeling_splip.data.protocols import protocol_view
+from modeling_splip.evaluation.plots import method_runs
 from modeling_splip.loading import load_retriever
 from modeling_splip.training.methods import METHODS
 
@@ -93,7 +94,7 @@ def main() -> None:
 def supports(fold: str, level: str) -> bool:
     """Return whether a data set has what a level is measured on."""
     try:
-        return bool([open_dataset(dataset_path(fold)).view(protocol) for protocol in LEVELS[level]])
+        return bool([protocol_view(open_dataset(dataset_path(fold)), protocol) for protocol in LEVELS[level]])
     except ValueError:
         return False
 

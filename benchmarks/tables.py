@@ -3,6 +3,7 @@
 from typing import Any
 
 from modeling_splip.common.text import markdown_table
+from modeling_splip.data.protocols import PROTOCOLS
 
 DEMO_COLUMNS = (
     ("zero-shot mAP@all", "zs", "map_all"),
@@ -12,11 +13,7 @@ DEMO_COLUMNS = (
     ("fine-grained Acc@1", "fg", "acc_1"),
     ("Acc@5", "fg", "acc_5"),
 )
-PROTOCOLS = {
-    "zs": "zero-shot mAP@all",
-    "gzs-distractors": "generalised mAP@all",
-    "fg-class": "fine-grained Acc@1",
-}
+TITLES = {name: PROTOCOLS[name].heading for name in ("zs", "gzs-distractors", "fg-class")}
 WORLD = "drawn objects, which compare methods and say nothing about real photos"
 
 
@@ -37,9 +34,9 @@ def demo(metrics: dict[str, Any]) -> str:
 
 def world(report: dict[str, Any]) -> str:
     """The world's report: what each part of SpLIP gains over the frozen backbone."""
-    present = [name for name in PROTOCOLS if name in next(iter(report["variants"].values()))]
+    present = [name for name in TITLES if name in next(iter(report["variants"].values()))]
     rows = [[name, *(_value(values[p]) for p in present)] for name, values in report["variants"].items()]
-    header = ["", *(PROTOCOLS[name] for name in present)]
+    header = ["", *(TITLES[name] for name in present)]
     gains = [
         [name, *(_gains(values["zs"]["gain"])), *(_gains(values["fg-class"]["gain"]))]
         for name, values in report["variants"].items()
@@ -79,7 +76,7 @@ def _reranked(report: dict[str, Any]) -> str:
     lines = []
     for name, values in report["methods"].items():
         if "reranked" in values:
-            scores = ", ".join(f"{PROTOCOLS[p]} {100 * score:.1f}" for p, score in values["reranked"].items())
+            scores = ", ".join(f"{TITLES[p]} {100 * score:.1f}" for p, score in values["reranked"].items())
             lines.append(
                 f"\n\n{name} with its first {report['settings']['rerank']} results ranked again by the relation "
                 f"network: {scores}. It stores {values['stored_bytes_a_photo']:,} bytes of tokens a photo, and ranking "
@@ -90,8 +87,8 @@ def _reranked(report: dict[str, Any]) -> str:
 
 def _methods(report: dict[str, Any]) -> str:
     methods = report["methods"]
-    present = [name for name in PROTOCOLS if name in next(iter(methods.values()))]
-    header = ["", *(PROTOCOLS[name] for name in present), "trained", "checkpoint", "training step", "encoding"]
+    present = [name for name in TITLES if name in next(iter(methods.values()))]
+    header = ["", *(TITLES[name] for name in present), "trained", "checkpoint", "training step", "encoding"]
     rows = []
     for name, values in methods.items():
         step = values.get("training_step_relative")

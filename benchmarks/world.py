@@ -27,7 +27,7 @@ from world_runs import (
 )
 
 from modeling_splip.common.files import write_json
-from modeling_splip.evaluation.pictures import method_runs
+from modeling_splip.evaluation.plots import method_runs
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {

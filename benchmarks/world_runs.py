@@ -31,7 +31,9 @@ import train_accelerate
 from modeling_splip.clip_backbone import MINI_CLIP, load_clip
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.evaluation.evaluate import Embedder, embed_view, measure, measure_sides
+from modeling_splip.data.protocols import PROTOCOLS, protocol_view
+from modeling_splip.evaluation.embedder import Embedder
+from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.loading import load_retriever
 from modeling_splip.modeling_encoder import weights_fingerprint
 from modeling_splip.training.arguments import RECIPES
@@ -162,14 +164,15 @@ def _make(run: Run) -> None:
     if not run.validation:
         model, processor = load_retriever(name, dataset.class_names)
         embedder = Embedder(model, processor, dataset, batch_size=128)
-        measured = {name: measure(embedder, dataset.view(name), per_query=True) for name in LEVELS[run.level]}
+        views = {name: protocol_view(dataset, name) for name in LEVELS[run.level]}
+        measured = {name: measure(embed_view(embedder, view), per_query=True) for name, view in views.items()}
         record["protocols"] = {
             protocol: {"metrics": result["metrics"], "per_query": _main_values(protocol, result["per_query"])}
             for protocol, result in measured.items()
         }
         if hasattr(model, "relation"):
             protocol = LEVELS[run.level][0]
-            again = measure_sides(embed_view(embedder, dataset.view(protocol), rerank=RERANK), protocol)
+            again = measure(embed_view(embedder, views[protocol], rerank=RERANK))
             record["protocols"][protocol]["reranked"] = again["metrics"][metric(protocol)]
     write_json(run.path, record)
     shutil.rmtree(output, ignore_errors=True)
@@ -189,7 +192,7 @@ def train(run: Run, output: Path) -> dict[str, Any]:
 
 def metric(protocol: str) -> str:
     """Return the metric that stands for a protocol."""
-    return "acc_1" if protocol.startswith("fg") else "map_all"
+    return PROTOCOLS[protocol].metric
 
 
 def _main_values(protocol: str, per_query: dict[str, Any]) -> list[float]:

@@ -27,6 +27,7 @@ class ClipAtModel(Retriever):
 
     config_class = ClipAtConfig
     base_model_prefix = "clip_at"
+    title, arxiv = "CLIP-AT (CVPR 2023)", "2303.13440"
 
     def __init__(self, config: ClipAtConfig):
         super().__init__(config)

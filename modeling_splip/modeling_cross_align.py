@@ -26,6 +26,7 @@ class CrossAlignModel(Retriever):
 
     config_class = CrossAlignConfig
     base_model_prefix = "cross_align"
+    title, arxiv = "Cross-Modal Attention Alignment (2024)", "2407.00979"
 
     def __init__(self, config: CrossAlignConfig):
         super().__init__(config)

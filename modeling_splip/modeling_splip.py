@@ -43,6 +43,7 @@ class SplipModel(Retriever):
 
     config_class = SplipConfig
     base_model_prefix = "splip"
+    title, arxiv = "SpLIP (ECCV 2024)", "2407.04207"
 
     def __init__(self, config: SplipConfig):
         super().__init__(config)

@@ -23,6 +23,7 @@ class SplipEncoder(RetrieverEncoder):
 
     config_class = SplipEncoderConfig
     base_model_prefix = "splip_encoder"
+    title, arxiv = "SpLIP (ECCV 2024), folded into a plain vision tower", "2407.04207"
 
     def __init__(self, config: SplipEncoderConfig):
         super().__init__(config)

@@ -1,24 +1,20 @@
 """Share a model on the Hub: weights, processor, code, card, adapters for PEFT, and a gallery."""
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 
-from ..common.files import write_json
+from ..common.files import write_json, write_text
 from ..loading import load_retriever
 from ..modeling_retriever import Retriever
 from ..search.table import CARD, MANIFEST, read_manifest
-from ..sharing.model_card import CardFacts, model_card, shared_base
+from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card, shared_base
 from ..sharing.peft_export import export_peft
-
-CARD_FILE = "README.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", nargs="+", default=[], type=Path, help="files that `splip evaluate --out` wrote")
     parser.add_argument("--gallery", type=Path, help="also push this gallery, to the dataset repository REPO-gallery")
     parser.add_argument("--full", action="store_true", help="with the base CLIP's weights: needs nothing else")
-    parser.add_argument("--license", help="Hub licence id of the model (default: other)")
+    parser.add_argument("--license", default="other", help="Hub licence id of the model (default: other)")
     parser.add_argument("--private", action="store_true", help="make the repositories private where they are new")
     parser.add_argument("--revision", help="branch to push to, made where it is new (default: main)")
     parser.add_argument("--dry-run", action="store_true", help="list what would go, and print the card; no network")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put together what goes, then push it or list it."""
+    """Put the files of each repository into a folder, then push or list them."""
     validate_repo_id(args.repo)
     if args.repo.count("/") != 1:
         raise ValueError(f"REPO must be owner/name, got '{args.repo}'.")
@@ -56,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def stage_model(args: argparse.Namespace, stage: Path) -> None:
-    """Write the repository of a model to a folder: it is loaded first, so that nothing broken goes up.
+    """Write the files of a model's repository to a folder. The model is loaded first, so that a broken one is refused.
 
     Raises:
+        FileNotFoundError: if there is no model.
         ValueError: if others could not load it, because its base CLIP is a folder of this machine.
     """
     folder = args.folder / "model" if (args.folder / "model" / "config.json").is_file() else args.folder
@@ -83,35 +80,18 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
         fingerprint=fingerprint,
         run=read_run(folder),
         records=[record for path in args.results for record in read_records(path)],
-        license=args.license or "other",
+        license=args.license,
         peft=[path.relative_to(stage).as_posix() for path in exported],
     )
-    (stage / CARD_FILE).write_text(model_card(facts), "utf-8")
-
-
-def read_run(model_folder: Path) -> dict[str, Any] | None:
-    """Return the record of the run that wrote `RUN/model`, or None where there is none."""
-    path = model_folder / ".." / "run.json"
-    if model_folder.resolve().name != "model" or not path.is_file():
-        return None
-    return _read_json(path, "run record", dict)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records in a file of `splip evaluate --out`."""
-    found = _read_json(path, "result file", (dict, list))
-    records = found if isinstance(found, list) else [found]
-    if not all(isinstance(record, dict) and {"fingerprint", "metrics"} <= set(record) for record in records):
-        raise ValueError(f"'{path}' holds no result records: pass a file that `splip evaluate --out` wrote.")
-    return records
+    write_text(stage / CARD_FILE, render_card(facts))
 
 
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
-    """Copy a gallery without its index, which is only read where it was built, and without this machine's paths."""
+    """Copy a gallery without its index, which only this machine reads, and without this machine's paths."""
     manifest = read_manifest(gallery)
     shutil.copytree(gallery / manifest["data"], stage / manifest["data"])
     write_json(stage / MANIFEST, manifest | {"root": "", "model": model})
-    (stage / CARD_FILE).write_text(CARD.format(data=manifest["data"]), "utf-8")
+    write_text(stage / CARD_FILE, CARD.format(data=manifest["data"]))
 
 
 def list_files(kind: str, repo: str, stage: Path) -> None:
@@ -123,10 +103,10 @@ def list_files(kind: str, repo: str, stage: Path) -> None:
 
 
 def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:
-    """Push a folder and return its address.
+    """Push a folder and return the address of its repository.
 
     Raises:
-        OSError: in one sentence, if the Hub cannot be reached or refuses.
+        OSError: if the Hub cannot be reached or refuses.
     """
     api = HfApi()
     try:
@@ -142,13 +122,3 @@ def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | Non
             f"'{repo}' was not pushed ({reason}): log in with `hf auth login`, check the name and the network."
         ) from error
     return str(commit.repo_url)
-
-
-def _read_json(path: Path, what: str, kinds: Any) -> Any:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"The {what} '{path}' is damaged ({error}): write it again.") from error
-    if not isinstance(found, kinds):
-        raise ValueError(f"The {what} '{path}' is not of the expected form: write it again.")
-    return found

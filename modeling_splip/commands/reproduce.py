@@ -7,17 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..common.files import write_text
 from ..common.text import hint
 from ..data.dataset import INFO_FILE, SbirDataset, open_dataset
+from ..data.protocols import PROTOCOLS
 from ..evaluation.report import RECORDS
 from ..loading import load_retriever
-from ..sharing.model_card import CardFacts, model_card
+from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card
 from ..training.arguments import TrainingArguments, load_recipe, parse_arguments, recipe_names
 from ..training.plan import MEASURED_STEPS, TrainingPlan, plan_training
-from .push import CARD_FILE, read_records, read_run
-
-# The set-ups that the published numbers most likely follow; docs/protocol.md weighs them.
-PROTOCOLS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class", "fg-pooled")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +122,9 @@ def plan_commands(
     prepare = [*splip, "prepare", benchmark(name), "--data-dir", str(data_dir), "--out", arguments.dataset]
     resume = ["--resume"] if output.exists() else []
     evaluate = ["--model", str(output / "model"), "--dataset", arguments.dataset]
-    evaluate += ["--protocol", *PROTOCOLS[arguments.settings().level], "--report", str(output / "report")]
+    level = arguments.settings().level
+    protocols = [name for name, protocol in PROTOCOLS.items() if protocol.level == level and protocol.reported]
+    evaluate += ["--protocol", *protocols, "--report", str(output / "report")]
     return {
         "prepare": prepare if data_dir and not is_prepared(arguments) else [],
         "train": [*shlex.split(launch), "-m", "train_accelerate", *training_flags(name, changes), *resume],
@@ -146,9 +146,8 @@ def write_card(name: str, arguments: TrainingArguments) -> Path:
         run=read_run(output / "model"),
         records=read_records(output / "report" / RECORDS),
     )
-    card = output / CARD_FILE
-    card.write_text(model_card(facts), "utf-8")
-    return card
+    write_text(output / CARD_FILE, render_card(facts))
+    return output / CARD_FILE
 
 
 def describe(name: str, arguments: TrainingArguments, commands: dict[str, list[str]]) -> str:

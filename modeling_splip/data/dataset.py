@@ -1,7 +1,7 @@
-"""A prepared dataset and its views: which sketches query which photos under each protocol.
+"""A prepared dataset: opening it, its columns, its classes, and which of them to hold back or leave out.
 
-The stored splits are `train` (seen classes), `query` (unseen sketches) and `gallery` (unseen photos); everything else
-is a choice of their rows, by name and seed. docs/protocol.md says who uses which protocol.
+The stored splits are `train` (seen classes), `query` (unseen sketches) and `gallery` (unseen photos). What a protocol
+compares is a choice of their rows, made in `protocols`.
 """
 
 import dataclasses
@@ -11,35 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
 
+from ..common.hub import is_hub_id
 from ..common.text import hint, spelling_key
 
 INFO_FILE = "splip_dataset.json"
 SPLITS = ("train", "query", "gallery")
-PROTOCOLS = ("zs", "gzs-distractors", "gzs-sempcyc", "gzs-ocean", "gzs-drclip", "fg-class", "fg-pooled")
-FINE_GRAINED = ("fg-class", "fg-pooled")
-# Columns that are read at once; the types hold for an empty split too.
+# Columns that are small enough to keep in memory, with their types, which an empty split would not tell.
 _COLUMNS = {"modality": str, "label": int, "instance_id": str, "copies": int}
-
-
-class Part(NamedTuple):
-    """Some rows of one stored split."""
-
-    split: str
-    rows: np.ndarray
-
-
-class View(NamedTuple):
-    """Queries (sketches) and gallery (photos) of one protocol."""
-
-    protocol: str
-    query: tuple[Part, ...]
-    gallery: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +31,8 @@ class SbirDataset:
     """A prepared dataset.
 
     Attributes:
-        name, version: of the data; results of different versions are never compared.
+        name: of the data, such as "sketchy2".
+        version: hash of the data's content; results of different versions are never compared.
         train, query, gallery: the stored splits, with the columns image, modality, label, instance_id, source, copies.
         seen, unseen: readable class names.
         removed: unseen classes that `without` left out.
@@ -77,7 +62,13 @@ class SbirDataset:
         }
 
     def rows(self, split: str, modality: str, classes: list[str] | tuple[str, ...] | None = None) -> np.ndarray:
-        """Return the row numbers of one modality, of some classes or of all."""
+        """Return the row numbers of one modality in a stored split.
+
+        Args:
+            split: "train", "query" or "gallery".
+            modality: "sketch" or "photo".
+            classes: readable names; None for all classes.
+        """
         columns = self.columns[split]
         keep = columns["modality"] == modality
         if classes is not None:
@@ -86,19 +77,23 @@ class SbirDataset:
         return np.flatnonzero(keep)
 
     def seen_by(self, class_names: Iterable[str]) -> list[str]:
-        """Return the unseen classes that a model trained on `class_names` has seen, whatever the spelling.
+        """Return the unseen classes that a model trained on `class_names` has seen.
 
-        Names are compared without case, spaces, hyphens and underscores; synonyms are not recognised. A class that this
-        dataset itself has on both sides, because it splits by instance, does not count.
+        Names are compared by `spelling_key`: case, spaces, hyphens, underscores and the Unicode form of a letter do not
+        matter. Synonyms are not recognised. A class that this dataset has among the seen and the unseen ones, because
+        it splits by instance, does not count.
         """
         trained, both = {spelling_key(name) for name in class_names}, set(self.seen)
         return [name for name in self.unseen if spelling_key(name) in trained and name not in both]
 
     def resolve_unseen(self, names: Iterable[str]) -> list[str]:
-        """Return this dataset's unseen classes of these names, in any spelling.
+        """Return the unseen classes that these names mean, as this dataset spells them.
+
+        Args:
+            names: in any spelling that `spelling_key` takes for equal.
 
         Raises:
-            ValueError: for a name that is no unseen class, with the nearest one.
+            ValueError: if a name is no unseen class.
         """
         known = {spelling_key(name): name for name in self.unseen}
         for name in names:
@@ -111,6 +106,9 @@ class SbirDataset:
 
     def without(self, classes: Iterable[str]) -> "SbirDataset":
         """Return this dataset without some unseen classes; `train` stays as it is.
+
+        Args:
+            classes: names as this dataset spells them (`resolve_unseen`).
 
         Raises:
             ValueError: if no unseen class would be left.
@@ -128,143 +126,83 @@ class SbirDataset:
         return dataclasses.replace(self, query=query, gallery=gallery, unseen=kept, removed=(*self.removed, *removed))
 
     def hold_back(self, count: int, seed: int) -> tuple[list[str], list[str]]:
-        """Split the seen classes into those trained on and `count` held back for validation, by seed."""
+        """Return the seen classes in two parts: those to train on, and `count` held back for validation.
+
+        Args:
+            count: at least 0, and fewer than all.
+            seed: chooses the classes.
+
+        Raises:
+            ValueError: if `count` is not in this range.
+        """
         if not 0 <= count < len(self.seen):
             raise ValueError(f"validation_classes must be between 0 and {len(self.seen) - 1}, got {count}.")
         held = set(np.random.default_rng(seed).choice(len(self.seen), count, replace=False).tolist())
         train = [name for index, name in enumerate(self.seen) if index not in held]
         return train, [name for index, name in enumerate(self.seen) if index in held]
 
-    def validation_view(self, classes: list[str], protocol: str = "zs") -> View:
-        """Return seen classes, held back from training, as if unseen: for choosing checkpoints."""
-        query, gallery = self.rows("train", "sketch", classes), self.rows("train", "photo", classes)
-        if protocol in FINE_GRAINED:
-            return self._paired(protocol, Part("train", query), Part("train", gallery))
-        return View(protocol, (Part("train", query),), (Part("train", gallery),))
-
-    def view(self, protocol: str, seed: int = 0) -> View:
-        """Return the rows of a protocol.
-
-        `zs`: unseen sketches, unseen photos. `gzs-distractors`: all seen photos join the gallery. `gzs-sempcyc`: seen
-        items join both sides, 20 % of the unseen ones' number. `gzs-ocean`: whole seen classes join both sides, 20 % of
-        the number of unseen classes; `gzs-drclip`: 20 % of the number of seen classes. `fg-class`, `fg-pooled`: photos
-        that some sketch was drawn of.
-
-        Args:
-            protocol: one of `PROTOCOLS`.
-            seed: chooses the seen items or classes, where a protocol samples them.
-
-        Raises:
-            ValueError: if there is no such protocol, or this dataset lacks what it needs.
-        """
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'.")
-        query = Part("query", self.rows("query", "sketch"))
-        gallery = Part("gallery", self.rows("gallery", "photo"))
-        if protocol == "zs":
-            return View(protocol, (query,), (gallery,))
-        if protocol in FINE_GRAINED:
-            return self._paired(protocol, query, gallery)
-        sketches, photos = self._seen_items(protocol, len(query.rows), len(gallery.rows), seed)
-        if not len(photos):
-            raise ValueError(
-                f"'{protocol}' adds no seen photos to dataset '{self.name}' ({len(self.seen)} seen classes, "
-                f"{len(self.unseen)} unseen ones), so it would be 'zs' by another name: evaluate 'zs', or another "
-                "generalised protocol."
-            )
-        queries = (query, Part("train", sketches)) if len(sketches) else (query,)
-        return View(protocol, queries, (gallery, Part("train", photos)))
-
-    def _seen_items(self, protocol: str, n_query: int, n_gallery: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of `train` that join the queries and the gallery under a generalised protocol."""
-        sketches, photos = self.rows("train", "sketch"), self.rows("train", "photo")
-        rng = np.random.default_rng(seed)
-        if protocol == "gzs-distractors":
-            return sketches[:0], photos
-        if protocol == "gzs-sempcyc":
-            counts = min(int(0.2 * n_query), len(sketches)), min(int(0.2 * n_gallery), len(photos))
-            return np.sort(rng.choice(sketches, counts[0], replace=False)), np.sort(
-                rng.choice(photos, counts[1], replace=False)
-            )
-        share = len(self.unseen) if protocol == "gzs-ocean" else len(self.seen)
-        classes = rng.choice(list(self.seen), min(round(0.2 * share), len(self.seen)), replace=False).tolist()
-        return self.rows("train", "sketch", classes), self.rows("train", "photo", classes)
-
-    def _paired(self, protocol: str, query: Part, gallery: Part) -> View:
-        """Keep the photos that some sketch names, and the sketches whose photo is there."""
-        drawn = self.columns[query.split]["instance_id"][query.rows]
-        photos = self.columns[gallery.split]["instance_id"][gallery.rows]
-        found, wanted = paired_rows(drawn, photos)
-        if not found.any():
-            raise ValueError(
-                f"Dataset '{self.name}' has no sketch whose photo is known, so '{protocol}' cannot be evaluated: "
-                "prepare it with instance pairs (splip prepare folder --pairs)."
-            )
-        kept = Part(query.split, query.rows[found]), Part(gallery.split, gallery.rows[wanted])
-        return View(protocol, (kept[0],), (kept[1],))
-
-
-def paired_rows(drawn: np.ndarray, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Say which sketches have their photo (Q,) and which photos some sketch was drawn of (N,), by instance ids.
-
-    An empty id is unknown.
-    """
-    return (drawn != "") & np.isin(drawn, photos), (photos != "") & np.isin(photos, drawn)
-
 
 def open_dataset(path: str | os.PathLike) -> SbirDataset:
-    """Open a dataset that `splip prepare` wrote: a folder, or the id of one pushed to the Hub.
+    """Open a dataset that `splip prepare` wrote.
+
+    Args:
+        path: a folder, or the Hub id of a dataset that was pushed.
 
     Raises:
         FileNotFoundError: if it is neither.
         ValueError: if a folder's files are missing or damaged.
     """
     folder = Path(path)
-    if not folder.is_dir() and (folder.is_absolute() or str(path).count("/") != 1 or str(path).startswith(".")):
-        raise FileNotFoundError(
-            f"There is no dataset at '{path}': prepare the data first: splip prepare NAME --out {path}."
-        )
-    if folder.is_dir() and not (folder / INFO_FILE).is_file():
+    if not folder.is_dir():
+        return _open_from_hub(str(path))
+    if not (folder / INFO_FILE).is_file():
         raise FileNotFoundError(
             f"'{path}' holds no {INFO_FILE}, so it is no prepared dataset: prepare the data first: splip prepare "
             f"folder --data-dir {path} --out OUT."
         )
     try:
-        info = json.loads((folder / INFO_FILE).read_text("utf-8")) if folder.is_dir() else _hub_info(str(path))
-        splits = _load_folder(folder) if folder.is_dir() else datasets.load_dataset(str(path))
-        for split, counts in info["counts"].items():
-            if len(splits[split]) != sum(counts.values()):
-                raise ValueError(f"'{split}' has {len(splits[split])} rows instead of {sum(counts.values())}")
-        return SbirDataset(
-            name=info["name"],
-            version=info["version"],
-            train=splits["train"],
-            query=splits["query"],
-            gallery=splits["gallery"],
-            seen=tuple(info["seen"]),
-            unseen=tuple(info["unseen"]),
-        )
+        return _dataset(_read_info(folder / INFO_FILE), _load_folder(folder))
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        if folder.is_dir():
-            raise ValueError(
-                f"'{path}' is a prepared dataset, but files are missing or damaged ({type(error).__name__}): prepare "
-                "it again with --overwrite."
-            ) from error
+        raise ValueError(
+            f"'{path}' is a prepared dataset, but files are missing or damaged ({type(error).__name__}): prepare "
+            "it again with --overwrite."
+        ) from error
+
+
+def _open_from_hub(name: str) -> SbirDataset:
+    if not is_hub_id(name):
         raise FileNotFoundError(
-            f"'{path}' is no local folder and could not be read from the Hub or its cache: check the name and the "
+            f"There is no dataset at '{name}': prepare the data first: splip prepare NAME --out {name}."
+        )
+    try:
+        info = _read_info(Path(hf_hub_download(name, INFO_FILE, repo_type="dataset")))
+        return _dataset(info, datasets.load_dataset(name))
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise FileNotFoundError(
+            f"'{name}' is no local folder and could not be read from the Hub or its cache: check the name and the "
             "network, or prepare the data first: splip prepare NAME --out OUT."
         ) from error
 
 
-def _load_folder(folder: Path) -> datasets.DatasetDict:
-    """Load the stored splits by their files.
+def _dataset(info: dict[str, Any], splits: datasets.DatasetDict) -> SbirDataset:
+    """Put a dataset together. Raises ValueError where a split has other rows than its summary counts."""
+    for split, counts in info["counts"].items():
+        if len(splits[split]) != sum(counts.values()):
+            raise ValueError(f"'{split}' has {len(splits[split])} rows instead of {sum(counts.values())}.")
+    about = {"name": info["name"], "version": info["version"]}
+    classes = {"seen": tuple(info["seen"]), "unseen": tuple(info["unseen"])}
+    return SbirDataset(**about, **{split: splits[split] for split in SPLITS}, **classes)
 
-    `load_dataset(folder)` would take the folder's and the configuration's name for the dataset's identity, and answer
-    from its cache with another folder's rows of the same names; files are told apart by path and time.
+
+def _read_info(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _load_folder(folder: Path) -> datasets.DatasetDict:
+    """Load the stored splits from their files.
+
+    `load_dataset(folder)` would identify the dataset by the names of folder and configuration, and could answer from
+    its cache with the rows of another folder of the same names. Files are identified by path and time.
     """
     files = {split: sorted(map(str, (folder / "data").glob(f"{split}-*.parquet"))) for split in SPLITS}
     return datasets.load_dataset("parquet", data_files=files)
-
-
-def _hub_info(repo: str) -> dict:
-    return json.loads(Path(hf_hub_download(repo, INFO_FILE, repo_type="dataset")).read_text("utf-8"))

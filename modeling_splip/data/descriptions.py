@@ -1,10 +1,11 @@
-"""What classes look like, in words: for every class one sentence in answer to each of a few questions, as JSON.
+"""Descriptions of classes: for every class one sentence in answer to each of a few questions, in a JSON file.
 
 The packaged file lies beside this one, and not with the data builders, because training reads it.
 """
 
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..common.text import nearest, spelling_key
 
 SCHEMA = "splip-descriptions-1"
 PACKAGED = Path(__file__).with_name("descriptions.json")
-# Thirty plain words fit into CLIP's 77 tokens, rare ones being two or three tokens each.
+# Thirty plain words fit into CLIP's 77 tokens, although a rare word takes two or three.
 MAX_WORDS = 30
 
 
@@ -21,9 +22,10 @@ MAX_WORDS = 30
 class Descriptions:
     """The content of a descriptions file.
 
-    - `source`: who or what wrote the sentences.
-    - `prompts`: name of a question -> the question, with `{class}` where the class goes.
-    - `classes`: readable class name -> name of a question -> the sentence that answers it.
+    Attributes:
+        source: who or what wrote the sentences.
+        prompts: name of a question -> the question, with `{class}` where the class goes.
+        classes: readable class name -> name of a question -> the sentence that answers it.
     """
 
     source: str
@@ -31,7 +33,7 @@ class Descriptions:
     classes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def faults(self) -> dict[str, str]:
-        """Return, for every class that cannot be used as it stands, what is wrong with it first."""
+        """Return class -> the first thing that is wrong with it, for every class that has a fault."""
         found, keys, sentences = {}, set(), set()
         for name, answers in self.classes.items():
             if spelling_key(name) in keys:
@@ -52,11 +54,11 @@ class Descriptions:
 
 
 def read_descriptions(path: str | Path) -> Descriptions:
-    """Read a descriptions file; its sentences may still have faults.
+    """Read a descriptions file. Its sentences are not checked: see `Descriptions.faults`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not of this form.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not of this form.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -82,7 +84,8 @@ def load_descriptions(source: str | Path | None = None) -> dict[str, list[str]]:
         source: a descriptions file; None for the packaged one, which knows the benchmarks and the offline world.
 
     Raises:
-        FileNotFoundError, ValueError: in one sentence, if there is no such file or something in it is at fault.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not of this form, or a sentence has a fault.
     """
     path = PACKAGED if source is None else source
     descriptions = read_descriptions(path)
@@ -92,14 +95,15 @@ def load_descriptions(source: str | Path | None = None) -> dict[str, list[str]]:
 
 
 def descriptions_of(class_names: Iterable[str], source: str | Path | None = None) -> list[list[str]]:
-    """Return the sentences of these classes and of no others, in their order.
+    """Return the sentences of these classes, in the order of the classes.
 
     Args:
-        class_names: in any spelling: case does not matter, nor do `_`, `-` and space.
-        source: as for `load_descriptions`.
+        class_names: in any spelling that `spelling_key` takes for equal.
+        source: as in `load_descriptions`.
 
     Raises:
-        ValueError: classes that are not described, with the nearest known name of each.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file has a fault, or a class is not described.
     """
     class_names = list(class_names)
     sentences = {spelling_key(name): (name, found) for name, found in load_descriptions(source).items()}
@@ -119,7 +123,13 @@ def descriptions_of(class_names: Iterable[str], source: str | Path | None = None
 
 
 def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
-    """Return what is wrong with a sentence about a class, "" if nothing; `others` are case-folded."""
+    """Return what is wrong with a sentence about a class, "" if nothing.
+
+    Args:
+        name: the class.
+        sentence: about it.
+        others: the sentences that it must not repeat, case-folded.
+    """
     words = len(sentence.split())
     if not words:
         return "is empty"
@@ -135,8 +145,8 @@ def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
 
 
 def plain_words(text: str) -> str:
-    """Return text in lower case, its words parted by single spaces: `_` and `-` part words too."""
-    return re.sub(r"[\s_\-]+", " ", text).strip().casefold()
+    """Return text in lower case with single spaces between words, also for `_` and `-`; accents in one form (NFC)."""
+    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
 
 
 def _strings(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Anybody's embeddings, measured by the same protocols as a model: arrays in a NumPy file become the two sides."""
+"""Embeddings that somebody stored in a NumPy file, measured by the same protocols as a model."""
 
 import hashlib
 import zipfile
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.dataset import FINE_GRAINED, paired_rows
-from ..metrics.by_class import unit_norm
-from ..metrics.inputs import as_labels, as_pair
+from ..data.protocols import PROTOCOLS, paired_rows
+from ..metrics.inputs import as_labels, as_pair, unit_norm
 from .evaluate import Evaluation, Sides, evaluate_sides
 
 EMBEDDINGS = ("query", "gallery")
@@ -20,20 +19,21 @@ INSTANCES = ("query_instance", "gallery_instance")
 Arrays = dict[str, np.ndarray]
 
 
-def evaluate_features(path: Path, protocols: Sequence[str], title: str | None = None) -> list[Evaluation]:
-    """Measure the embeddings of a file under several protocols; the method is named after the file.
+def evaluate_embeddings(path: Path, protocols: Sequence[str], title: str | None = None) -> list[Evaluation]:
+    """Measure the embeddings in a file under several protocols. The method is named after the file.
 
-    A protocol without instances compares the arrays as they are: which items are queries and which are in the gallery,
-    seen ones too, is the file's choice, and the name in the record its author's word. A fine-grained protocol takes the
-    sketches whose photo is there and the photos that some sketch was drawn of, as for a dataset.
+    The file decides which items are queries and gallery; the protocol name in the record is only what its author
+    claims. From these items a fine-grained protocol takes the sketches whose photo is there and the photos that some
+    sketch was drawn of, as for a dataset.
 
     Args:
-        path: .npz file as `load_arrays` wants it.
-        protocols: names of `data.PROTOCOLS`.
-        title: name of the data in the record; default: the file's.
+        path: an .npz file with the arrays that `load_arrays` returns.
+        protocols: names of `PROTOCOLS`.
+        title: name of the data in the record; None for the file's name.
 
     Raises:
-        FileNotFoundError, ValueError: in one sentence, as `load_arrays`; or where a protocol's arrays are not there.
+        FileNotFoundError: if there is no such file.
+        ValueError: as `load_arrays`; or if the arrays that a protocol needs are not in the file.
     """
     arrays = load_arrays(path)
     about = {
@@ -48,22 +48,21 @@ def evaluate_features(path: Path, protocols: Sequence[str], title: str | None = 
         "seen_classes_kept": None,  # nobody here knows what the embeddings' model was trained on
     }
     arrays |= {name: unit_norm(arrays[name], name) for name in EMBEDDINGS}
-    chosen = [_sides(arrays, protocol, path) for protocol in protocols]
-    return [
-        evaluate_sides(sides, protocol, sides.query_labels.astype(str), about)
-        for protocol, sides in zip(protocols, chosen, strict=True)
-    ]
+    chosen = [_sides(arrays, protocol, path) for protocol in protocols]  # all, before any long work
+    return [evaluate_sides(sides, sides.query_labels.astype(str), about) for sides in chosen]
 
 
 def load_arrays(path: Path) -> Arrays:
-    """Read and check the arrays of an .npz file, which is never unpickled.
+    """Read the arrays of an .npz file and check them. Nothing is unpickled.
 
     Returns:
         `query` (Q, D) and `gallery` (N, D), finite; `query_label` (Q,) and `gallery_label` (N,), both integers or both
-        strings; optionally `query_instance` (Q,) and `gallery_instance` (N,), likewise. Others are not read.
+        strings; where the file has them, `query_instance` (Q,) and `gallery_instance` (N,), likewise. Other arrays are
+        not read.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file or the array.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no .npz file, is damaged, or an array is missing or has a wrong shape or type.
     """
     arrays = _read(path)
     as_pair(arrays["query"], arrays["gallery"])
@@ -74,7 +73,7 @@ def load_arrays(path: Path) -> Arrays:
 
 
 def arrays_hash(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return 16 hex digits that depend on every name, type, shape and value."""
+    """Return a hash of 16 hex digits of the names, types, shapes and values of arrays."""
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -85,7 +84,7 @@ def arrays_hash(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _read(path: Path) -> Arrays:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file '{path}': --features wants an .npz file that numpy.savez wrote.")
+        raise FileNotFoundError(f"There is no file '{path}': --features takes an .npz file that numpy.savez wrote.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"'{path}' is no .npz file, or only a part of one: write it with numpy.savez.")
     wanted = (*EMBEDDINGS, *LABELS, *INSTANCES)
@@ -113,18 +112,20 @@ def _check_columns(arrays: Arrays, names: tuple[str, str]) -> None:
     for name, side in zip(names, EMBEDDINGS, strict=True):
         arrays[name] = as_labels(arrays[name], name)
         if len(arrays[name]) != len(arrays[side]):
-            raise ValueError(f"{name} has {len(arrays[name])} entries for {len(arrays[side])} rows of {side}")
+            raise ValueError(
+                f"{name} has {len(arrays[name])} entries for {len(arrays[side])} rows of {side}: give one per row."
+            )
     if (arrays[names[0]].dtype.kind == "U") != (arrays[names[1]].dtype.kind == "U"):
-        raise ValueError(f"{names[0]} and {names[1]} must both be integers or both be strings")
+        raise ValueError(f"{names[0]} and {names[1]} must both be integers or both be strings.")
 
 
 def _sides(arrays: Arrays, protocol: str, path: Path) -> Sides:
-    """Return what a protocol compares. Raises ValueError where there is nothing to find."""
-    sides = Sides(*(arrays[name] for name in (*EMBEDDINGS, *LABELS)))
-    if protocol in FINE_GRAINED:
-        return _paired(sides, arrays, protocol, path)
+    """Return what a protocol compares. Raises ValueError if queries have nothing to find."""
+    sides = Sides(protocol, *(arrays[name] for name in (*EMBEDDINGS, *LABELS)))
+    if PROTOCOLS[protocol].level == "fine_grained":
+        return _paired(sides, arrays, path)
     lost = sides.query_labels[~np.isin(sides.query_labels, sides.gallery_labels)]
-    if len(lost) and protocol != "gzs-sempcyc":  # which leaves such queries out and counts them
+    if len(lost) and not PROTOCOLS[protocol].may_lack:
         names = np.unique(lost).astype(str).tolist()
         raise ValueError(
             f"{len(lost)} of {len(sides.query)} queries in '{path}' have nothing to find, because gallery_label lacks "
@@ -133,24 +134,30 @@ def _sides(arrays: Arrays, protocol: str, path: Path) -> Sides:
     return sides
 
 
-def _paired(sides: Sides, arrays: Arrays, protocol: str, path: Path) -> Sides:
-    """Keep the sketches whose photo is there, and the photos that some sketch was drawn of."""
+def _paired(sides: Sides, arrays: Arrays, path: Path) -> Sides:
+    """Return the sketches whose photo is there, and the photos that some sketch was drawn of."""
     if INSTANCES[0] not in arrays:
-        raise ValueError(f"'{protocol}' needs the arrays {' and '.join(INSTANCES)}, which '{path}' lacks.")
+        raise ValueError(f"'{sides.protocol}' needs the arrays {' and '.join(INSTANCES)}, which '{path}' lacks.")
     drawn = _instance_ids(sides.query_labels, arrays[INSTANCES[0]])
     photos = _instance_ids(sides.gallery_labels, arrays[INSTANCES[1]])
     found, wanted = paired_rows(drawn, photos)
     if not found.any():
         raise ValueError(
-            f"No sketch in '{path}' has its photo there, so '{protocol}' cannot be evaluated: query_instance and "
+            f"No sketch in '{path}' has its photo there, so '{sides.protocol}' cannot be evaluated: query_instance and "
             "gallery_instance must name a photo alike, within one class."
         )
-    query = sides.query[found], sides.query_labels[found], drawn[found]
-    gallery = sides.gallery[wanted], sides.gallery_labels[wanted], photos[wanted]
-    return Sides(*(value for pair in zip(query, gallery, strict=True) for value in pair))
+    return Sides(
+        protocol=sides.protocol,
+        query=sides.query[found],
+        gallery=sides.gallery[wanted],
+        query_labels=sides.query_labels[found],
+        gallery_labels=sides.gallery_labels[wanted],
+        query_instances=drawn[found],
+        gallery_instances=photos[wanted],
+    )
 
 
 def _instance_ids(labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """Return ids that are unique across classes, "" where unknown: anybody's may be numbered within each class."""
+    """Return ids that are unique across classes, "" where unknown; those in a file may start anew in each class."""
     known = instances.astype(str)
     return np.where(known == "", "", np.char.add(np.char.add(labels.astype(str), "/"), known))

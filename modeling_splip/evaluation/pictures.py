@@ -1,20 +1,21 @@
-"""Pictures for reports: retrieval grids, precision-recall curves and per-class bars, each saved whole or not at all."""
+"""Pictures of queries with their first results, drawn by PIL alone."""
 
+import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from ..common.files import written_whole
 
 HIT, MISS = "#1a7f37", "#cf222e"
 INK, MUTED, LINE, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#f6f8fa"
-PALETTE = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#59636e")
-PHOTO_KINDS = ("png", "jpg", "webp")  # files of pictures with images in them
+PHOTO_KINDS = ("png", "jpg", "webp")  # endings of pictures that show images
+MARGIN, GAP, SPLIT = 20, 10, 34  # around the picture; between results; between a query and its results
 SMOOTH = 4  # frames and marks are drawn this much larger, then reduced
 
 PathLike = str | os.PathLike[str]
@@ -35,122 +36,83 @@ def retrieval_grid(
     Args:
         queries: one sketch per row; transparent parts become white paper.
         results: for every query its photos, best first; rows may differ in length.
-        hits: for every result whether it is relevant; None where nobody knows, then frames are plain.
-        path: a .png, .jpg or .webp file; its folder is made if needed.
+        hits: for every result whether it is relevant; None where nobody knows, then frames are grey.
+        path: a .png, .jpg or .webp file, written whole or not at all; its folder is made if needed.
         titles: one line above every query, for example its class.
         captions: one line above every result.
         width: of the picture in pixels; the images share it.
 
     Raises:
-        ValueError: no query, or lists of different lengths.
+        ValueError: if there is no query, lists have different lengths, results are too many for the width, or the
+            file's ending is not one of these.
     """
+    check_picture(path, PHOTO_KINDS)
     _check_rows(queries, results, hits, titles, captions)
-    columns = max(max(map(len, results)), 1)
-    margin, gap, split = 20, 10, 34
-    cell = (width - 2 * margin - split - (columns - 1) * gap) // (columns + 1)
-    if cell < 24:
-        raise ValueError(f"width {width} leaves {cell} pixels for each of {columns} results: show fewer or widen it")
-    size = int(np.clip(cell * 0.115, 11, 17))
-    header = size + 12 if titles or captions else 0
-    pitch = cell + header + (14 if header else gap)
-    canvas = Image.new("RGB", (width, 2 * margin + len(queries) * pitch - (pitch - cell - header)), "white")
+    grid = _Grid.of(width, max(max(map(len, results)), 1), header=bool(titles or captions))
+    canvas = Image.new("RGB", (width, grid.top(len(queries)) - grid.row_gap + MARGIN), "white")
     draw = ImageDraw.Draw(canvas)
     for row, (query, photos) in enumerate(zip(queries, results, strict=True)):
-        top = margin + row * pitch
+        top = grid.top(row)
         if titles:
-            room = cell + split - gap if captions else width - 2 * margin
-            _text(draw, (margin, top), titles[row], room, _font(size, bold=True), INK)
-        _paste(canvas, _tile(query, cell, "white", LINE, 1), (margin, top + header))
-        left = margin + cell + split
-        rule = left - split // 2
-        draw.line((rule, top + header + 6, rule, top + header + cell - 6), fill=LINE, width=1)
+            room = grid.cell + SPLIT - GAP if captions else width - 2 * MARGIN
+            _text(draw, (MARGIN, top), titles[row], room, _font(grid.font_size, bold=True), INK)
+        _paste(canvas, _tile(query, grid.cell, "white", LINE, 1), (MARGIN, top + grid.header))
+        rule, below = grid.left(0) - SPLIT // 2, top + grid.header
+        draw.line((rule, below + 6, rule, below + grid.cell - 6), fill=LINE, width=1)
         known = hits[row] if hits is not None else [None] * len(photos)
         for column, (photo, hit) in enumerate(zip(photos, known, strict=True)):
-            x = left + column * (cell + gap)
             if captions:
-                _text(draw, (x, top), captions[row][column], cell, _font(size, bold=False), MUTED)
-            frame = LINE if hit is None else HIT if hit else MISS
-            tile = _tile(photo, cell, PAPER, frame, max(3, cell // 36))
-            if hit is not None:
-                _mark(tile, bool(hit))
-            _paste(canvas, tile, (x, top + header))
-    return _save(path, PHOTO_KINDS, lambda file, kind: canvas.save(file, {"jpg": "jpeg"}.get(kind, kind)))
+                corner, text = (grid.left(column), top), captions[row][column]
+                _text(draw, corner, text, grid.cell, _font(grid.font_size, bold=False), MUTED)
+            _paste(canvas, _result_tile(photo, grid.cell, hit), (grid.left(column), below))
+    with written_whole(Path(path)) as partial:
+        canvas.save(partial, picture_kind(path).replace("jpg", "jpeg"))
+    return Path(path)
 
 
-def precision_recall_curve(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: PathLike, *, title: str = ""
-) -> Path:
-    """Save precision over recall, one line per name.
+def check_picture(path: PathLike, kinds: Sequence[str]) -> None:
+    """Raise ValueError if the name of a picture's file does not end in one of `kinds`."""
+    if picture_kind(path) not in kinds:
+        expected = ", ".join(f".{kind}" for kind in kinds)
+        raise ValueError(f"Cannot write the picture '{path}': give it a name that ends in {expected}.")
 
-    Args:
-        curves: name -> (recall, precision), fractions, as `curve` of `metrics.retrieval_metrics` gives them.
-        path: a .png, .svg or .pdf file.
-        title: a line above the axes.
+
+def picture_kind(path: PathLike) -> str:
+    """Return the ending of a file's name, in lower case and without its dot."""
+    return Path(path).suffix[1:].lower()
+
+
+class _Grid(NamedTuple):
+    """Where the images of a picture stand, in pixels.
+
+    Attributes:
+        cell: side of an image.
+        font_size: of titles and captions.
+        header: height of the line above an image, 0 without such lines.
+        row_gap: between two rows.
     """
-    if not curves:
-        raise ValueError("curves is empty: give at least one name with its recall and precision")
-    figure, axes = _figure(6.0, 4.2, title)
-    for index, (name, (recall, precision)) in enumerate(curves.items()):
-        if len(recall) != len(precision) or not len(recall):
-            raise ValueError(f"curve {name!r} has {len(recall)} recalls and {len(precision)} precisions: one of each")
-        style = ("-", "--", "-.", ":")[index // len(PALETTE) % 4]
-        axes.plot(recall, precision, style, color=PALETTE[index % len(PALETTE)], linewidth=2, label=name)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision (interpolated)")
-    axes.grid(color=LINE, linewidth=0.6)
-    axes.legend(frameon=False, loc="best")
-    return _save_figure(figure, path)
 
+    cell: int
+    font_size: int
+    header: int
+    row_gap: int
 
-def per_class_bars(values: Mapping[str, float], path: PathLike, *, metric: str = "mAP@all", title: str = "") -> Path:
-    """Save one bar per class, best first, with the mean over classes as a line.
+    @classmethod
+    def of(cls, width: int, columns: int, *, header: bool) -> "_Grid":
+        """Share the width between a query and `columns` results."""
+        cell = (width - 2 * MARGIN - SPLIT - (columns - 1) * GAP) // (columns + 1)
+        if cell < 24:
+            raise ValueError(
+                f"width {width} leaves {cell} pixels for each of {columns} results: show fewer, or widen it."
+            )
+        size = int(np.clip(cell * 0.115, 11, 17))
+        return cls(cell, size, size + 12 if header else 0, 14 if header else GAP)
 
-    Args:
-        values: class -> value, a fraction.
-        path: a .png, .svg or .pdf file.
-        metric: name of the value axis; title: a line above the axes.
-    """
-    if not values:
-        raise ValueError("values is empty: give at least one class with its value")
-    ranked = sorted(values.items(), key=lambda item: (item[1], item[0]))  # the last bar is drawn on top
-    names, heights = [name for name, _ in ranked], [value for _, value in ranked]
-    mean = float(np.mean(heights))
-    figure, axes = _figure(6.0, 1.1 + 0.24 * len(ranked), title)
-    axes.axvline(mean, color=PALETTE[1], linewidth=1.2, linestyle="--", zorder=0)
-    bars = axes.barh(names, heights, color=PALETTE[0], height=0.72)
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    axes.bar_label(bars, fmt="%.3f", padding=4, fontsize=8, color=MUTED, bbox=paper)
-    label = f"{metric} (dashed: mean over classes, {mean:.3f})"
-    axes.set(xlim=(0, max(1.0, max(heights)) * 1.08), ylim=(-0.6, len(ranked) - 0.4), xlabel=label)
-    axes.tick_params(axis="y", length=0)
-    return _save_figure(figure, path)
+    def top(self, row: int) -> int:
+        return MARGIN + row * (self.cell + self.header + self.row_gap)
 
-
-def method_runs(
-    values: Mapping[str, Mapping[str, Sequence[float]]], path: PathLike, *, metric: str, title: str = ""
-) -> Path:
-    """Save one line of dots per method: every run a dot, coloured by fold, and the mean as a bar.
-
-    Args:
-        values: method -> fold -> the value of every seed, fractions; the first method stands at the top.
-        path: a .png, .svg or .pdf file.
-        metric: name of the value axis; title: a line above the axes.
-    """
-    if not values:
-        raise ValueError("values is empty: give at least one method with its runs")
-    names = list(values)[::-1]
-    figure, axes = _figure(6.0, 1.0 + 0.42 * len(names), title)
-    for height, name in enumerate(names):
-        for number, (fold, runs) in enumerate(values[name].items()):
-            label = f"fold {fold}" if height == 0 else None
-            spread = height + 0.14 * (number - (len(values[name]) - 1) / 2)
-            axes.scatter(runs, [spread] * len(runs), s=18, color=PALETTE[number % len(PALETTE)], label=label)
-        mean = float(np.mean([value for runs in values[name].values() for value in runs]))
-        axes.plot([mean, mean], [height - 0.32, height + 0.32], color=INK, linewidth=1.6)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(ylim=(-0.6, len(names) - 0.4), xlabel=f"{metric} (bar: mean over runs)")
-    axes.tick_params(axis="y", length=0)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _save_figure(figure, path)
+    def left(self, column: int) -> int:
+        return MARGIN + self.cell + SPLIT + column * (self.cell + GAP)
 
 
 def _check_rows(
@@ -161,14 +123,25 @@ def _check_rows(
     captions: Sequence[Sequence[str]] | None,
 ) -> None:
     if not queries:
-        raise ValueError("queries is empty: give at least one sketch with its results")
+        raise ValueError("queries is empty: give at least one sketch with its results.")
     for name, rows in (("results", results), ("hits", hits), ("titles", titles), ("captions", captions)):
         if rows is not None and len(rows) != len(queries):
-            raise ValueError(f"{name} has {len(rows)} rows for {len(queries)} queries: give one per query")
+            raise ValueError(f"{name} has {len(rows)} rows for {len(queries)} queries: give one per query.")
     for name, rows in (("hits", hits), ("captions", captions)):
         for row, entries in enumerate(rows or ()):
             if len(entries) != len(results[row]):
-                raise ValueError(f"{name} has {len(entries)} entries in row {row} for {len(results[row])} results")
+                raise ValueError(
+                    f"{name} has {len(entries)} entries in row {row} for {len(results[row])} results: give one each."
+                )
+
+
+def _result_tile(photo: Image.Image, cell: int, hit: bool | None) -> Image.Image:
+    """Return a result in its frame, with its mark where it is known whether it is relevant, (cell, cell) RGBA."""
+    frame = LINE if hit is None else HIT if hit else MISS
+    tile = _tile(photo, cell, PAPER, frame, max(3, cell // 36))
+    if hit is not None:
+        _mark(tile, bool(hit))
+    return tile
 
 
 def _tile(image: Image.Image, cell: int, background: str, frame: str, stroke: int) -> Image.Image:
@@ -216,57 +189,28 @@ def _paste(canvas: Image.Image, tile: Image.Image, corner: tuple[int, int]) -> N
 
 
 def _font(size: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """The font that travels with matplotlib, so that pictures are alike on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+    return ImageFont.truetype(str(_fonts() / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size)
+
+
+@cache
+def _fonts() -> Path:
+    """Return the folder of fonts that matplotlib brings, so that pictures are alike on every machine.
+
+    matplotlib is not imported for this, since that takes long.
+    """
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("The fonts of pictures come with matplotlib: install it.", name="matplotlib")
+    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
 def _text(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, font: ImageFont.FreeTypeFont, fill: str
 ) -> None:
-    """Write one line, cut with an ellipsis where it is wider than its column."""
+    """Write one line; a line that is wider than its column is cut and ends in an ellipsis."""
     line = " ".join(text.split())
     kept = len(line)
     while kept > 1 and draw.textlength(line, font=font) > width:
         kept -= 1
         line = line[:kept].rstrip(" …") + "…"
     draw.text((corner[0] + 1, corner[1] + 2), line, font=font, fill=fill)
-
-
-def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    return figure, axes
-
-
-def _save_figure(figure: Figure, path: PathLike) -> Path:
-    # Without a date and random ids the same values give the same file.
-    undated: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-
-    def write(file: Path, kind: str) -> None:
-        with matplotlib.rc_context({"svg.hashsalt": "splip"}):
-            figure.savefig(file, format=kind, dpi=150, metadata=undated[kind])
-
-    return _save(path, tuple(undated), write)
-
-
-def _save(path: PathLike, kinds: tuple[str, ...], write: Callable[[Path, str], None]) -> Path:
-    """Write aside, then rename: a crash never leaves half a picture."""
-    target = Path(path)
-    kind = target.suffix[1:].lower()
-    if kind not in kinds:
-        raise ValueError(
-            f"cannot write {target}: expected a file name that ends in {', '.join('.' + k for k in kinds)}"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(target.name + ".partial")
-    try:
-        write(aside, kind)
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target

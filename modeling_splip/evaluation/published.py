@@ -1,4 +1,4 @@
-"""Published numbers beside ours: each under the definition that its paper most likely used, with how sure that is."""
+"""Published numbers beside ours, each beside our number by the definition that its paper most likely used."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def published_table(record: Mapping[str, Any]) -> str:
     """Return a Markdown table of the numbers published on a record's split and protocol, beside the record's own.
 
     Returns:
-        The table with its legend and what it does not show, or "" where nothing is published.
+        The table with its legend and warnings, or "" where nothing is published.
     """
     known = _known()
     rows = [
@@ -46,7 +46,7 @@ def published_table(record: Mapping[str, Any]) -> str:
 
 
 def _warnings(record: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    """Say where the measured data are not those of the benchmark, as far as their sizes tell."""
+    """Return sentences on where the measured data differ from the benchmark's, as far as their sizes tell."""
     lines = ["Rows of different definitions, galleries or training data are not comparable with each other."]
     sizes = known["sizes"][record["dataset"]]
     if record["n_query"] + record["n_excluded"] != sizes["queries"]:

@@ -1,18 +1,19 @@
-"""The report of `splip evaluate`: records, tables beside published numbers, and pictures, in one folder."""
+"""The report of `splip evaluate`: records, tables beside published numbers, charts and pictures, in one folder."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..common.files import check_writable, write_json
+from ..common.files import check_writable, write_json, write_text, written_whole
 from ..common.text import markdown_table
-from ..data.dataset import FINE_GRAINED, PROTOCOLS
-from .evaluate import Embedder, Evaluation, queries_picture, retrieval_picture
-from .pictures import per_class_bars, precision_recall_curve
+from ..data.protocols import PROTOCOLS
+from .embedder import Embedder
+from .evaluate import Evaluation
+from .plots import per_class_bars, precision_recall_curve
 from .published import published_table
+from .view_pictures import queries_picture, retrieval_picture
 
 RECORDS, PAGE, CURVES = "records.json", "report.md", "precision_recall.png"
 PICTURES = ("per_class", "retrieval", "worst")  # each of every protocol
@@ -23,7 +24,12 @@ Pictures = list[tuple[str, str]]  # title, file name
 
 
 def check_report(folder: Path) -> None:
-    """Raise OSError or ValueError, before any long work, if a report cannot be written there."""
+    """Raise an error, before any long work, if a report cannot be written to a folder.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        ValueError: if it holds files that are not of a report.
+    """
     check_writable(folder / RECORDS)
     ours = {RECORDS, PAGE, CURVES, *(_picture(name, kind) for name in PROTOCOLS for kind in PICTURES)}
     others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.exists() else []
@@ -35,27 +41,23 @@ def check_report(folder: Path) -> None:
 
 
 def write_report(folder: Path, evaluations: Sequence[Evaluation], embedder: Embedder | None = None) -> None:
-    """Write a report aside and move it into place; an earlier one is replaced.
+    """Write a report, whole or not at all; an earlier one is replaced.
 
     Args:
         folder: `check_report` has passed it.
         evaluations: of one method on one dataset, at least one.
-        embedder: that they came from; None for anybody's embeddings, which have no images to show.
+        embedder: that they came from; None for embeddings from a file, which have no images to show.
     """
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    pictures = _curves(aside, evaluations)
-    for evaluation in evaluations:
-        pictures += _per_class(aside, evaluation)
-        if embedder is not None:
-            pictures += _grids(aside, evaluation, embedder)
-    records = [evaluation.record for evaluation in evaluations]
-    write_json(aside / RECORDS, records)
-    (aside / PAGE).write_text(_page(records, pictures), "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
+    with written_whole(folder) as partial:
+        partial.mkdir()
+        pictures = _curves(partial, evaluations)
+        for evaluation in evaluations:
+            pictures += _per_class(partial, evaluation)
+            if embedder is not None:
+                pictures += _grids(partial, evaluation, embedder)
+        records = [evaluation.record for evaluation in evaluations]
+        write_json(partial / RECORDS, records)
+        write_text(partial / PAGE, _page(records, pictures))
 
 
 def records_table(records: Sequence[dict[str, Any]]) -> str:
@@ -81,7 +83,7 @@ def _page(records: Sequence[dict[str, Any]], pictures: Pictures) -> str:
 
 
 def _about(record: dict[str, Any]) -> str:
-    """Say what else the numbers depend on."""
+    """Return a list of what else the numbers depend on."""
     facts = {
         "embeddings": f"`{record['fingerprint']}`",
         "data version": f"`{record['dataset_version']}`",
@@ -108,35 +110,36 @@ def _curves(folder: Path, evaluations: Sequence[Evaluation]) -> Pictures:
 
 
 def _per_class(folder: Path, evaluation: Evaluation) -> Pictures:
-    protocol = evaluation.record["protocol"]
-    name, metric = ("acc_1", "Acc@1") if protocol in FINE_GRAINED else ("map_all", "mAP@all")
-    values, measured = evaluation.per_query[name], ~np.isnan(evaluation.per_query[name])
+    name = evaluation.record["protocol"]
+    protocol, title = PROTOCOLS[name], PROTOCOLS[name].metric_title
+    values = evaluation.per_query[protocol.metric]
+    measured = ~np.isnan(values)
     classes = np.unique(evaluation.labels[measured])
     means = {str(label): float(values[measured & (evaluation.labels == label)].mean()) for label in classes}
-    file = _picture(protocol, "per_class")
-    per_class_bars(means, folder / file, metric=metric, title=f"{evaluation.record['method']}, {protocol}")
-    return [(f"{metric} per class: {protocol}", file)]
+    file = _picture(name, "per_class")
+    per_class_bars(means, folder / file, metric=title, title=f"{evaluation.record['method']}, {name}")
+    return [(f"{title} per class: {name}", file)]
 
 
 def _grids(folder: Path, evaluation: Evaluation, embedder: Embedder) -> Pictures:
     """Draw some queries of every class, and the worst of all, with their first photos."""
-    protocol, view, scores = evaluation.record["protocol"], evaluation.view, evaluation.scores
-    some, worst = _picture(protocol, "retrieval"), _picture(protocol, "worst")
+    name, view, scores = evaluation.record["protocol"], evaluation.view, evaluation.scores
+    some, worst = _picture(name, "retrieval"), _picture(name, "worst")
     retrieval_picture(embedder, view, folder / some, SHOWN, scores=scores)
-    if protocol in FINE_GRAINED:
+    if PROTOCOLS[name].level == "fine_grained":
         ranks = evaluation.per_query["rank"]
         chosen = np.argsort(-ranks, kind="stable")[:SHOWN]
         notes = [f"rank {ranks[index]:.0f}" for index in chosen]
-        measure = "largest rank of the own photo"
+        reason = "largest rank of the own photo"
     else:
         precision = evaluation.per_query["map_all"]
         chosen = np.argsort(precision, kind="stable")[:SHOWN]
         notes = [f"AP {100 * precision[index]:.1f}" for index in chosen]
-        measure = "lowest average precision"
+        reason = "lowest average precision"
     queries_picture(embedder, view, chosen.tolist(), folder / worst, notes=notes, scores=scores)
     return [
-        (f"Queries and their first photos, hits framed green, misses red: {protocol}", some),
-        (f"Worst queries, {measure}: {protocol}", worst),
+        (f"Queries and their first photos, hits framed green, misses red: {name}", some),
+        (f"Worst queries, {reason}: {name}", worst),
     ]
 
 

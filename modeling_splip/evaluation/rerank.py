@@ -1,16 +1,15 @@
-"""Rank the first results again by what a relation network says of stored tokens (Cross-Modal Attention Alignment)."""
-
-from typing import Any
+"""Ranks the first results again by the scores that a relation network gives to stored tokens."""
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.dataset import View
+from ..data.protocols import View
+from .embedder import Embedder
 
 
 def reranked_scores(
-    embedder: Any,
+    embedder: Embedder,
     view: View,
     query: np.ndarray,
     gallery: np.ndarray,
@@ -19,15 +18,15 @@ def reranked_scores(
 ) -> np.ndarray:
     """Return the scores (Q, N) after the relation network has ranked the first k photos of every sketch again.
 
-    The first k get 1 + their relation score, in 1..2, and so stay before the others, which keep their cosine. Photos'
-    tokens are stored in float16: N P D 2 bytes.
+    The first k photos get 1 + their relation score, which is between 0 and 1; so they stay before the others, which
+    keep their cosine. The tokens of all photos are in memory, in float16: N x P x D x 2 bytes.
 
     Args:
-        embedder: an `Embedder`.
-        view: what to compare.
-        query, gallery: its embeddings (Q, D) and (N, D).
+        embedder: of a model with a relation network.
+        view: the rows that are compared.
+        query, gallery: their embeddings (Q, D) and (N, D).
         k: at least 1.
-        candidates: (Q, N) which photos a sketch may find; all by default.
+        candidates: which photos a sketch may find (Q, N); None for all.
 
     Raises:
         ValueError: if the model has no relation network.

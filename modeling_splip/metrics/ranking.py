@@ -1,4 +1,4 @@
-"""The order of the gallery for the metrics, and the ranks of relevant photos by sorting values only."""
+"""Ranks of the relevant photos: the gallery is ordered by class, so that sorting score values alone gives them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,17 +8,20 @@ import numpy.typing as npt
 
 from .inputs import Array, as_copies, as_labels, check_missing, shared_codes
 
-BLOCK_BYTES = 16 << 20  # scores held at a time
+BLOCK_BYTES = 16 << 20  # of the scores that are in memory at a time
 
 
 @dataclass(frozen=True)
-class GalleryLayout:
-    """The gallery in the order of its classes, so that the relevant photos of a query are adjacent columns."""
+class ColumnsByClass:
+    """Where the photos of each class stand among the columns of the scores: next to each other, ordered by class.
+
+    So the relevant photos of a query are one slice of columns.
+    """
 
     names: Array  # (C,) classes of queries and gallery, sorted
     codes: Array  # (Q,) class of every query, an index into names
     order: Array  # (N unique,) photos by class
-    repeat: Array | None  # (N,) position in `order` of every item of the gallery; None where all count once
+    repeat: Array | None  # (N,) for every column its position in `order`; None where each photo counts once
     bounds: Array  # (C + 1,) class c owns the columns bounds[c]:bounds[c + 1]
 
     @classmethod
@@ -30,8 +33,8 @@ class GalleryLayout:
         n_query: int,
         n_gallery: int,
         missing: str,
-    ) -> "GalleryLayout":
-        """Order the gallery; the arguments are those of `metrics.retrieval_metrics`."""
+    ) -> "ColumnsByClass":
+        """Order the gallery by class; the arguments are those of `retrieval_metrics`."""
         query_array = as_labels(query_labels, "query_labels")
         gallery_array = as_labels(gallery_labels, "gallery_labels")
         codes, photo_codes = shared_codes(query_array, gallery_array, "labels", n_query, n_gallery)
@@ -54,7 +57,12 @@ class GalleryLayout:
         return np.diff(self.bounds)[self.codes]
 
     def row_blocks(self, itemsize: int, rows: Array | None = None) -> Iterator[Array]:
-        """Cut the queries (or `rows` of them) that have a relevant photo into blocks, ordered by class."""
+        """Return the numbers of the queries that have a relevant photo, ordered by class and cut into blocks.
+
+        Args:
+            itemsize: bytes of a score.
+            rows: only of these queries; None for all.
+        """
         rows = np.arange(len(self.codes)) if rows is None else rows
         rows = rows[self.relevant[rows] > 0]
         rows = rows[np.argsort(self.codes[rows], kind="stable")]
@@ -63,17 +71,18 @@ class GalleryLayout:
 
 
 def rank_relevant(scores: Array, start: int, stop: int) -> tuple[Array, Array, Array]:
-    """Rank the relevant columns [start:stop) of scores (b, N) by sorting values only. Overwrites scores.
+    """Rank the relevant columns `start` to `stop` of scores (b, N) by sorting values only. The scores are overwritten.
 
     Returns:
-        The relevant scores, descending; irrelevant ones not below each; whether one of them equals it: (b, R) each.
+        Three (b, R) arrays: the relevant scores, highest first; for each, how many irrelevant photos score at least as
+        high; and whether an irrelevant photo ties with it.
     """
     relevant = np.sort(scores[:, start:stop], axis=1)  # (b, R) ascending
     scores[:, start:stop] = -np.inf  # placeholders sort to the front, where they are cut off
     scores.sort(axis=1)
     irrelevant = scores[:, stop - start :]  # (b, N - R) ascending
-    refuse_nan(relevant[:, -1])  # NaN sorts last
-    refuse_nan(irrelevant[:, -1:])
+    check_no_nan(relevant[:, -1])  # NaN sorts last
+    check_no_nan(irrelevant[:, -1:])
     if not irrelevant.shape[1]:
         return relevant[:, ::-1], np.zeros(relevant.shape, np.int64), np.zeros(relevant.shape, bool)
     below = np.empty(relevant.shape, np.int64)
@@ -83,14 +92,21 @@ def rank_relevant(scores: Array, start: int, stop: int) -> tuple[Array, Array, A
     return relevant[:, ::-1], irrelevant.shape[1] - below[:, ::-1], next_up == relevant
 
 
-def refuse_nan(scores: Array) -> None:
-    """Raise ValueError where scores, of any shape, hold NaN."""
+def check_no_nan(scores: Array) -> None:
+    """Raise ValueError if scores, of any shape, hold NaN."""
     if np.isnan(scores).any():
-        raise ValueError("scores hold NaN, which has no rank: look for broken embeddings or a division by zero")
+        raise ValueError("scores hold NaN, which has no rank: look for broken embeddings or a division by zero.")
 
 
 def grouped_counts(relevant: Array) -> tuple[Array, Array]:
-    """For descending scores (b, R): how many are not below each, itself included, and whether another one equals it."""
+    """For each score, count the scores at least as high (itself included), and say whether another score equals it.
+
+    Args:
+        relevant: scores (b, R), highest first in every row.
+
+    Returns:
+        The counts and the answers, (b, R) each.
+    """
     n_relevant = relevant.shape[1]
     equal = relevant[:, 1:] == relevant[:, :-1]  # (b, R - 1)
     tied = np.zeros(relevant.shape, bool)
@@ -102,10 +118,10 @@ def grouped_counts(relevant: Array) -> tuple[Array, Array]:
 
 
 def envelope(precision: Array) -> Array:
-    """The largest precision at this position or a later one, (b, R): the interpolation of PASCAL VOC."""
+    """Return, for every position, the largest precision there or later, (b, R): the interpolation of PASCAL VOC."""
     return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
 
 
 def block_rows(n_gallery: int, itemsize: int) -> int:
-    """How many queries' scores to hold at a time."""
+    """Return how many queries to score at a time, so that a block of scores has about `BLOCK_BYTES`."""
     return min(1024, max(8, BLOCK_BYTES // (n_gallery * itemsize)))

@@ -1,1 +1,16 @@
-"""What goes to the Hub beside the weights: the model card and the adapters in PEFT's form."""
+"""What goes to the Hub beside the weights.
+
+- `model_card`: README.md from `model_card_template.md`, a configuration, and the records of training and evaluation.
+- `peft_export`: the LayerNorm adapters in PEFT's form.
+"""
+
+from ..common.lazy import lazy_names
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CardFacts": "model_card",
+        "export_peft": "peft_export",
+        "render_card": "model_card",
+    },
+)

@@ -1,63 +1,23 @@
-"""The model card: README.md written from a model's configuration, run record and result records, never by hand."""
+"""The model card: README.md from a template and a model's configuration, run record and result records."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import DatasetCard, EvalResult, ModelCardData
+from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
 from ..clip_backbone import MINI_CLIP
 from ..common.hub import is_hub_id
 from ..common.text import markdown_table
 from ..evaluation.report import records_table
+from ..loading import MODELS
 
-PAPERS = {
-    "splip": ("SpLIP (ECCV 2024)", "2407.04207"),
-    "splip_encoder": ("SpLIP (ECCV 2024), folded into a plain vision tower", "2407.04207"),
-    "clip_at": ("CLIP-AT (CVPR 2023)", "2303.13440"),
-    "cross_align": ("the Cross-Modal Attention Alignment network (2024)", "2407.00979"),
-}
-# What says where things lay on a machine, or how a run was watched, and nothing about the model.
-_NOT_SHOWN = ("method", "base", "dataset", "output", "resume", "workers", "tracker", "checkpoint_every")
+CARD_FILE = "README.md"
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["sketch-based-image-retrieval", "zero-shot", "sketch", "clip", "splip"]
-
-USAGE = """## How to use
-
-```python
-from transformers import AutoModel, AutoProcessor
-
-# The model's code lies beside its weights; after `import modeling_splip`, where installed, nothing need be trusted.
-model = AutoModel.from_pretrained("{repo}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{repo}", trust_remote_code=True)
-sketch = model.encode(processor(images=["drawing.png"], modality="sketch")["pixel_values"], "sketch")  # (1, D)
-photos = model.encode(processor(images=["photo.jpg"], modality="photo")["pixel_values"], "photo")  # (N, D)
-scores = sketch @ photos.T  # cosines, (1, N)
-```
-
-A folder of photos is searched by `splip index PHOTOS --model {repo} --out gallery` and
-`splip search drawing.png --gallery gallery`."""
-
-PEFT_USAGE = """The LayerNorms alone, in PEFT:
-
-```python
-from peft import PeftModel
-from transformers import CLIPModel
-
-clip = PeftModel.from_pretrained(CLIPModel.from_pretrained("{base}"), "{repo}", subfolder="{subfolder}")
-```
-
-Prompts and mappers are not in there, so embeddings are this model's only where nothing but LayerNorms was trained."""
-
-LIMITS = """## Limits
-
-- It ranks photos by what a drawing shows; it does not say whether anything fits. Scores of different models or
-  fingerprints cannot be compared.
-- Sketches are expected black on white. Styles and classes far from the training data, and what the base CLIP knows
-  little about or is biased on, are found worse.
-- Numbers hold for the protocol, gallery and data version named beside them, and for no others."""
-
-DRAWN = "The data is drawn by program: these numbers compare methods and say nothing about real photos."
+# Arguments of a run that name places on a machine, or say how the run was watched: nothing about the model.
+_NOT_SHOWN = ("method", "base", "dataset", "output", "resume", "workers", "tracker", "checkpoint_every")
 
 
 class CardFacts(NamedTuple):
@@ -82,8 +42,29 @@ class CardFacts(NamedTuple):
     peft: Sequence[str] = ()
 
 
-def model_card(facts: CardFacts) -> str:
-    """Return README.md of a model.
+def read_run(model_folder: Path) -> dict[str, Any] | None:
+    """Return the record of the run that wrote `RUN/model`, or None where there is none."""
+    path = model_folder / ".." / "run.json"
+    if model_folder.resolve().name != "model" or not path.is_file():
+        return None
+    return _read_json(path, "run record", dict)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records in a file of `splip evaluate --out`.
+
+    Raises:
+        ValueError: if the file is damaged or holds no records.
+    """
+    found = _read_json(path, "result file", (dict, list))
+    records = found if isinstance(found, list) else [found]
+    if not all(isinstance(record, dict) and {"fingerprint", "metrics"} <= set(record) for record in records):
+        raise ValueError(f"'{path}' holds no result records: pass a file that `splip evaluate --out` wrote.")
+    return records
+
+
+def render_card(facts: CardFacts) -> str:
+    """Return the text of a model's README.md.
 
     Raises:
         ValueError: if a record is of another model.
@@ -94,24 +75,29 @@ def model_card(facts: CardFacts) -> str:
                 f"A result on '{record.get('dataset')}' has fingerprint {record.get('fingerprint')}, but the model has "
                 f"{facts.fingerprint}: pass results that `splip evaluate` measured with this model."
             )
-    name, paper = PAPERS[facts.config.model_type]
-    parts = [
-        f"---\n{_metadata(facts).to_yaml()}\n---",
-        f"# {facts.repo.split('/')[-1]}",
-        f"Draw a sketch, find the photo: {name}, [arXiv {paper}](https://arxiv.org/abs/{paper}), as implemented by "
-        f"`splip`. {_base_sentence(facts)}",
-        *_training(facts),
-        *_results(facts.records),
-        USAGE.format(repo=facts.repo),
-        *_peft(facts),
-        *_licences(facts),
-        LIMITS,
-    ]
-    return "\n\n".join(parts) + "\n"
+    model, base = MODELS[facts.config.model_type], shared_base(facts.config)
+    card = ModelCard.from_template(
+        _metadata(facts),
+        str(TEMPLATE),
+        repo=facts.repo,
+        name=_name(facts),
+        title=model.title,
+        arxiv=model.arxiv,
+        adapter=getattr(facts.config, "checkpoint", "full") == "adapter",
+        base=base,
+        packaged_base=base == MINI_CLIP,
+        seen=facts.config.class_names,
+        run=facts.run,
+        settings=_settings(facts.run["arguments"]) if facts.run else "",
+        results=_results(facts.records),
+        peft=facts.peft,
+        data_licence=_data_licence(facts.run) if facts.run else "",
+    )
+    return f"{card}\n"
 
 
 def shared_base(config: Any) -> str | None:
-    """Return the base CLIP's name if others can get it by that: a Hub id, or the packaged `mini_clip`."""
+    """Return the name of the base CLIP if others can get it by that: a Hub id, or the packaged `mini_clip`."""
     base = getattr(config, "base_model", None)
     if base and (base == MINI_CLIP or is_hub_id(base)):
         return str(base)
@@ -143,73 +129,31 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         pipeline_tag="image-feature-extraction",
         tags=[*TAGS, facts.config.model_type],
         base_model=base if base != MINI_CLIP else None,
-        model_name=facts.repo.split("/")[-1],
+        model_name=_name(facts),
         eval_results=results or None,
     )
 
 
-def _base_sentence(facts: CardFacts) -> str:
-    base = shared_base(facts.config)
-    named = f"`{base}`" if base else "a CLIP"
-    if getattr(facts.config, "checkpoint", "full") == "adapter":
-        if base == MINI_CLIP:
-            return f"Only what was trained is stored here; the base CLIP, {named}, comes with the installed package."
-        return f"Only what was trained is stored here; the base CLIP, {named}, is loaded beside it."
-    return f"Self-contained; trained on {named}."
+def _name(facts: CardFacts) -> str:
+    return facts.repo.split("/")[-1]
 
 
-def _training(facts: CardFacts) -> list[str]:
-    if facts.run is None:
-        return ["## Training", f"No record of its training is known. Seen classes: {_names(facts.config.class_names)}."]
-    run, arguments = facts.run, facts.run["arguments"]
-    validation = run["best_validation"]
-    lines = [
-        f"Data: `{run['dataset']['name']}`, version `{run['dataset']['version']}`; split: the seen classes, of which "
-        f"{len(run['classes']['validation'])} were held back to choose the checkpoint. No unseen class was looked at.",
-        f"Trained on {len(run['classes']['trained'])} classes: {_names(run['classes']['trained'])}.",
-        f"Held back: {_names(run['classes']['validation'])}"
-        + (f"; best score there {100 * validation:.2f} %." if validation is not None else "."),
-        f"{run['trainable_parameters']:,} trainable parameters, {run['steps']} steps in {run['seconds']:.0f} s on "
-        f"{run['processes']} process(es); {', '.join(f'{key} {value}' for key, value in run['versions'].items())}.",
-    ]
-    settings = {key: value for key, value in arguments.items() if key not in _NOT_SHOWN and value not in ({}, "", None)}
-    rows = [(f"`{key}`", f"`{json.dumps(value)}`") for key, value in settings.items()]
-    return ["## Training", *lines, markdown_table(("setting", "value"), rows, aligned=True)]
+def _settings(arguments: Mapping[str, Any]) -> str:
+    """Return a table of what the run was told about the model and its training."""
+    shown = {key: value for key, value in arguments.items() if key not in _NOT_SHOWN and value not in ({}, "", None)}
+    rows = [(f"`{key}`", f"`{json.dumps(value)}`") for key, value in shown.items()]
+    return markdown_table(("setting", "value"), rows, aligned=True)
 
 
-def _results(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not records:
-        return ["## Results", "No results were recorded for this model."]
-    parts = ["## Results"]
-    for dataset in dict.fromkeys((record["dataset"], record["dataset_version"]) for record in records):
-        own = [dict(record) for record in records if (record["dataset"], record["dataset_version"]) == dataset]
-        parts += [f"On `{dataset[0]}`, version `{dataset[1]}`, in percent:", records_table(own)]
-        kept = list(dict.fromkeys(name for record in own for name in record["seen_classes_kept"] or []))
-        if kept:
-            parts.append(f"Not zero-shot: {_names(kept)} were seen in training.")
-        if dataset[0].startswith("mini"):
-            parts.append(DRAWN)
-    return [*parts, "Each protocol and metric is defined in docs/protocol.md of `splip`."]
-
-
-def _peft(facts: CardFacts) -> list[str]:
-    base = shared_base(facts.config)
-    if not facts.peft or base in (None, MINI_CLIP):
-        return []
-    return [PEFT_USAGE.format(base=base, repo=facts.repo, subfolder=facts.peft[0])]
-
-
-def _licences(facts: CardFacts) -> list[str]:
-    base = shared_base(facts.config)
-    if base == MINI_CLIP:
-        notes = ["- Base: `mini_clip` is part of `splip`, Apache-2.0."]
-    elif base:
-        notes = [f"- Base: the terms of [{base}](https://huggingface.co/{base}) hold for its weights."]
-    else:
-        notes = ["- Base: the terms of the CLIP that it was trained on hold; its source is not recorded here."]
-    if facts.run:
-        notes.append(f"- Data: {_data_licence(facts.run)}")
-    return ["## Licences", "\n".join(notes)]
+def _results(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results of each dataset and version."""
+    results = []
+    for name, version in dict.fromkeys((record["dataset"], record["dataset_version"]) for record in records):
+        own = [dict(r) for r in records if (r["dataset"], r["dataset_version"]) == (name, version)]
+        seen = list(dict.fromkeys(each for record in own for each in record["seen_classes_kept"] or []))
+        about = {"dataset": name, "version": version, "seen": seen, "drawn": name.startswith("mini")}
+        results.append(about | {"table": records_table(own)})
+    return results
 
 
 def _data_licence(run: Mapping[str, Any]) -> str:
@@ -226,5 +170,11 @@ def _data_licence(run: Mapping[str, Any]) -> str:
     return f"`{name}`: its licence is not recorded here."
 
 
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+def _read_json(path: Path, what: str, kinds: Any) -> Any:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The {what} '{path}' is damaged ({error}): write it again.") from error
+    if not isinstance(found, kinds):
+        raise ValueError(f"The {what} '{path}' is not of the expected form: write it again.")
+    return found

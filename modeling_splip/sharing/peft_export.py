@@ -1,6 +1,5 @@
-"""LayerNorm adapters as PEFT's LN tuning: `PeftModel.from_pretrained(clip, folder, subfolder="peft")` takes them."""
+"""LayerNorm adapters in PEFT's form, for `PeftModel.from_pretrained(clip, folder, subfolder="peft")`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..clip_backbone import text_norms, vision_norms
+from ..common.files import write_json
 from ..modeling_retriever import Retriever
 
 # Never at a checkpoint's root: an adapter_config.json there makes AutoModel load the base CLIP instead.
@@ -16,13 +16,18 @@ _PREFIX, _SUFFIX = "base_model.model.", ".ln_tuning_layers"
 
 
 def export_peft(model: Retriever, folder: str | Path) -> list[Path]:
-    """Write a model's LayerNorm adapters under `folder/peft`, or `peft/sketch` and `peft/photo` where they differ.
+    """Write a model's LayerNorm adapters in PEFT's form.
 
-    Prompts, mappers and other parts that PEFT does not know stay out: the LayerNorms' outputs are the model's, the
-    embeddings only where nothing else was trained.
+    They go to `peft`, or to `peft/sketch` and `peft/photo` where each modality has its own. Prompts, mappers and other
+    parts that PEFT does not know are not written, so PEFT gives the model's embeddings only where nothing but
+    LayerNorms was trained.
+
+    Args:
+        model: of any method; its `vision_adapters` and `text_adapter` are written where it has them.
+        folder: in which `peft` is made.
 
     Returns:
-        The folders written, none for a model that trains no LayerNorms.
+        The folders that were written; none for a model that trains no LayerNorms.
     """
     text = list(getattr(model, "text_adapter", []))
     names = {id(norm): name for name, norm in model.clip.named_modules()}
@@ -52,4 +57,4 @@ def _write(folder: Path, adapters: dict[str, nn.Module], base: str | None) -> No
         "inference_mode": True,
         "task_type": None,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_json(folder / "adapter_config.json", config)

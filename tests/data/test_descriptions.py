@@ -55,6 +55,16 @@ def test_the_sentences_of_these_classes_and_no_others_in_their_order():
     assert zebra == load_descriptions()["zebra"] and clock == load_descriptions()["alarm clock"]
 
 
+def test_two_unicode_forms_of_an_accent_are_one_class(tmp_path):
+    one, two = "caf\u00e9", "cafe\u0301"
+    answers = {"shape": f"A {one} is a room.", "colour": f"A {one} is brown."}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(document(classes={one: answers})), "utf-8")
+    assert descriptions_of([two], path) == descriptions_of([one], path) == [list(answers.values())]
+    path.write_text(json.dumps(document(classes={two: answers})), "utf-8")
+    assert descriptions_of([one], path) == [list(answers.values())]  # and the sentences name the class
+
+
 def test_missing_classes_are_named_with_the_nearest_known():
     with pytest.raises(ValueError, match=r"of 'flamigo' \(nearest known: 'flamingo'\), 'qqqq': rename them"):
         descriptions_of(["cat", "flamigo", "qqqq"])

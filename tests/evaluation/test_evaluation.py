@@ -14,8 +14,10 @@ from sklearn.metrics import average_precision_score
 
 from modeling_splip import SplipModel
 from modeling_splip.commands.main import main
-from modeling_splip.data.dataset import PROTOCOLS
-from modeling_splip.evaluation.evaluate import Embedder, evaluate, measure, retrieval_picture
+from modeling_splip.data.protocols import PROTOCOLS, protocol_view
+from modeling_splip.evaluation import view_pictures
+from modeling_splip.evaluation.embedder import Embedder
+from modeling_splip.evaluation.evaluate import embed_view, evaluate_model, measure
 from modeling_splip.loading import load_retriever
 
 FIELDS = "schema method fingerprint dataset dataset_version split protocol gallery seed"
@@ -34,7 +36,7 @@ def embedder(clip, polygons) -> Embedder:
 
 @pytest.fixture(scope="module")
 def records(embedder) -> dict[str, dict]:
-    return {done.record["protocol"]: done.record for done in evaluate(embedder, PROTOCOLS, "clip", seed=2)}
+    return {done.record["protocol"]: done.record for done in evaluate_model(embedder, list(PROTOCOLS), "clip", seed=2)}
 
 
 def embed(clip, dataset, parts, modality: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,7 +49,7 @@ def embed(clip, dataset, parts, modality: str) -> tuple[np.ndarray, np.ndarray, 
 
 
 def test_embeddings_are_those_of_single_images(clip, embedder, polygons):
-    view = polygons.view("zs")
+    view = protocol_view(polygons, "zs")
     alone, _, _ = embed(clip, polygons, view.gallery, "photo")
     batched = embedder(view.gallery, "photo")
     assert batched.dtype == np.float32 and batched.shape == (21, 16)
@@ -58,7 +60,7 @@ def test_embeddings_are_those_of_single_images(clip, embedder, polygons):
 
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if not name.startswith("fg")])
 def test_map_is_scikit_learns(clip, polygons, records, protocol):
-    view = polygons.view(protocol, seed=2)
+    view = protocol_view(polygons, protocol, seed=2)
     query, labels, _ = embed(clip, polygons, view.query, "sketch")
     gallery, photo_labels, _ = embed(clip, polygons, view.gallery, "photo")
     found = np.isin(labels, photo_labels)  # all but a few of the seen sketches that gzs-sempcyc draws
@@ -75,7 +77,7 @@ def test_map_is_scikit_learns(clip, polygons, records, protocol):
 
 @pytest.mark.parametrize("protocol", ["fg-class", "fg-pooled"])
 def test_fine_grained_accuracy_counts_the_own_photo(clip, polygons, records, protocol):
-    view = polygons.view(protocol)
+    view = protocol_view(polygons, protocol)
     query, labels, drawn = embed(clip, polygons, view.query, "sketch")
     gallery, photo_labels, photos = embed(clip, polygons, view.gallery, "photo")
     scores = query @ gallery.T
@@ -121,20 +123,22 @@ def test_the_archive_gallery_counts_copies(clip, polygons):
     gallery = polygons.gallery.remove_columns("copies").add_column("copies", copies.tolist())
     counted = dataclasses.replace(polygons, gallery=gallery)
     embedder = Embedder(*clip, counted)
-    unique, archive = (evaluate(embedder, ["zs"], "clip", gallery=name)[0].record for name in ("unique", "archive"))
+    unique, archive = (
+        evaluate_model(embedder, ["zs"], "clip", gallery=name)[0].record for name in ("unique", "archive")
+    )
     assert unique["n_gallery"] == 21 and archive["n_gallery"] == 23
     repeated = dataclasses.replace(polygons, gallery=polygons.gallery.select(np.repeat(np.arange(21), copies)))
-    expected = measure(Embedder(*clip, repeated), repeated.view("zs"))["metrics"]
+    expected = measure(embed_view(Embedder(*clip, repeated), protocol_view(repeated, "zs")))["metrics"]
     assert archive["metrics"] == pytest.approx(expected, abs=1e-9)
     assert archive["metrics"] != unique["metrics"]
     with pytest.raises(ValueError, match="gallery must be one of"):
-        measure(embedder, counted.view("zs"), gallery="twice")
+        embed_view(embedder, protocol_view(counted, "zs"), gallery="twice")
 
 
 def test_embeddings_are_freed_with_their_embedder(clip, polygons):
     embedder = Embedder(*clip, polygons, Accelerator())
     accelerator, held = embedder.accelerator, weakref.ref(embedder)
-    measure(embedder, polygons.view("zs"))
+    embed_view(embedder, protocol_view(polygons, "zs"))
     del embedder
     gc.collect()
     assert held() is None and accelerator.num_processes == 1  # one accelerator serves every validation of a run
@@ -192,7 +196,8 @@ def test_classes_seen_in_training_are_removed_or_kept_by_name(prepared, polygons
     sizes = "n_query", "n_gallery", "n_classes"
     assert [record[name] for name in sizes] == [12 + 13, 14, 2]
     few = Embedder(*load_retriever(trained), polygons.without(["hot air balloon"]))
-    assert record["metrics"] == pytest.approx(measure(few, few.dataset.view("zs"))["metrics"], abs=1e-6)
+    expected = measure(embed_view(few, protocol_view(few.dataset, "zs")))["metrics"]
+    assert record["metrics"] == pytest.approx(expected, abs=1e-6)
 
     kept = evaluated("--seen-classes", "keep")
     assert "Kept, although the model has seen them in training: hot air balloon." in capsys.readouterr().out
@@ -220,9 +225,12 @@ def test_classes_seen_in_training_are_removed_or_kept_by_name(prepared, polygons
         (["--model", "clip:someone/no-clip"], "Base CLIP 'someone/no-clip' is no local folder and not on the Hub"),
         (["--out", "{file}/record.json"], "Cannot write the file"),
         (["--picture", "{empty}"], "Cannot write the file"),
-        (["--picture", "grid.tiff"], "--picture 'grid.tiff' must end in .png, .jpg, .webp."),
+        (
+            ["--picture", "grid.tiff"],
+            "Cannot write the picture 'grid.tiff': give it a name that ends in .png, .jpg, .webp.",
+        ),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
-        (["--remove-classes", "fisch"], "'fisch' is no unseen class of dataset 'polygons' (nearest: 'fish')"),
+        (["--remove-classes", "fisch"], "can be left out, and 'fisch' is none; did you mean 'fish'?"),
         (["--remove-classes", "bell,fish,hot-air balloon"], "Every unseen class of dataset 'polygons' was seen"),
         (["--title", "mine"], "--title goes with --features"),
         (["--report", "{file}/report"], "Cannot write the file"),
@@ -259,7 +267,17 @@ def test_a_processor_that_is_missing(tiny_clip, tmp_path, prepared, capsys):
     assert "holds a model but no processor" in capsys.readouterr().err
 
 
-def test_every_unseen_class_is_in_the_picture(embedder, polygons, tmp_path):
-    for protocol in ("zs", "fg-class"):
-        retrieval_picture(embedder, polygons.view(protocol), tmp_path / f"{protocol}.png", queries=len(UNSEEN), k=4)
-        assert (tmp_path / f"{protocol}.png").stat().st_size > 10_000
+@pytest.mark.parametrize("protocol", ["zs", "fg-class"])
+def test_every_unseen_class_is_in_the_picture(embedder, polygons, tmp_path, monkeypatch, protocol):
+    shown = []
+    draw = view_pictures.retrieval_grid
+
+    def spy(queries, results, hits, path, titles, captions):
+        shown.extend(titles)
+        assert [len(row) for row in results] == [len(row) for row in hits] == [4] * len(UNSEEN)
+        draw(queries, results, hits, path, titles, captions)
+
+    monkeypatch.setattr(view_pictures, "retrieval_grid", spy)
+    path = tmp_path / "zs.png"
+    view_pictures.retrieval_picture(embedder, protocol_view(polygons, protocol), path, queries=len(UNSEEN), k=4)
+    assert sorted(shown) == sorted(UNSEEN) and path.read_bytes().startswith(b"\x89PNG")

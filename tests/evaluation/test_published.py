@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_splip.data.dataset import PROTOCOLS
+from modeling_splip.data.protocols import PROTOCOLS
 from modeling_splip.evaluation.evaluate import Sides, evaluate_sides
 from modeling_splip.evaluation.published import FILE, published_table
 
@@ -33,8 +33,8 @@ def records() -> dict[str, dict]:
     rows = rng.standard_normal((900, 8)) + np.eye(8)[labels]
     ids = np.char.add(labels.astype(str), "/")
     ids = np.char.add(ids, np.arange(900).astype(str))
-    sides = Sides(rows[:30], rows, labels[:30], labels, ids[:30], ids)
-    return {name: evaluate_sides(sides, name, labels[:30].astype(str), ABOUT).record for name in ("zs", "fg-pooled")}
+    sides = {name: Sides(name, rows[:30], rows, labels[:30], labels, ids[:30], ids) for name in ("zs", "fg-pooled")}
+    return {name: evaluate_sides(each, labels[:30].astype(str), ABOUT).record for name, each in sides.items()}
 
 
 def rows_of(text: str) -> dict[tuple[str, str], list[str]]:

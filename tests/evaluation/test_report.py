@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from modeling_splip.commands.main import main
-from modeling_splip.evaluation import evaluate as evaluation
-from modeling_splip.evaluation import report
-from modeling_splip.evaluation.evaluate import Embedder, evaluate
+from modeling_splip.evaluation import report, view_pictures
+from modeling_splip.evaluation.embedder import Embedder
+from modeling_splip.evaluation.evaluate import evaluate_model
 from modeling_splip.loading import load_retriever
 
 
 @pytest.fixture(scope="module")
 def evaluations(tiny_clip, polygons):
     embedder = Embedder(*load_retriever(f"clip:{tiny_clip}"), polygons)
-    return embedder, evaluate(embedder, ["zs", "fg-class", "gzs-sempcyc"], "clip", seed=2)
+    return embedder, evaluate_model(embedder, ["zs", "fg-class", "gzs-sempcyc"], "clip", seed=2)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_worst_queries_are_the_worst(evaluations, tmp_path, drawn):
 def test_pictures_show_the_order_that_was_measured(evaluations, tmp_path, monkeypatch):
     embedder, (zs, fine, _) = evaluations
     shown = []
-    monkeypatch.setattr(evaluation, "retrieval_grid", lambda queries, results, hits, *_, **options: shown.append(hits))
+    monkeypatch.setattr(view_pictures, "retrieval_grid", lambda queries, results, hits, *_, **__: shown.append(hits))
     for one, key in ((zs, "label"), (fine, "instance_id")):
         query, photo = (embedder.dataset.columns[part[0].split][key][part[0].rows] for part in one.view[1:])
         perfect = one._replace(scores=(query[:, None] == photo).astype(float))  # what a perfect reranking gives

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_splip.metrics.by_class import metrics_from_scores, retrieval_metrics, unit_norm
+from modeling_splip.metrics.by_class import metrics_from_scores, retrieval_metrics
+from modeling_splip.metrics.inputs import unit_norm
 
-FOLDER = str(Path(__file__).resolve().parents[2] / "modeling_splip" / "sbir_retrieval")
+FOLDER = str(Path(__file__).resolve().parents[2] / "modeling_splip" / "evaluation" / "sbir_retrieval")
 
 
 @pytest.fixture(autouse=True, scope="module")

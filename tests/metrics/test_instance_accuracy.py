@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modeling_splip.metrics import ranking as metric_ranking
-from modeling_splip.metrics.by_class import instance_accuracy
+from modeling_splip.metrics.by_instance import instance_accuracy
 
 
 class TestInstances:

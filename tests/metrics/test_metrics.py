@@ -8,7 +8,8 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from modeling_splip.metrics import ranking as metric_ranking
-from modeling_splip.metrics.by_class import metrics_from_scores, retrieval_metrics, unit_norm
+from modeling_splip.metrics.by_class import metrics_from_scores, retrieval_metrics
+from modeling_splip.metrics.inputs import unit_norm
 
 KS, ACC_KS = (3, 10, 40), (1, 5)
 

@@ -1,14 +1,16 @@
 """The card says what the records say: nothing by hand, nothing of another model, nothing of this machine."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from method_models import build
 
+from modeling_splip.loading import MODELS
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.sharing.model_card import CardFacts, model_card
+from modeling_splip.sharing.model_card import CardFacts, render_card
 from modeling_splip.sharing.peft_export import export_peft
 
 RECORD = {
@@ -43,7 +45,7 @@ def facts(base: str, **fields) -> CardFacts:
 
 def test_a_card_of_a_run_with_results(tiny_clip, tmp_path, run):
     other = RECORD | {"protocol": "gzs-distractors", "metrics": {"map_all": 0.2}, "seen_classes_kept": ["cup"]}
-    text = model_card(facts(tiny_clip, run=run, records=[RECORD, other], license="apache-2.0"))
+    text = render_card(facts(tiny_clip, run=run, records=[RECORD, other], license="apache-2.0"))
     data = ModelCard(text).data
     assert (data.license, data.base_model, data.library_name) == ("apache-2.0", "someone/clip", "transformers")
     found = {(each.dataset_config.split(",")[0], each.metric_type): each.metric_value for each in data.eval_results}
@@ -64,22 +66,38 @@ def test_a_card_of_a_run_with_results(tiny_clip, tmp_path, run):
 
 
 def test_a_card_without_records_says_so(tiny_clip):
-    text = model_card(facts(tiny_clip))
+    text = render_card(facts(tiny_clip))
     assert ModelCard(text).data.eval_results is None
     assert "No record of its training is known." in text and "No results were recorded" in text
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_method_names_its_paper(tiny_clip, kind):
+    own = facts(tiny_clip)
+    text = render_card(own._replace(config=SimpleNamespace(**vars(own.config), model_type=kind)))
+    model = MODELS[kind]
+    link = f"find the photo: {model.title}, [arXiv {model.arxiv}](https://arxiv.org/abs/{model.arxiv})"
+    assert link in text and kind in ModelCard(text).data.tags and text.endswith(".\n")
+
+
+def test_a_new_method_needs_no_change_here(tiny_clip, monkeypatch):
+    monkeypatch.setitem(MODELS, "mine", SimpleNamespace(title="Mine (2030)", arxiv="3001.00001"))
+    own = facts(tiny_clip)
+    text = render_card(own._replace(config=SimpleNamespace(class_names=["ant"], model_type="mine")))
+    assert "Mine (2030), [arXiv 3001.00001](https://arxiv.org/abs/3001.00001)" in text and "ant" in text
 
 
 def test_where_the_base_comes_from(tiny_clip):
     own = facts(tiny_clip)
     own.config.checkpoint = "adapter"
-    assert "the base CLIP, `someone/clip`, is loaded beside it" in model_card(own)
+    assert "the base CLIP, `someone/clip`, is loaded beside it" in render_card(own)
     own.config.base_model = "mini_clip"
-    assert "the base CLIP, `mini_clip`, comes with the installed package" in model_card(own)
+    assert "the base CLIP, `mini_clip`, comes with the installed package" in render_card(own)
 
 
 def test_results_of_another_model_are_refused(tiny_clip):
     with pytest.raises(ValueError, match=r"^A result on 'mini-fold0' has fingerprint e+, but the model has f+: pass"):
-        model_card(facts(tiny_clip, records=[RECORD | {"fingerprint": "e" * 16}]))
+        render_card(facts(tiny_clip, records=[RECORD | {"fingerprint": "e" * 16}]))
 
 
 def test_its_snippets_run(tiny_clip, prepared, tmp_path):
@@ -87,7 +105,7 @@ def test_its_snippets_run(tiny_clip, prepared, tmp_path):
     model.save_pretrained(tmp_path)
     SplipProcessor.from_clip(tiny_clip).save_pretrained(tmp_path)
     exported = [path.relative_to(tmp_path).as_posix() for path in export_peft(model, tmp_path)]
-    text = model_card(facts(tiny_clip, peft=exported))
+    text = render_card(facts(tiny_clip, peft=exported))
     images = {kind: next(prepared.parent.parent.glob(f"raw*/{kind}/owl/*")) for kind in ("sketch", "photo")}
     places = {"someone/sketches": tmp_path, "someone/clip": tiny_clip}
     places |= {"drawing.png": images["sketch"], "photo.jpg": images["photo"]}

@@ -186,7 +186,7 @@ def test_what_a_new_user_gets_wrong(hub, tiny_clip, tmp_path):
         (str(tmp_path / "empty"), ""): f"Checkpoint folder '{tmp_path / 'empty'}' has no config.json",
         (str(folder), ""): "Base CLIP 'someone/gone' is no local folder and not on the Hub or in the cache",
     }
-    script = "import sys\nfrom modeling_splip.training.methods import load_retriever\nfor name in sys.argv[1:]:\n"
+    script = "import sys\nfrom modeling_splip.loading import load_retriever\nfor name in sys.argv[1:]:\n"
     script += "    try:\n        load_retriever(name)\n    except OSError as error:\n        print(error)\n"
     for kind, env in (("", online), ("offline", online | offline)):
         wanted = {name: sentence for (name, when), sentence in cases.items() if when == kind}

@@ -1,12 +1,11 @@
-"""Metrics of sketch-based image retrieval for `evaluate`: a thin wrapper of `modeling_splip.metrics.by_class`."""
+"""Metrics of sketch-based image retrieval for `evaluate`: a thin wrapper of `modeling_splip.metrics`."""
 
 import datasets
 import evaluate
 import numpy as np
 import pyarrow.compute as pc
 
-from modeling_splip.metrics import by_class as metrics
-from modeling_splip.metrics.inputs import refuse_half_precision
+from modeling_splip.metrics import by_class, inputs
 
 _DESCRIPTION = """\
 Exact retrieval metrics of zero-shot sketch-based image retrieval, all in one pass: mAP@all (scikit-learn's), mAP@k
@@ -40,11 +39,11 @@ Examples:
 
 
 class SbirRetrieval(evaluate.Metric):
-    """`evaluate.load("modeling_splip/evaluation/sbir_retrieval", "embeddings" | "scores")`."""
+    """Metrics of embeddings or of scores: `evaluate.load("modeling_splip/evaluation/sbir_retrieval", "scores")`."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in ("default", "embeddings", "scores"):
-            raise ValueError(f'configuration is {self.config_name!r}: expected "embeddings" or "scores"')
+            raise ValueError(f'configuration is {self.config_name!r}: expected "embeddings" or "scores".')
         with_scores = self.config_name == "scores"
         # Scores keep double precision: rounding them would make ties that were not there.
         columns = {"predictions": datasets.Sequence(datasets.Value("float64" if with_scores else "float32"))}
@@ -65,38 +64,38 @@ class SbirRetrieval(evaluate.Metric):
 
     def add(self, *, prediction=None, reference=None, **columns):
         """Add one row."""
-        self._refuse_half_precision(prediction)
+        self._check_not_half_precision(prediction)
         super().add(prediction=prediction, reference=reference, **columns)
 
     def add_batch(self, *, predictions=None, references=None, **columns):
         """Add rows; `compute` passes here too."""
         for row in [predictions] if hasattr(predictions, "dtype") else predictions:
-            self._refuse_half_precision(row)
+            self._check_not_half_precision(row)
         super().add_batch(predictions=predictions, references=references, **columns)
 
-    def _refuse_half_precision(self, values):
-        """Scores would be stored as doubles, and their ties no longer be known for rounding."""
+    def _check_not_half_precision(self, values):
+        """Refuse such scores before they are stored as doubles, which hide that ties come from rounding."""
         if self.config_name == "scores" and hasattr(values, "dtype"):
-            refuse_half_precision(values)
+            inputs.check_not_half_precision(values)
 
     def _compute(self, predictions, references, modalities=None, gallery_labels=None, normalize=True, **options):
         widths = set(pc.list_value_length(predictions).to_pylist())
         if len(widths) > 1:
-            raise ValueError(f"predictions have rows of {min(widths)} and of {max(widths)} values: they must be equal")
+            raise ValueError(f"predictions have rows of {min(widths)} and of {max(widths)} values: they must be equal.")
         rows, labels = np.stack(predictions.to_numpy()), np.asarray(references.to_pylist())
         if self.config_name == "scores":
             if gallery_labels is None:
-                raise ValueError("gallery_labels is missing: pass the class of every photo to compute")
-            result = metrics.metrics_from_scores(rows, labels, gallery_labels, **options)
+                raise ValueError("gallery_labels is missing: pass the class of every photo to compute.")
+            result = by_class.metrics_from_scores(rows, labels, gallery_labels, **options)
         else:
             unknown = sorted(set(modalities.to_pylist()) - {"sketch", "photo"})
             if unknown:
-                raise ValueError(f'modalities holds {unknown[0]!r}: expected "sketch" or "photo"')
+                raise ValueError(f'modalities holds {unknown[0]!r}: expected "sketch" or "photo".')
             sides = np.asarray(modalities.to_pylist())
             query, gallery = rows[sides == "sketch"], rows[sides == "photo"]
             if normalize:
-                query, gallery = metrics.unit_norm(query, "query"), metrics.unit_norm(gallery, "gallery")
-            result = metrics.retrieval_metrics(
+                query, gallery = inputs.unit_norm(query, "query"), inputs.unit_norm(gallery, "gallery")
+            result = by_class.retrieval_metrics(
                 query, gallery, labels[sides == "sketch"], labels[sides == "photo"], **options
             )
         return result.pop("metrics") | result

@@ -1,4 +1,4 @@
-"""Anybody's embeddings give the numbers that the model which made them gives on the dataset."""
+"""Embeddings in a file give the numbers that the model which made them gives on the dataset."""
 
 import json
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from modeling_splip.commands.main import main
-from modeling_splip.evaluation.evaluate import Embedder, evaluate
+from modeling_splip.data.protocols import protocol_view
+from modeling_splip.evaluation.embedder import Embedder
+from modeling_splip.evaluation.evaluate import evaluate_model
 from modeling_splip.loading import load_retriever
 
 CATEGORY = ["zs", "gzs-distractors"]
@@ -21,7 +23,7 @@ def embedder(tiny_clip, polygons) -> Embedder:
 @pytest.fixture(scope="module")
 def arrays(embedder) -> dict[str, np.ndarray]:
     """What a user would save of `polygons`: everything unseen, not normalised, instances as they are known."""
-    dataset, view = embedder.dataset, embedder.dataset.view("zs")
+    dataset, view = embedder.dataset, protocol_view(embedder.dataset, "zs")
     made = {}
     for side, modality, part in (("query", "sketch", view.query), ("gallery", "photo", view.gallery)):
         columns = dataset.columns[side]
@@ -41,7 +43,7 @@ def measured(folder, arrays, *words) -> list[dict]:
 
 def test_embeddings_give_the_models_numbers(embedder, arrays, tmp_path):
     protocols = ["zs", *FINE]
-    expected = [done.record for done in evaluate(embedder, protocols, "clip")]
+    expected = [done.record for done in evaluate_model(embedder, protocols, "clip")]
     for ours, theirs in zip(measured(tmp_path, arrays, "--protocol", *protocols), expected, strict=True):
         assert list(ours) == list(theirs)
         assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=1e-6)
