@@ -124,7 +124,7 @@ def plan_commands(
     prepare = [*splip, "prepare", benchmark(name), "--data-dir", str(data_dir), "--out", arguments.dataset]
     resume = ["--resume"] if output.exists() else []
     evaluate = ["--model", str(output / "model"), "--dataset", arguments.dataset]
-    evaluate += ["--protocol", *PROTOCOLS[arguments.settings().level], "--report", str(output / "report")]
+    evaluate += ["--protocol", *PROTOCOLS[arguments.level], "--report", str(output / "report")]
     return {
         "prepare": prepare if data_dir and not is_prepared(arguments) else [],
         "train": [*shlex.split(launch), "-m", "train_accelerate", *training_flags(name, changes), *resume],
@@ -153,7 +153,7 @@ def write_card(name: str, arguments: TrainingArguments) -> Path:
 
 def describe(name: str, arguments: TrainingArguments, commands: dict[str, list[str]]) -> str:
     """Return the plan; what it takes is measured where data and base CLIP are here."""
-    lines = [f"{name}: {arguments.method} on {benchmark(name)}, {arguments.settings().level} level", ""]
+    lines = [f"{name}: {arguments.method} on {benchmark(name)}, {arguments.level} level", ""]
     if is_prepared(arguments):
         dataset = check_benchmark(name, arguments)
         lines.append(f"data: found at {arguments.dataset}, version {dataset.version}")
