@@ -42,7 +42,7 @@ def test_every_recipe_trains_on_tiny_shapes(name, prepared, tiny_clip, tmp_path)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert record["finished"] and record["steps"] == 2
     for key, value in load_recipe(name).items():
-        if key in ("method", "learning_rate", "mixed_precision", "gradient_checkpointing", "model", "loss"):
+        if key in ("method", "level", "learning_rate", "mixed_precision", "gradient_checkpointing", "model", "loss"):
             assert record["arguments"][key] == (value | record["arguments"][key] if key == "loss" else value)
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert saved and all(tensor.isfinite().all() for tensor in saved.values())
