@@ -82,7 +82,7 @@ class TrainingArguments:
             value = _typed(item.name, getattr(self, item.name), item.default)
             setattr(self, item.name, value)
             if item.metadata["known"]:
-                _known(item.name, value, item.metadata["known"])
+                _known(f"{item.name} ", value, item.metadata["known"])
             least = item.metadata["least"]
             if least is not None and value < least:
                 raise ValueError(f"{item.name} must be at least {least}, got {value}.")
@@ -191,7 +191,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"Recipe '{path}' must be a mapping of argument names to values.")
     for key in values:
-        _known(f"key in recipe '{path.name}':", key, [item.name for item in fields(TrainingArguments)])
+        _known(f"key in recipe '{path.name}': ", key, [item.name for item in fields(TrainingArguments)])
     return values
 
 
@@ -247,25 +247,20 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 def _dotted_help() -> str:
     """Return the help of the dotted flags, from the docstrings of the classes that take them."""
-    lines = ["\n--augment.NAME VALUE:", *_explained("augment", Augmentation, group_fields("augment", ""))]
+    owners: list[tuple[str, str, type]] = [("", "augment", Augmentation)]
     for method, row in METHODS.items():
-        for group, owner in (("model", row.model.config_class), ("loss", row.objective.settings_class)):
-            lines += [f"\n{method}, --{group}.NAME VALUE:", *_explained(group, owner, group_fields(group, method))]
-    return "\n".join(lines)
-
-
-def _explained(group: str, owner: type, names: dict[str, Any]) -> list[str]:
-    """Return two lines of help for each name, from the docstring of its class."""
-    texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+        owners += [(method, "model", row.model.config_class), (method, "loss", row.objective.settings_class)]
     lines, indent = [], " " * 24
-    for name, default in names.items():
-        text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
-        lines += [f"  --{group}.{name}", textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)]
-    return lines
+    for method, group, owner in owners:
+        lines.append(f"\n{method + ', ' if method else ''}--{group}.NAME VALUE:")
+        texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+        for name, default in group_fields(group, method).items():
+            text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
+            lines += [f"  --{group}.{name}", textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)]
+    return "\n".join(lines)
 
 
 def _known(what: str, name: str, names: Collection[str]) -> None:
     """Raise ValueError, with the nearest of the names, if this is not one of them."""
     if name not in names:
-        space = "" if what.endswith(".") else " "
-        raise ValueError(f"Unknown {what}{space}{name}{hint(name, names)}")
+        raise ValueError(f"Unknown {what}{name}{hint(name, names)}")
