@@ -1,42 +1,34 @@
 """Train a retrieval model with Accelerate: `accelerate launch train_accelerate.py --recipe splip_mini --dataset D`.
 
-Reads from top to bottom: arguments, data, model, loop. Checkpoints are chosen on seen classes held back from training,
+Reads from top to bottom: parse, set up, loop, record. Checkpoints are chosen on seen classes held back from training,
 never on the unseen ones. The run's folder holds `model/` (the best model with its processor), `checkpoints/`,
-`run.json` (arguments, versions, history), `retrieval.png` and `logs/`. docs/training.md tells the rest.
+`run.json` (arguments, versions, history) and `retrieval.png`. docs/training.md tells the rest.
 """
 
-import os
 import platform
 import signal
 import sys
 import threading
 import time
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
-from PIL import Image
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from modeling_splip.common.files import write_json
-from modeling_splip.common.processes import ignore_sigterm, on_cpu
-from modeling_splip.configuration_retriever import MODALITIES
+from modeling_splip.common.processes import on_cpu
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, validation_view
 from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.evaluation.view_pictures import retrieval_picture
-from modeling_splip.modeling_retriever import Retriever
-from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training.arguments import TrainingArguments, parse_arguments
-from modeling_splip.training.augmentation import Augmentation
-from modeling_splip.training.methods import METHODS
-from modeling_splip.training.sampling import EpochBatches, TrainingItems, collate
+from modeling_splip.training.guards import check_engine, check_finite, check_layout, check_weights
+from modeling_splip.training.setup import Training, build_training, set_image_means
 from modeling_splip.training.state import (
     Progress,
     check_output,
@@ -47,14 +39,30 @@ from modeling_splip.training.state import (
     save_model,
     writing,
 )
+from modeling_splip.training.tracking import Monitor
 
-SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}  # the library's "constant" has no warmup
-# Trackers that take lists of pictures, with what each must be told; the others get the numbers alone.
-PICTURES = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
 STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
 
 
-def main(argv: list[str] | None = None) -> dict:
+@dataclass
+class Run:
+    """A training that runs: what it consists of, how far it is, and where it is shown and written."""
+
+    args: TrainingArguments
+    accelerator: Accelerator
+    training: Training
+    identity: dict[str, Any]
+    progress: Progress
+    monitor: Monitor
+    started: float  # when it would have started, had it never been interrupted
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.args.output)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train and return the run record."""
     args = parse_arguments(argv, __doc__)
     check_engine()
@@ -66,181 +74,102 @@ def main(argv: list[str] | None = None) -> dict:
         project_config=ProjectConfiguration(args.output, logging_dir=str(Path(args.output) / "logs")),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    micro_batches = check_layout(args, accelerator)
-    output = check_output(args)
+    check_layout(args, accelerator)
+    check_output(args)
     set_seed(args.seed)
+    run = set_up(args, accelerator)
 
-    # Data: the seen classes, some held back for validation.
-    dataset = open_dataset(args.dataset)
-    classes, held_back = dataset.hold_back(args.validation_classes, args.seed)
-    processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
-    settings = args.settings()
-    items = TrainingItems(dataset, classes, processor, settings.level, args.seed, Augmentation(**args.augment))
-    batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
-    # A loader draws a number whenever it starts, in a resumed epoch once more: from a generator of its own.
-    own = torch.Generator().manual_seed(args.seed)
-    # Workers live as long as the run: they keep what they have decoded, and no signal meets them while they start anew.
-    workers = {"num_workers": args.workers, "persistent_workers": args.workers > 0, "worker_init_fn": ignore_sigterm}
-    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, generator=own, **workers)
-
-    # Model, objective, optimiser.
-    method = METHODS[args.method]
-    model = method.model.from_clip(args.base, classes, **args.model)
-    checkpoint = newest_checkpoint(output, accelerator) if args.resume else None
-    if checkpoint is None:
-        set_domain_means(model, items, accelerator)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    objective = method.objective(model, settings)
-    optimizer = torch.optim.Adam(parameter_groups(objective, args))
-    total_steps = args.epochs * batches.steps
-    total_steps = min(total_steps, args.max_steps) if args.max_steps else total_steps
-    check_warmup(args, total_steps)
-    scheduler = transformers.get_scheduler(SCHEDULES[args.schedule], optimizer, args.warmup_steps, total_steps)
-    # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
-    objective, optimizer, loader = accelerator.prepare(objective, optimizer, loader)
-    accelerator.register_for_checkpointing(scheduler)
-    identity = run_identity(args, dataset)
-    progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
-    if args.tracker != "none":
-        accelerator.init_trackers("splip")
-    if accelerator.is_main_process:
-        model.print_trainable_parameters()
-    silent = not accelerator.is_local_main_process
-    bar = tqdm(total=total_steps, initial=progress.step, desc=args.method, unit="step", disable=silent)
-    recent: deque = deque(maxlen=20)
-    started = time.time() - progress.seconds
     interrupted = False
-
-    while True:
-        if progress.validation_due:
-            embedder = Embedder(model.eval(), processor, dataset, accelerator, workers=args.workers)
-            score = validate(embedder, held_back, settings.level, output, progress.step)
-            progress.history[-1]["validation"] = score
-            progress.stale += 1
-            if score > progress.best:
-                progress.best, progress.stale = score, 0
-                save_model(model, processor, output, accelerator)
-            progress.validation_due = False
+    while not interrupted:
+        if run.progress.validation_due:
+            keep_the_best(run)
             interrupted = stop_asked(accelerator)
-        if interrupted or finished(progress, total_steps, args):
+        elif finished(run):
             break
-        epoch = progress.step // batches.steps
-        batches.epoch, batches.start = epoch, progress.step % batches.steps
-        objective.train()
-        micro_losses: list[dict[str, torch.Tensor]] = []
-        images = 0  # in an optimiser step
-        for batch in loader:
-            with accelerator.accumulate(objective):
-                losses = objective(batch)
-                check_finite(losses, progress.step)
-                accelerator.backward(losses["loss"])
-                if args.clip_norm and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(objective.parameters(), args.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            micro_losses.append({name: value.detach() for name, value in losses.items()})
-            images += accelerator.num_processes * sum(len(value) for value in batch.values() if value.ndim == 4)
-            if not accelerator.sync_gradients:
-                continue
-            rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-            scheduler.step()
-            values, interrupted = agree(micro_losses, accelerator)
-            progress.count(values)
-            micro_losses.clear()
-            recent.append(time.time())
-            bar.update()
-            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()} | rate(recent, images))
-            images = 0
-            accelerator.log({f"train/{name}": value for name, value in values.items()}, step=progress.step)
-            accelerator.log(rates, step=progress.step)
-            last = progress.step == total_steps
-            ends = last or progress.step % batches.steps == 0
-            if ends:
-                progress.record(epoch + 1)
-                progress.validation_due = bool(held_back) and ((epoch + 1) % args.evaluate_every == 0 or last)
-            if ends or interrupted or (args.checkpoint_every and progress.step % args.checkpoint_every == 0):
-                check_weights(objective, progress.step)
-                progress.seconds = round(time.time() - started, 1)
-                save_checkpoint(output, progress, identity, accelerator)
-            if interrupted or last:
-                break
-        if interrupted:
-            break
-    bar.close()
+        else:
+            interrupted = train_epoch(run)
+    run.monitor.close()
     if interrupted:
-        accelerator.print(f"Asked to stop: step {progress.step} is saved; --resume continues.")
-    elif not held_back:
-        check_weights(objective, progress.step)
-        save_model(model, processor, output, accelerator)
-    record = {
-        "arguments": args.to_dict(),
-        "dataset": {"name": dataset.name, "version": dataset.version},
-        "classes": {"trained": classes, "validation": held_back},
-        "trainable_parameters": model.num_parameters(only_trainable=True),
-        "processes": accelerator.num_processes,
-        "finished": not interrupted,
-        "steps": progress.step,
-        "seconds": progress.seconds,
-        "best_validation": progress.best if held_back else None,
-        "history": progress.history,
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-    }
+        accelerator.print(f"Asked to stop: step {run.progress.step} is saved; --resume continues.")
+    elif not run.training.held_back:
+        check_weights(run.training.objective, run.progress.step)
+        save_model(run.training.model, run.training.processor, run.output, accelerator)
+
+    record = run_record(run, interrupted)
     if accelerator.is_main_process:
-        write_json(output / "run.json", record)
-    # DDP goes before the processes part: left for later, its end could wait for theirs for ever.
-    objective, optimizer, loader = accelerator.free_memory(objective, optimizer, loader)
+        write_json(run.output / "run.json", record)
+    # DDP must end before the processes part: its end could otherwise wait for theirs for ever.
+    training = run.training
+    training.objective, training.optimizer, training.loader = accelerator.free_memory(
+        training.objective, training.optimizer, training.loader
+    )
     accelerator.end_training()
     return record
 
 
-def check_engine() -> None:
-    """Refuse launchers that would shard the model: validation and `model/` read it whole."""
-    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
-            raise ValueError(
-                f"{engine} is not supported: what trains is small, and activations, which no sharding of weights "
-                "shrinks, take the memory; use configs/ddp.yaml with --gradient_checkpointing."
-            )
+def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
+    """Build the training and prepare it for this machine; a run that is resumed gets its last state."""
+    dataset = open_dataset(args.dataset)
+    training = build_training(args, dataset, accelerator.num_processes)
+    checkpoint = newest_checkpoint(Path(args.output), accelerator) if args.resume else None
+    if checkpoint is None:
+        set_image_means(training, accelerator)
+    prepared = accelerator.prepare(training.objective, training.optimizer, training.loader)
+    training.objective, training.optimizer, training.loader = prepared
+    # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
+    accelerator.register_for_checkpointing(training.scheduler)
+    identity = run_identity(args, dataset)
+    progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
+    if accelerator.is_main_process:
+        training.model.print_trainable_parameters()
+    monitor = Monitor(accelerator, args.method, progress.step, training.total_steps)
+    return Run(args, accelerator, training, identity, progress, monitor, time.time() - progress.seconds)
 
 
-def check_layout(args: TrainingArguments, accelerator: Accelerator) -> int:
-    """Return the number of micro-batches in an optimiser step; refuse what this machine cannot train."""
-    if accelerator.gradient_accumulation_steps != args.accumulation:
-        raise ValueError(
-            f"The launcher's settings ask for {accelerator.gradient_accumulation_steps} accumulation steps, the "
-            f"arguments for {args.accumulation}: set --accumulation alone."
-        )
-    if args.tracker != "none" and not accelerator.log_with:
-        raise ValueError(f"Tracker '{args.tracker}' is not installed: install it, or pass --tracker none.")
-    micro_batches = accelerator.num_processes * args.accumulation
-    if args.batch_size % micro_batches:
-        raise ValueError(
-            f"batch_size {args.batch_size} is not a multiple of {accelerator.num_processes} processes x "
-            f"{args.accumulation} accumulation steps: change one of them."
-        )
-    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no.")
-    return micro_batches
-
-
-def check_warmup(args: TrainingArguments, total_steps: int) -> None:
-    """Refuse a warmup that would never end."""
-    if args.warmup_steps >= total_steps:
-        raise ValueError(f"warmup_steps {args.warmup_steps} leave nothing of {total_steps} steps: lower them.")
-
-
-def finished(progress: Progress, total_steps: int, args: TrainingArguments) -> bool:
-    """Return whether all steps are done, or validation has not become better for too long."""
-    return progress.step >= total_steps or 0 < args.patience <= progress.stale
+def train_epoch(run: Run) -> bool:
+    """Train to the end of the epoch, from wherever the run is in it; return whether the run was asked to stop."""
+    args, accelerator, training, progress = run.args, run.accelerator, run.training, run.progress
+    objective, optimizer, batches = training.objective, training.optimizer, training.batches
+    batches.epoch, batches.start = divmod(progress.step, batches.steps)
+    objective.train()
+    micro_losses: list[dict[str, torch.Tensor]] = []  # of one optimiser step
+    images = 0
+    for batch in training.loader:
+        with accelerator.accumulate(objective):
+            losses = objective(batch)
+            check_finite(losses, progress.step)
+            accelerator.backward(losses["loss"])
+            if args.clip_norm and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(objective.parameters(), args.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        micro_losses.append({name: value.detach() for name, value in losses.items()})
+        images += accelerator.num_processes * sum(len(value) for value in batch.values() if value.ndim == 4)
+        if not accelerator.sync_gradients:
+            continue
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        training.scheduler.step()
+        means, interrupted = agree(micro_losses, accelerator)
+        progress.count(means)
+        run.monitor.step(progress.step, means, rates, images)
+        micro_losses, images = [], 0
+        last = progress.step == training.total_steps
+        ends = last or progress.step % batches.steps == 0
+        if ends:
+            epoch = batches.epoch + 1
+            progress.record(epoch)
+            progress.validation_due = bool(training.held_back) and (epoch % args.evaluate_every == 0 or last)
+        if ends or interrupted or (args.checkpoint_every and progress.step % args.checkpoint_every == 0):
+            check_weights(objective, progress.step)
+            progress.seconds = round(time.time() - run.started, 1)
+            save_checkpoint(run.output, progress, run.identity, accelerator)
+        if interrupted or last:
+            return interrupted
+    return False
 
 
 def agree(micro_losses: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> tuple[dict[str, float], bool]:
-    """Return the losses of a step, means over processes and micro-batches, and whether any process is to stop."""
+    """Return a step's losses, means over processes and micro-batches, and whether any process was asked to stop."""
     names = list(micro_losses[0])
     values = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in micro_losses]).mean(dim=0)
     means = accelerator.reduce(values, "mean").tolist()
@@ -248,84 +177,63 @@ def agree(micro_losses: list[dict[str, torch.Tensor]], accelerator: Accelerator)
 
 
 def stop_asked(accelerator: Accelerator) -> bool:
-    """Return whether any process has been told to stop."""
+    """Return whether any process was asked to stop."""
     told = torch.tensor(float(STOP.is_set()), device=accelerator.device)
     return bool(accelerator.reduce(told, "sum") > 0)
 
 
-@torch.no_grad()
-def set_domain_means(model: Retriever, items: TrainingItems, accelerator: Accelerator) -> None:
-    """For domain conditioning, store the mean of E_0 over the training images of each modality.
-
-    The patch embeddings are frozen, so this is a constant of the data; each process computes its share.
-    """
-    if getattr(model.config, "conditioning", None) != "domain":
-        return
-    model.to(accelerator.device)
-    for modality in MODALITIES:
-        rows = items.images(modality)[accelerator.process_index :: accelerator.num_processes]
-        total = torch.zeros(model.domain_mean.shape[1] + 1, device=accelerator.device, dtype=torch.float64)
-        for row in tqdm(rows, desc=f"mean {modality}", leave=False, disable=not accelerator.is_local_main_process):
-            total[:-1] += model.mean_patch(items.pixels(int(row))[None].to(accelerator.device))[0].double()
-            total[-1] += 1
-        total = accelerator.reduce(total, "sum")
-        model.set_domain_mean(modality, (total[:-1] / total[-1]).to(model.dtype))
+def keep_the_best(run: Run) -> None:
+    """Validate, and save the model if it is better than all before."""
+    progress, training = run.progress, run.training
+    score = validate(run)
+    progress.history[-1]["validation"] = score
+    progress.stale += 1
+    if score > progress.best:
+        progress.best, progress.stale = score, 0
+        save_model(training.model, training.processor, run.output, run.accelerator)
+    progress.validation_due = False
 
 
-def parameter_groups(objective: torch.nn.Module, args: TrainingArguments) -> list[dict]:
-    """Return the trainable parameters; those of the model that are no LayerNorms may have a rate of their own."""
-    named = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
-    mappers = [parameter for name, parameter in named if name.startswith("model.") and "adapter" not in name]
-    others = [parameter for name, parameter in named if not name.startswith("model.") or "adapter" in name]
-    if not named:
-        raise ValueError("Nothing trains: every part of the model and the losses is switched off.")
-    groups = [
-        {"name": "learning_rate", "params": others, "lr": args.learning_rate},
-        {"name": "mapper_learning_rate", "params": mappers, "lr": args.mapper_learning_rate or args.learning_rate},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def check_finite(losses: dict[str, torch.Tensor], step: int) -> None:
-    """Stop before a step that would destroy the weights."""
-    for name, value in losses.items():
-        value = value.detach()
-        if not value.isfinite():
-            raise ValueError(
-                f"Loss '{name}' is {float(value)} at step {step + 1}: training stops, the last checkpoint is whole; "
-                "lower learning_rate or set mixed_precision to no."
-            )
-
-
-def check_weights(objective: torch.nn.Module, step: int) -> None:
-    """Stop before weights that a gradient without a finite value destroyed replace good ones on the disk."""
-    for name, parameter in objective.named_parameters():
-        if parameter.requires_grad and not parameter.isfinite().all():
-            raise ValueError(
-                f"'{name}' is no longer finite after step {step}: training stops, the last checkpoint is whole; lower "
-                "learning_rate, or set clip_norm."
-            )
-
-
-def validate(embedder: Embedder, classes: list[str], level: str, output: Path, step: int) -> float:
-    """Return mAP@all on held-back seen classes, or Acc@1 within the class at fine-grained level; log a picture."""
-    view = validation_view(embedder.dataset, classes, level)
+def validate(run: Run) -> float:
+    """Return mAP@all on held-back classes, or Acc@1 within the class at fine-grained level; draw `retrieval.png`."""
+    training, picture = run.training, run.output / "retrieval.png"
+    embedder = Embedder(
+        training.model.eval(), training.processor, training.dataset, run.accelerator, workers=run.args.workers
+    )
+    view = validation_view(training.dataset, training.held_back, run.args.level)
     score = measure(embed_view(embedder, view))["metrics"][PROTOCOLS[view.protocol].metric]
-    embedder.accelerator.log({"validation": score}, step=step)
-    if embedder.accelerator.is_main_process:
-        with writing(output / "retrieval.png"):
-            retrieval_picture(embedder, view, output / "retrieval.png")
-        picture = np.asarray(Image.open(output / "retrieval.png").convert("RGB"))
-        for tracker in embedder.accelerator.trackers:
-            if tracker.name in PICTURES:
-                tracker.log_images({"validation": picture[None]}, step=step, **PICTURES[tracker.name])
+    if run.accelerator.is_main_process:
+        with writing(picture):
+            retrieval_picture(embedder, view, picture)
+    run.monitor.validation(run.progress.step, score, picture)
     return score
 
 
-def rate(recent: deque, images: int) -> dict[str, str]:
-    """Return the images a second over the last steps, given those of a step, once there are two."""
-    seconds = recent[-1] - recent[0]
-    return {"images/s": f"{images * (len(recent) - 1) / seconds:.0f}"} if seconds else {}
+def finished(run: Run) -> bool:
+    """Return whether all steps are done, or validation has not become better for too long."""
+    return run.progress.step >= run.training.total_steps or 0 < run.args.patience <= run.progress.stale
+
+
+def run_record(run: Run, interrupted: bool) -> dict[str, Any]:
+    """Return what `run.json` says of the run."""
+    training, progress = run.training, run.progress
+    return {
+        "arguments": run.args.to_dict(),
+        "dataset": {"name": training.dataset.name, "version": training.dataset.version},
+        "classes": {"trained": training.classes, "validation": training.held_back},
+        "trainable_parameters": training.model.num_parameters(only_trainable=True),
+        "processes": run.accelerator.num_processes,
+        "finished": not interrupted,
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "best_validation": progress.best if training.held_back else None,
+        "history": progress.history,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -72,6 +72,16 @@ class Retriever(RetrieverEncoder):
         return frozen_class_embeds(self.clip, prefix, classes, self.attention)
 
     @property
+    def stores_image_means(self) -> bool:
+        """Whether the model stores means of its training images: it then has `mean_patch` and `set_domain_mean`."""
+        return False
+
+    def layer_norm_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the trained LayerNorms."""
+        adapters = [module for module in self.modules() if isinstance(module, LayerNormAdapter)]
+        return [parameter for adapter in adapters for parameter in adapter.parameters()]
+
+    @property
     def attention(self) -> str:
         """The attention implementation, "sdpa" or "eager"."""
         return self.config._attn_implementation or "sdpa"

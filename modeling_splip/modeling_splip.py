@@ -153,6 +153,11 @@ class SplipModel(Retriever):
             raise ValueError(f"mean must be ({self.domain_mean.shape[1]},), the vision width, got {tuple(mean.shape)}.")
         self.domain_mean[MODALITIES.index(check_modality(modality))] = mean
 
+    @property
+    def stores_image_means(self) -> bool:
+        """Whether the prompts come from means of the training images, which the model stores."""
+        return self.config.conditioning == "domain"
+
     def mean_patch(self, pixel_values: Tensor) -> Tensor:
         """Return the mean of E_0 over patches, (B, d_v): frozen, so its mean over images is a constant of the data."""
         return embed_patches(self.clip, pixel_values)[:, 1:].mean(dim=1)

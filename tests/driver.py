@@ -1,4 +1,4 @@
-"""Trains like train_accelerate.py, but dies or reports where a test asks: `driver.py WHAT STEP arguments...`."""
+"""Train like train_accelerate.py, but die, report or stop in a given step: `driver.py WHAT STEP arguments...`."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def kill_in_step(step: int) -> None:
 
 
 def kill_in_checkpoint(step: int) -> None:
-    """Die by kill -9 when a checkpoint is all written but its last file."""
+    """Die by kill -9 when all files of a checkpoint are written but the last."""
     original = training_state.write_json
 
     def write(path, value):
@@ -48,7 +48,7 @@ def report_ranks(step: int) -> None:
 
 
 def stop_last_process(step: int) -> None:
-    """Let SIGTERM reach only the last process, in a step."""
+    """Ask only the last process to stop, in a step."""
     original = script.check_finite
 
     def check(losses, done):

@@ -25,9 +25,10 @@ def accelerate(processes: int) -> list[str]:
 
 
 def torchrun(processes: int) -> list[str]:
+    """Return the words before a script: `torchrun` with that many processes."""
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
 
 
 def run(command: list[str], timeout: float = 300, env: dict[str, str] = ENVIRONMENT, **options):
-    """Run a command to its end; its output is in the `subprocess.CompletedProcess` that it returns."""
+    """Run a command to its end; return the `subprocess.CompletedProcess`, which holds what it printed."""
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, **options)

@@ -122,7 +122,7 @@ def plan_commands(
     prepare = [*splip, "prepare", benchmark(name), "--data-dir", str(data_dir), "--out", arguments.dataset]
     resume = ["--resume"] if output.exists() else []
     evaluate = ["--model", str(output / "model"), "--dataset", arguments.dataset]
-    level = arguments.settings().level
+    level = arguments.level
     protocols = [name for name, protocol in PROTOCOLS.items() if protocol.level == level and protocol.reported]
     evaluate += ["--protocol", *protocols, "--report", str(output / "report")]
     return {
@@ -152,7 +152,7 @@ def write_card(name: str, arguments: TrainingArguments) -> Path:
 
 def describe(name: str, arguments: TrainingArguments, commands: dict[str, list[str]]) -> str:
     """Return the plan; what it takes is measured where data and base CLIP are here."""
-    lines = [f"{name}: {arguments.method} on {benchmark(name)}, {arguments.settings().level} level", ""]
+    lines = [f"{name}: {arguments.method} on {benchmark(name)}, {arguments.level} level", ""]
     if is_prepared(arguments):
         dataset = check_benchmark(name, arguments)
         lines.append(f"data: found at {arguments.dataset}, version {dataset.version}")

@@ -1,1 +1,28 @@
-"""What a training run consists of: arguments, batches, losses, objectives and their state."""
+"""What a training run consists of; `train_accelerate.py` is the loop over it.
+
+- `arguments`: recipe and flags, checked; `recipes/` holds the packaged recipes
+- `methods`: the methods that can be trained, a row each
+- `setup`: builds everything that a run consists of
+- `plan`: measures what a training will take
+- `sampling`: the items and batches of an epoch
+- `augmentation`: random changes of training images
+- `losses`: the losses, pure functions of embeddings
+- `jigsaw`: permuted tiles, and the solver of SpLIP's jigsaw
+- `objective`: the base of the objectives
+- `objective_splip`, `objective_clip_at`, `objective_cross_align`: each method's losses over a batch
+- `guards`: refuses launchers, layouts and numbers that cannot train
+- `state`: checkpoints, resuming, and the saved model
+- `tracking`: the progress bar and the tracker
+"""
+
+from ..common.lazy import lazy_names
+
+_PLACES = {
+    "METHODS": "methods",
+    "TrainingArguments": "arguments",
+    "build_training": "setup",
+    "parse_arguments": "arguments",
+    "plan_training": "plan",
+}
+__all__ = list(_PLACES)
+__getattr__, __dir__ = lazy_names(__name__, _PLACES)

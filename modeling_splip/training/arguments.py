@@ -1,11 +1,11 @@
-"""Arguments of training: a recipe (YAML), overridden by flags; every key is checked against what exists."""
+"""Arguments of training: a recipe (YAML) and flags, which win; all names and values are checked."""
 
 import argparse
 import inspect
 import math
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,58 +16,56 @@ from accelerate.utils import LoggerType
 from ..common.text import hint
 from .augmentation import Augmentation
 from .methods import METHODS
+from .objective import LEVELS
 
 RECIPES = Path(__file__).parent / "recipes"
-_SCHEDULES = ("constant", "cosine")
-_PRECISIONS = ("no", "bf16", "fp16")
-_TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
-_AT_LEAST = {
-    0: ("max_steps", "warmup_steps", "validation_classes", "patience", "checkpoint_every", "seed", "workers",
-        "clip_norm", "mapper_learning_rate"),
-    1: ("epochs", "batch_size", "accumulation", "evaluate_every", "pairs_per_class"),
-}  # fmt: skip
-# Arguments that hold arguments of their own, as dotted flags.
-_GROUPS = ("model", "loss", "augment")
+TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
+# Arguments that hold arguments of their own, set by dotted flags.
+GROUPS = ("model", "loss", "augment")
 # Fields of a model's configuration that from_clip fills in.
 _FILLED_IN = (
     "clip_config", "base_model", "base_fingerprint", "checkpoint", "class_names", "class_token_ids", "prefix_token_ids",
 )  # fmt: skip
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _option(default: Any, text: str, least: int | None = None, known: Collection[str] = ()) -> Any:
+    """Return a field with its help, its smallest value, and the names that it may hold; none for any."""
+    text = f"{text}: {', '.join(known)}" if known else text
+    return field(default=default, metadata={"help": text, "least": least, "known": known})
 
 
 @dataclass
 class TrainingArguments:
-    """What a training run is made of.
+    """All settings of a training run.
 
-    `model` holds fields of the method's configuration, `loss` of its objective, `augment` of `Augmentation`.
+    `model` holds fields of the method's configuration, `loss` settings of its objective, `augment` fields of
+    `Augmentation`.
     """
 
-    method: str = _option("splip", "method, a name of the registry")
+    method: str = _option("splip", "what to train", known=METHODS)
+    level: str = _option("category", "whether a sketch should find its class or its own photo", known=LEVELS)
     base: str = _option("mini_clip", "base CLIP: mini_clip, a folder or a Hub id")
     dataset: str = _option("", "prepared dataset: folder or Hub id")
-    output: str = _option("runs/train", "folder of the run: model/, checkpoints/, run.json, logs")
-    epochs: int = _option(60, "passes over the training sketches")
-    max_steps: int = _option(0, "stop after this many optimiser steps; 0 for no limit")
-    batch_size: int = _option(192, "sketches in an optimiser step, over all processes and accumulation steps")
-    accumulation: int = _option(1, "micro-batches that an optimiser step adds up")
-    pairs_per_class: int = _option(4, "fine-grained level: sketch-photo pairs of one class side by side in a batch")
-    learning_rate: float = _option(1e-3, "of LayerNorms and the jigsaw solver (Adam)")
-    mapper_learning_rate: float = _option(0.0, "of the model's other new parts: prompts, mappers; 0 for learning_rate")
-    schedule: str = _option("constant", "learning rate after warmup: constant or cosine")
-    warmup_steps: int = _option(0, "steps of linear warmup")
-    clip_norm: float = _option(0.0, "clip the gradient to this norm; 0 for never")
-    mixed_precision: str = _option("no", "autocast: no, bf16 or fp16; losses stay in float32")
-    gradient_checkpointing: bool = _option(False, "recompute activations: less memory, more time")
-    validation_classes: int = _option(0, "seen classes held back to choose the checkpoint; 0 takes the last one")
-    evaluate_every: int = _option(1, "epochs between validations")
-    patience: int = _option(0, "stop after this many validations without a better score; 0 for never")
-    checkpoint_every: int = _option(0, "steps between checkpoints; 0 for one an epoch")
-    seed: int = _option(0, "of everything random")
-    workers: int = _option(0, "processes that decode images")
-    tracker: str = _option("tensorboard", "any tracker of Accelerate by name, or none")
+    output: str = _option("runs/train", "folder of the run: model/, checkpoints/, run.json, retrieval.png")
+    epochs: int = _option(60, "passes over the training sketches", 1)
+    max_steps: int = _option(0, "stop after this many optimiser steps; 0 for no limit", 0)
+    batch_size: int = _option(192, "sketches in an optimiser step, over all processes and accumulation steps", 1)
+    accumulation: int = _option(1, "micro-batches whose gradients an optimiser step adds up", 1)
+    pairs_per_class: int = _option(4, "fine-grained level: sketch-photo pairs of one class side by side in a batch", 1)
+    learning_rate: float = _option(1e-3, "of LayerNorms and of what trains beside the model, such as the jigsaw solver")
+    mapper_learning_rate: float = _option(0.0, "of the model's other new parts; 0 for learning_rate", 0)
+    schedule: str = _option("constant", "learning rate after warmup", known=("constant", "cosine"))
+    warmup_steps: int = _option(0, "steps of linear warmup", 0)
+    clip_norm: float = _option(0.0, "clip the gradient to this norm; 0 for never", 0)
+    mixed_precision: str = _option("no", "autocast; losses stay in float32", known=("no", "bf16", "fp16"))
+    gradient_checkpointing: bool = _option(False, "compute activations again: less memory, more time")
+    validation_classes: int = _option(0, "seen classes held back to choose the checkpoint; 0 takes the last one", 0)
+    evaluate_every: int = _option(1, "epochs between validations", 1)
+    patience: int = _option(0, "stop after this many validations without a better score; 0 for never", 0)
+    checkpoint_every: int = _option(0, "steps between checkpoints; 0 for one an epoch", 0)
+    seed: int = _option(0, "of everything random", 0)
+    workers: int = _option(0, "processes that decode images", 0)
+    tracker: str = _option("none", "where numbers and pictures go besides the run's folder", known=TRACKERS)
     invert_sketches: bool = _option(False, "invert sketches that look white on black")
     resume: bool = _option(False, "continue from the newest whole checkpoint in output")
     model: dict[str, Any] = field(default_factory=dict)
@@ -75,42 +73,43 @@ class TrainingArguments:
     augment: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Give every value its type; raise ValueError in one sentence for an unknown name or impossible values."""
-        for item in fields(self):
-            if item.name not in _GROUPS:
-                setattr(self, item.name, _typed(item.name, getattr(self, item.name), item.default))
-        _known("method", self.method, METHODS)
-        _known("schedule", self.schedule, _SCHEDULES)
-        _known("mixed_precision", self.mixed_precision, _PRECISIONS)
-        _known("tracker", self.tracker, _TRACKERS)
-        for group in _GROUPS:
-            defaults = group_fields(group, self.method)
-            values = getattr(self, group)
+        """Give every value its type.
+
+        Raises:
+            ValueError: in one sentence, for a name that is unknown or a value that is impossible.
+        """
+        for item in plain_fields():
+            value = _typed(item.name, getattr(self, item.name), item.default)
+            setattr(self, item.name, value)
+            if item.metadata["known"]:
+                _known(f"{item.name} ", value, item.metadata["known"])
+            least = item.metadata["least"]
+            if least is not None and value < least:
+                raise ValueError(f"{item.name} must be at least {least}, got {value}.")
+        for group in GROUPS:
+            defaults, values = group_fields(group, self.method), getattr(self, group)
             if not isinstance(values, dict):
                 raise ValueError(f"{group} must be a mapping of names to values, got {values!r}.")
             for name in values:
                 _known(f"{group}.", name, defaults)
             typed = {name: _typed(f"{group}.{name}", value, defaults[name]) for name, value in values.items()}
             setattr(self, group, typed)
-        for least, names in _AT_LEAST.items():
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if self.patience and not self.validation_classes:
             raise ValueError("patience counts validations, and without validation_classes there are none: set both.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}.")
+        if self.level == "fine_grained" and self.pairs_per_class < 2:
+            raise ValueError("Fine-grained training needs pairs_per_class of at least 2, to find negatives in a class.")
         if not self.dataset:
             raise ValueError("No dataset: pass --dataset with a folder that `splip prepare` wrote.")
-        METHODS[self.method].config(**self.model)
+        METHODS[self.method].model.config_class(**self.model)
         Augmentation(**self.augment)
-        if getattr(self.settings(), "level", "category") == "fine_grained" and self.pairs_per_class < 2:
-            raise ValueError("Fine-grained training needs pairs_per_class of at least 2, to find negatives in a class.")
+        self.settings()
 
     def settings(self) -> Any:
-        """Return the objective's settings."""
+        """Return the settings of the method's losses."""
         return METHODS[self.method].objective.settings_class(**self.loss)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,27 +117,28 @@ class TrainingArguments:
         return asdict(self)
 
 
-def model_fields(method: str) -> dict[str, Any]:
-    """Return the configuration fields of a method that a recipe may set, with their defaults."""
-    return {name: value for name, value in METHODS[method].config.defaults().items() if name not in _FILLED_IN}
-
-
-def loss_fields(method: str) -> dict[str, Any]:
-    """Return the settings of a method's objective, with their defaults."""
-    return {item.name: item.default for item in fields(METHODS[method].objective.settings_class)}
+def plain_fields() -> list[Any]:
+    """Return the dataclass fields of the arguments that are no groups."""
+    return [item for item in fields(TrainingArguments) if item.name not in GROUPS]
 
 
 def group_fields(group: str, method: str) -> dict[str, Any]:
-    """Return the names that `model`, `loss` or `augment` may hold, with their defaults."""
-    if group == "augment":
-        return {item.name: item.default for item in fields(Augmentation)}
-    return model_fields(method) if group == "model" else loss_fields(method)
+    """Return the names that `model`, `loss` or `augment` may hold for a method, with their defaults."""
+    if group == "model":
+        defaults = METHODS[method].model.config_class.defaults()
+        return {name: value for name, value in defaults.items() if name not in _FILLED_IN}
+    owner = Augmentation if group == "augment" else METHODS[method].objective.settings_class
+    return {item.name: item.default for item in fields(owner)}
 
 
 def parse_arguments(argv: list[str] | None = None, description: str = "") -> TrainingArguments:
-    """Read a recipe and flags.
+    """Return the arguments of a recipe and of flags, checked.
 
-    Every field is a flag (`--batch_size 64`); fields of `model`, `loss` and `augment` are dotted (`--loss.alpha 0.5`).
+    Every field is a flag (`--batch_size 64`). The names in `model`, `loss` and `augment` are dotted (`--loss.tau 1`).
+
+    Args:
+        argv: the command line's words; None for those of this process.
+        description: for `--help`.
 
     Raises:
         ValueError, FileNotFoundError: in one sentence.
@@ -147,8 +147,7 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", help=f"YAML file, or a name of {', '.join(recipe_names())}")
-    plain = [item for item in fields(TrainingArguments) if item.name not in _GROUPS]
-    for item in plain:
+    for item in plain_fields():
         text = f"{item.metadata['help']} (default: {item.default})"
         if item.type in (bool, "bool"):
             parser.add_argument(f"--{item.name}", nargs="?", const=True, metavar="true|false", help=text)
@@ -158,8 +157,9 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
     parser.epilog = _dotted_help()
     known, rest = parser.parse_known_args(argv)
     values = load_recipe(known.recipe) if known.recipe else {}
-    values |= {item.name: getattr(known, item.name) for item in plain if getattr(known, item.name) is not None}
-    for name, value in _dotted(rest, [item.name for item in plain]).items():
+    given = {item.name: getattr(known, item.name) for item in plain_fields()}
+    values |= {name: value for name, value in given.items() if value is not None}
+    for name, value in _dotted(rest, list(given)).items():
         group, _, key = name.partition(".")
         values[group] = (values.get(group) or {}) | {key: value}
     arguments = TrainingArguments(**values)
@@ -173,10 +173,13 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> dict[str, Any]:
-    """Return the values of a recipe: a packaged name or a YAML file.
+    """Return the values of a recipe.
+
+    Args:
+        name: of a packaged recipe, or the path of a YAML file.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none, or it has an unknown key.
+        FileNotFoundError, ValueError: if there is no such recipe, or it has an unknown key.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
@@ -188,12 +191,12 @@ def load_recipe(name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"Recipe '{path}' must be a mapping of argument names to values.")
     for key in values:
-        _known(f"key in recipe '{path.name}':", key, [item.name for item in fields(TrainingArguments)])
+        _known(f"key in recipe '{path.name}': ", key, [item.name for item in fields(TrainingArguments)])
     return values
 
 
 class _OneOfEach(yaml.SafeLoader):
-    """Reads YAML; a name that a mapping has twice is an error, where YAML would take the last."""
+    """Reads YAML, and refuses a mapping with the same name twice, of which plain YAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping."""
@@ -209,7 +212,7 @@ def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
     result, tokens = {}, iter(rest)
     for token in tokens:
         name, equals, value = token.removeprefix("--").partition("=")
-        if not token.startswith("--") or name.partition(".")[0] not in _GROUPS or "." not in name:
+        if not token.startswith("--") or name.partition(".")[0] not in GROUPS or "." not in name:
             raise ValueError(f"Unknown argument {token}{hint(name, known)}")
         result[name] = value if equals else next(tokens, "")
         if not result[name]:
@@ -218,7 +221,10 @@ def _dotted(rest: list[str], known: list[str]) -> dict[str, str]:
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
-    """Return the value in its default's type. Flags are text, and YAML reads 1e-3 as text too."""
+    """Return the value in the type of its default. Flags are text, and YAML reads 1e-3 as text too.
+
+    Where the default is None any type will do.
+    """
     kind = type(default)
     if kind is str and value is False:
         value = "no"  # which is false in YAML
@@ -240,29 +246,21 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def _dotted_help() -> str:
-    """Explain the flags of groups from the docstrings of the classes that take them."""
-    lines = ["\n--augment.NAME VALUE:", *_explained("augment", Augmentation, group_fields("augment", ""))]
+    """Return the help of the dotted flags, from the docstrings of the classes that take them."""
+    owners: list[tuple[str, str, type]] = [("", "augment", Augmentation)]
     for method, row in METHODS.items():
-        for group, owner in (("model", row.config), ("loss", row.objective.settings_class)):
-            lines += [f"\n{method}, --{group}.NAME VALUE:", *_explained(group, owner, group_fields(group, method))]
+        owners += [(method, "model", row.model.config_class), (method, "loss", row.objective.settings_class)]
+    lines, indent = [], " " * 24
+    for method, group, owner in owners:
+        lines.append(f"\n{method + ', ' if method else ''}--{group}.NAME VALUE:")
+        texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
+        for name, default in group_fields(group, method).items():
+            text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
+            lines += [f"  --{group}.{name}", textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)]
     return "\n".join(lines)
 
 
-def _explained(group: str, owner: type, names: dict[str, Any]) -> list[str]:
-    """Return two lines of help for each name, from the docstring of its class."""
-    texts = dict(re.findall(r"^ {4,8}(\w+): (.*(?:\n {8,12}\S.*)*)", inspect.getdoc(owner) or "", re.MULTILINE))
-    lines, indent = [], " " * 24
-    for name, default in names.items():
-        text = " ".join(texts.get(name, "").split()) + f" (default: {default})"
-        lines += [
-            f"  --{group}.{name}",
-            textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent),
-        ]
-    return lines
-
-
-def _known(what: str, name: str, names: Iterable[str]) -> None:
-    """Raise ValueError with the nearest of the names where this is none of them."""
+def _known(what: str, name: str, names: Collection[str]) -> None:
+    """Raise ValueError, with the nearest of the names, if this is not one of them."""
     if name not in names:
-        space = "" if what.endswith(".") else " "
-        raise ValueError(f"Unknown {what}{space}{name}{hint(name, names)}")
+        raise ValueError(f"Unknown {what}{name}{hint(name, names)}")

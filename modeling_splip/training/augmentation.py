@@ -1,6 +1,7 @@
-"""Random changes of training images, drawn by a generator that the caller seeds: off unless asked for.
+"""Random changes of training images, off by default; the caller passes a seeded random generator.
 
-No source that we could read names an augmentation for the methods here, so every default is off and every form is ours.
+No source that we could read names an augmentation for the methods here. So all are off by default, and their forms are
+our choice.
 """
 
 from dataclasses import dataclass, fields
@@ -14,15 +15,15 @@ _COLOURS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image.
+    """How much training images may change.
 
     Args:
         flip: probability that a photo or a sketch is mirrored; at fine-grained level a sketch and its photo together.
-        crop: largest share of a photo's sides that is cut away, at a random place.
+        crop: largest share of a photo's width and height that is cut away, at a random place.
         colour: largest relative change of a photo's brightness, contrast and saturation.
-        thickness: largest number of pixels, at the model's image size, by which strokes grow on each side.
+        thickness: by how many pixels strokes grow at most on each side, at the model's image size.
         dropout: probability that a cell of an 8 x 8 grid over the sketch is erased.
-        rotation: largest turn of a sketch, in degrees to either side.
+        rotation: largest rotation of a sketch, in degrees to either side.
         scale: largest relative change of a sketch's size.
         shift: largest shift of a sketch, as a share of its side.
     """
@@ -44,15 +45,15 @@ class Augmentation:
                 raise ValueError(f"augment.{name} must lie between 0 and {most}, got {getattr(self, name)}.")
 
     def __bool__(self) -> bool:
-        """Whether anything may happen."""
+        """Return whether anything may change."""
         return any(getattr(self, item.name) for item in fields(self))
 
     def mirrors(self, rng: np.random.Generator) -> bool:
-        """Draw whether an image, or a sketch with its photo, is mirrored."""
+        """Return a random choice whether an image, or a sketch with its photo, is mirrored."""
         return bool(rng.random() < self.flip)
 
     def photo(self, image: Image.Image, rng: np.random.Generator, mirrored: bool) -> Image.Image:
-        """Return a changed copy of an RGB photo of any size; it may be smaller."""
+        """Return a changed copy of an RGB photo of any size; the copy may be smaller."""
         keep = 1 - self.crop * rng.random()
         left, top = rng.random(2) * (1 - keep)
         corners = (left * image.width, top * image.height, (left + keep) * image.width, (top + keep) * image.height)
@@ -81,7 +82,10 @@ class Augmentation:
 
 
 def _inverse_affine(side: int, angle: float, size: float, across: float, down: float) -> tuple[float, ...]:
-    """Return PIL's six numbers: where each pixel of the result lies in the image; the centre stays in its place."""
+    """Return the six numbers of PIL's affine transform, which map a pixel of the result to its place in the image.
+
+    The image is rotated and scaled about its centre, then shifted.
+    """
     cos, sin, centre = np.cos(angle) / size, np.sin(angle) / size, side / 2
     x, y = centre + across, centre + down
     return (cos, sin, centre - cos * x - sin * y, -sin, cos, centre + sin * x - cos * y)

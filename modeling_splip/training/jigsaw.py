@@ -14,9 +14,9 @@ _CANDIDATES = 2000
 def permutation_set(grid: int, count: int, seed: int = 0) -> Tensor:
     """Return `count` permutations of grid^2 tiles that differ as much as possible: (count, grid^2), no identity.
 
-    Greedy, farthest first by Hamming distance: each next permutation is the one whose nearest among those chosen is
-    farthest, the identity counting as chosen. All permutations are candidates where there are few (grid 2), otherwise
-    a seeded sample. Farthest first without the identity is what re-implementations of SpLIP do.
+    Permutations are chosen one after the other: the next one has the largest Hamming distance to the nearest of those
+    already chosen. The identity counts as already chosen. Where there are few permutations (grid 2) all of them are
+    candidates, otherwise a seeded sample. This choice without the identity is what re-implementations of SpLIP do.
 
     Raises:
         ValueError: if there are not that many permutations.
@@ -58,7 +58,7 @@ def permute_tiles(images: Tensor, permutations: Tensor, grid: int) -> Tensor:
 
 
 def two_permutations(draws: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return for each random integer of `draws`, (B,), two different indices in 0..count-1: (B,) and (B,)."""
+    """Return two different indices in 0..count-1, (B,) each, for each of the random integers `draws`, (B,)."""
     first = draws % count
     return first, (first + 1 + draws // count % (count - 1)) % count
 
@@ -66,13 +66,14 @@ def two_permutations(draws: Tensor, count: int) -> tuple[Tensor, Tensor]:
 class JigsawSolver(nn.Module):
     """F_js: a two-layer transformer encoder over a pair of embeddings, then a classifier over the permutations.
 
-    The two layers and the classifier are the paper's; 8 heads, the learned places of the two members and reading the
-    mean over the pair are our choice. Training state only: never exported with a model.
+    The two layers and the classifier are the paper's. Our choices are the 8 heads, the learned position embeddings of
+    the two members, and that the classifier reads the mean over the pair. The solver is part of a checkpoint, but not
+    of the exported model.
 
     Args:
         dimension: D of the embeddings.
         count: |Y|, the number of permutations.
-        heads: attention heads; reduced to the largest divisor of D.
+        heads: the most attention heads; the largest number up to it that divides D is taken.
     """
 
     def __init__(self, dimension: int, count: int, heads: int = 8):
@@ -88,7 +89,7 @@ class JigsawSolver(nn.Module):
     def forward(self, image: Tensor, permuted: Tensor) -> Tensor:
         """Return logits over the permutations, (B, |Y|), for r = [F_v(image), F_v(permuted)], each (B, D).
 
-        The solver is small and its logits are compared with each other: it leaves autocast.
+        It runs without autocast: it is small, and its logits are compared with each other.
         """
         with torch.autocast(image.device.type, enabled=False):
             pair = torch.stack([image, permuted], dim=1).to(self.place.dtype) + self.place  # (B, 2, D)

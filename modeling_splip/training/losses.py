@@ -41,7 +41,8 @@ def triplet_loss(
 ) -> Tensor:
     """Return the mean of [ d(s, p+) - d(s, p-) + mu ]_+.
 
-    Over an image and its photo under one and another permutation of their tiles this is CLIP-AT's patch shuffle.
+    CLIP-AT's patch shuffle is this loss too: of a sketch with permuted tiles, its photo under the same permutation as
+    p+, and the photo under another permutation as p-.
 
     Args:
         sketch, positive, negative: (B, D).
@@ -81,18 +82,20 @@ def conditional_jigsaw_loss(
 
 
 def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05) -> Tensor:
-    """Return L_delta of CLIP-AT: the KL divergence of classes' distributions of delta, mean over ordered pairs.
+    """Return L_delta of CLIP-AT: the KL divergence between the classes' distributions of delta.
 
-    How a distribution is made of a few deltas no source says. `gaussian`, ours, takes the normal of the same mean and
-    variance and sees a shift between classes. `softmax`, of re-implementations, takes the softmax over a class's sorted
-    deltas, which a shift leaves as it is; classes of different sizes are compared at as many quantiles as the smallest
-    has deltas. A class with one delta has no distribution and does not count; with fewer than two the term is 0.
+    It is the mean over all ordered pairs of classes. No source says how a few deltas become a distribution.
+    `gaussian`, our choice, is the normal with their mean and variance; it sees a shift between two classes. `softmax`,
+    of re-implementations, is the softmax over the sorted deltas of a class, which a shift does not change; classes of
+    different sizes are compared at as many quantiles as the smallest class has deltas. A class with a single delta has
+    no distribution and is left out. With fewer than two classes the loss is 0.
 
     Args:
         deltas: (B,) relative distances.
         labels: (B,) classes.
         form: "gaussian" or "softmax".
-        floor: added, as a variance, to that of each normal, so that equal deltas divide nothing by zero.
+        floor: standard deviation whose square is added to every class's variance, so that identical deltas do not
+            divide by zero.
     """
     with torch.autocast(deltas.device.type, enabled=False):
         deltas = _wide(deltas)
@@ -114,22 +117,25 @@ def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "ga
 
 
 def relation_loss(match: Tensor, other: Tensor) -> Tensor:
-    """Return the mean squared error of relation scores: (B,) of matching pairs to 1, (B,) of others to 0.
+    """Return the mean squared error of relation scores, which should be 1 for matching pairs and 0 for others.
 
-    Regression to match and no match is what is reported of the Cross-Modal Attention Alignment network.
+    This regression is what is reported of the Cross-Modal Attention Alignment network.
+
+    Args:
+        match, other: (B,) scores of pairs that match, and of pairs that do not.
     """
     return ((1 - match).square().mean() + other.square().mean()) / 2
 
 
 def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each sketch the index of the nearest photo in the batch of its class but of another instance.
+    """Return for each sketch the index of the nearest photo in the batch that shows its class but another instance.
 
     Args:
         sketch, photo: (B, D) paired rows.
         labels, instances: (B,) class and instance of each pair.
 
     Returns:
-        (B,) indices into `photo`, and (B,) whether there is such a photo; where there is none the index is 0.
+        (B,) indices into `photo`, and (B,) whether there is such a photo. Where there is none the index is 0.
     """
     with torch.no_grad(), torch.autocast(sketch.device.type, enabled=False):
         candidate = (labels[:, None] == labels[None]) & (instances[:, None] != instances[None])  # (B, B)
@@ -140,5 +146,5 @@ def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: T
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return x in float32 or wider: half-precision logits and ranks are not good enough."""
+    """Return x in float32, or as it is where it is wider: half precision is too coarse for logits and ranks."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

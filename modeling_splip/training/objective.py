@@ -1,6 +1,6 @@
-"""What training objectives have in common: a model with what else it trains, and a batch to a dict of losses.
+"""The base of the training objectives: it holds the model and whatever trains beside it, and turns a batch into losses.
 
-Accelerate prepares the objective, so that the gradients of everything in it are synchronised.
+Accelerate prepares the objective, not the model, so that the gradients of everything in it are synchronised.
 """
 
 from dataclasses import dataclass, fields
@@ -17,17 +17,9 @@ LEVELS = ("category", "fine_grained")
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """Settings of every objective.
-
-    Args:
-        level: "category" or "fine_grained".
-    """
-
-    level: str = "category"
+    """Base of the settings of a method's losses: weights and constants, none of them negative."""
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise ValueError(f"level must be one of {LEVELS}, got {self.level!r}.")
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, int | float) and value < 0:
@@ -38,9 +30,10 @@ class Negatives(NamedTuple):
     """The p- of each triplet.
 
     Attributes:
-        rows: (B,) which of the photos p- are: of the batch's `negative` at category level, of `positive` otherwise.
-        labels: (B,) their classes.
-        keep: (B,) which triplets have a p-; all of them at category level, as a slice, for which no device waits.
+        rows: (B,) the row of each p-, in the batch's `negative` at category level and in `positive` otherwise.
+        labels: (B,) the classes of the p-.
+        keep: Which rows have a negative. At category level all do, so this is `slice(None)`, which avoids a GPU sync;
+            otherwise it is a mask (B,).
     """
 
     rows: Tensor
@@ -49,22 +42,31 @@ class Negatives(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Base of the objectives: the model, the settings, and how a batch is encoded.
+    """Base of the objectives: the model, the settings of the losses, and how a batch is encoded.
 
-    A batch holds `sketch` and `positive` (B, 3, H, W); `label` (B,), index of the seen class; `draw` (B,), a random
-    integer for whatever the objective draws; at category level `negative` (B, 3, H, W) and `negative_label` (B,); at
-    fine-grained level `instance` (B,), where p- is the hardest other photo of the class in the batch.
+    A batch holds `sketch` and `positive` (B, 3, H, W); `label` (B,), the index of the seen class; and `draw` (B,), a
+    random integer from which an objective takes all its random choices. At category level it also holds `negative`
+    (B, 3, H, W) and `negative_label` (B,). At fine-grained level it holds `instance` (B,) instead, and p- is the
+    hardest other photo of the class in the batch.
+
+    Args:
+        model: the model to train.
+        settings: weights and constants of the losses, the defaults where None.
+        level: "category" or "fine_grained".
     """
 
     settings_class: type = ObjectiveSettings
 
-    def __init__(self, model: Any, settings: Any | None = None):
+    def __init__(self, model: Any, settings: Any | None = None, level: str = "category"):
         super().__init__()
+        if level not in LEVELS:
+            raise ValueError(f"level must be one of {LEVELS}, got {level!r}.")
         self.model = model
         self.settings = settings or self.settings_class()
+        self.level = level
 
     def encode(self, modality: str, groups: dict[str, Tensor], **flags: Any) -> dict[str, RetrievalOutput]:
-        """Encode named groups of images, each (n, 3, H, W), in one pass; returns the output of each group."""
+        """Return the model's output for each named group of images, (n, 3, H, W); one pass encodes all groups."""
         output = self.model(torch.cat(list(groups.values())), modality, **flags)
         result, start = {}, 0
         for name, images in groups.items():
@@ -80,18 +82,25 @@ class Objective(nn.Module):
         return result
 
     def photos(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the photos of a batch by their roles: "p", and "n" where p- is not found among the p."""
+        """Return the photos of a batch by their roles: "p", and at category level also "n".
+
+        At fine-grained level every p- is the p+ of another row, so that no photo is encoded twice.
+        """
         own = {"p": batch["positive"]}
-        return own | {"n": batch["negative"]} if self.settings.level == "category" else own
+        return own | {"n": batch["negative"]} if self.level == "category" else own
 
     def negatives(self, batch: dict[str, Tensor], sketch: Tensor, positive: Tensor) -> Negatives:
-        """Return which photos are p-, given the embeddings of s and p+, (B, D).
+        """Return which photos are p-.
+
+        Args:
+            batch: the batch.
+            sketch, positive: embeddings of s and p+, (B, D).
 
         Raises:
             ValueError: at fine-grained level, if no class has two instances in the batch.
         """
         label = batch["label"]
-        if self.settings.level == "category":
+        if self.level == "category":
             rows = torch.arange(len(label), device=label.device)
             return Negatives(rows, batch["negative_label"], slice(None))
         rows, exists = hardest_in_class(sketch, positive, label, batch["instance"])
@@ -103,7 +112,7 @@ class Objective(nn.Module):
 
 
 def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
-    """Return the losses with their weighted total as "loss".
+    """Return the losses, and their weighted total as "loss".
 
     Raises:
         ValueError: if there is no loss.

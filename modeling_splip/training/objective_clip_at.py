@@ -18,12 +18,11 @@ class ClipAtSettings(ObjectiveSettings):
     """Settings of CLIP-AT's losses. Marks as in `ClipAtConfig`, [R] what a re-implementation does.
 
     Args:
-        level: "category" or "fine_grained".
         margin: of the triplet loss, d = 1 - cos. [P] 0.3, [C] 0.2
         alpha: weight of the class loss (lambda_1, lambda_2). [P] 0.5, [C] 0
         tau: temperature of the class loss; 0 takes the base CLIP's own. [O] 0
         divergence: weight of the f-divergence, fine-grained only (lambda_3). [P] 0.1
-        divergence_form: "gaussian" [O] or "softmax" [R], how a class's distribution is made of its relative distances.
+        divergence_form: how the relative distances of a class become a distribution: "gaussian" [O] or "softmax" [R].
         shuffle: weight of the patch shuffle, fine-grained only (lambda_4). [P] 1
         shuffle_margin: mu_ps. [O] 0.3
         grid: tiles on a side of the patch shuffle. [P] 2
@@ -47,14 +46,18 @@ class ClipAtSettings(ObjectiveSettings):
 
 
 class ClipAtObjective(Objective):
-    """Category: triplet + alpha class; fine-grained: hard triplets + alpha class + divergence + patch shuffle."""
+    """The losses of CLIP-AT; `Objective` says what it takes.
+
+    At category level L = triplet + alpha class. At fine-grained level the triplets have the hardest negatives, and the
+    divergence and the patch shuffle are added.
+    """
 
     settings_class = ClipAtSettings
     settings: ClipAtSettings
 
-    def __init__(self, model: ClipAtModel, settings: ClipAtSettings | None = None):
-        super().__init__(model, settings)
-        fine_grained = self.settings.level == "fine_grained"
+    def __init__(self, model: ClipAtModel, settings: ClipAtSettings | None = None, level: str = "category"):
+        super().__init__(model, settings, level)
+        fine_grained = level == "fine_grained"
         self.divergence = self.settings.divergence if fine_grained else 0.0
         self.shuffle = self.settings.shuffle if fine_grained else 0.0
         if self.settings.alpha:
@@ -67,7 +70,8 @@ class ClipAtObjective(Objective):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
-        "loss" is the weighted total, of "triplet" and, where they count, "class", "divergence" and "shuffle".
+        They are "triplet", those of "class", "divergence" and "shuffle" that have a weight, and their weighted total,
+        "loss".
         """
         settings = self.settings
         sketches, photos = {"s": batch["sketch"]}, self.photos(batch)
@@ -84,7 +88,7 @@ class ClipAtObjective(Objective):
 
         losses = {"triplet": triplet_loss(s[keep], p[keep], n[keep], settings.margin, cosine_distance)}
         if settings.alpha:
-            # Fine-grained: every p- is some row's p+.
+            # At fine-grained level every p- is the p+ of another row, and counts there.
             seen = [(s, batch["label"]), (p, batch["label"])] + ([(n, label_n)] if "n" in photo else [])
             terms = [class_loss(embeds, self.class_embeds, labels, self.tau) for embeds, labels in seen]
             losses["class"] = torch.stack(terms).mean()

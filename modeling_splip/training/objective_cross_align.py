@@ -1,8 +1,8 @@
 """The objective of the Cross-Modal Attention Alignment network (2024): triplets, text alignment, local relations.
 
-Of the paper little more than the abstract is readable. Ours is how the three play together: a description of the
-sketch's class reads the sketch and both photos by cross-attention, each word gathering what it finds in an image; since
-one text reads all three, it cannot tell them apart by itself, only what the images show can.
+Little more than the paper's abstract is public, so how the three losses work together is our choice. A description of
+the sketch's class reads the sketch and both photos by cross-attention: each word gathers what it finds in an image. The
+same text reads all three images, so the text alone cannot tell them apart; only what they show can.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ class CrossAlignSettings(ObjectiveSettings):
     """Settings of the losses; all are our choice unless a source is named.
 
     Args:
-        level: "category" or "fine_grained".
         margin: of the triplet losses, d = 1 - cos. 0.3
         alignment: weight of the triplet loss on what the text reads. 1
         relation: weight of the relation network's loss. 2, against 1 of the triplets, as in the nearest released code
@@ -40,9 +39,9 @@ class CrossAlignSettings(ObjectiveSettings):
 
 
 class CrossAttention(nn.Module):
-    """One layer in which the words of a text, (B, J, D), read an image's tokens, (B, N, D): what they find, (B, J, D).
+    """One layer in which the J words of a text read the N tokens of an image.
 
-    Nothing of the text itself is passed on, only what it attends to.
+    Its output is made of what the words attend to; nothing of the text itself is added.
     """
 
     def __init__(self, dimension: int, heads: int):
@@ -54,21 +53,22 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, text: Tensor, image: Tensor) -> Tensor:
+        """Return what the words (B, J, D) find in the tokens (B, N, D): (B, J, D)."""
         found, _ = self.attention(text, image, image, need_weights=False)  # (B, J, D)
         return found + self.feed_forward(self.norm(found))
 
 
 class CrossAlignObjective(Objective):
-    """L = triplet + alignment + relation for a batch of triplets.
+    """L = triplet + alignment + relation for a batch of triplets; `Objective` says what it takes.
 
-    Cross-attention and descriptions are training state: resumed, never exported.
+    The cross-attention is part of a checkpoint, but not of the exported model.
     """
 
     settings_class = CrossAlignSettings
     settings: CrossAlignSettings
 
-    def __init__(self, model: CrossAlignModel, settings: CrossAlignSettings | None = None):
-        super().__init__(model, settings)
+    def __init__(self, model: CrossAlignModel, settings: CrossAlignSettings | None = None, level: str = "category"):
+        super().__init__(model, settings, level)
         if self.settings.alignment:
             if model.config.projection_dim % self.settings.heads:
                 raise ValueError(f"heads must divide D={model.config.projection_dim}, got {self.settings.heads}.")
@@ -91,7 +91,7 @@ class CrossAlignObjective(Objective):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
-        "loss" is the weighted total, of "triplet" and, where they count, "alignment" and "relation".
+        They are "triplet", those of "alignment" and "relation" that have a weight, and their weighted total, "loss".
         """
         settings = self.settings
         sketch = self.encode("sketch", {"s": batch["sketch"]}, return_class_embeds=False)["s"]
@@ -118,9 +118,15 @@ class CrossAlignObjective(Objective):
         return weighted(losses, {name: weights[name] for name in losses})
 
     def read(self, labels: Tensor, draws: Tensor, images: list[Tensor]) -> list[Tensor]:
-        """Return what a description of each row's class finds in each image's tokens: (B, D), unit norm."""
+        """Return for each kind of image what a description of each row's class finds in it: (B, D) each, unit norm.
+
+        Args:
+            labels: (B,) classes of the sketches.
+            draws: (B,) random integers, which choose one of the class's descriptions.
+            images: tokens of the sketches, the positive and the negative photos, (B, N, D) each.
+        """
         sentence = self.first[labels] + draws % self.counts[labels]  # (B,)
         words, is_word = self.words[sentence], self.is_word[sentence, :, None]  # (B, J, D), (B, J, 1)
-        with torch.autocast(words.device.type, enabled=False):  # what is compared stays in the weights' precision
+        with torch.autocast(words.device.type, enabled=False):  # results are compared: no half precision
             found = [self.cross_attention(words, image.to(words.dtype)) for image in images]  # (B, J, D)
             return [F.normalize((x * is_word).sum(dim=1) / is_word.sum(dim=1), dim=-1) for x in found]

@@ -10,7 +10,7 @@ from .jigsaw import JigsawSolver, permutation_set, permute_tiles, two_permutatio
 from .losses import adaptive_margins, class_loss, conditional_jigsaw_loss, cosine_distance, triplet_loss
 from .objective import Objective, ObjectiveSettings, weighted
 
-SHUFFLE_GRID = 2  # CLIP-AT's
+SHUFFLE_GRID = 2  # tiles on a side of CLIP-AT's patch shuffle
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,11 @@ class SplipSettings(ObjectiveSettings):
     """Settings of SpLIP's losses. Marks as in `SplipConfig`.
 
     Args:
-        level: "category" or "fine_grained".
         triplet: weight of the triplet loss. [P] 1
         alpha: weight of the class loss. [R] 1
         beta: weight of the conditional jigsaw. [R] 0.1
         shuffle: weight of CLIP-AT's patch shuffle, an ablation in place of the jigsaw. [P] 0
-        adaptive_margin: whether mu comes from the class names [P], or is `margin`.
+        adaptive_margin: whether the margin mu comes from the class names [P]; otherwise it is `margin`.
         margin: the fixed margin of the ablation. [P] 0.2
         fg_margin: margin of fine-grained training, where both photos have one class and mu would be 1. [O] 0.3
         tau: temperature of the class loss. [R] 0.07
@@ -49,18 +48,13 @@ class SplipSettings(ObjectiveSettings):
 
 
 class SplipObjective(Objective):
-    """L = triplet + alpha class + beta cjs for a batch of triplets.
-
-    Args:
-        model: the model to train.
-        settings: weights and constants of the losses.
-    """
+    """L = triplet + alpha class + beta cjs for a batch of triplets; `Objective` says what it takes."""
 
     settings_class = SplipSettings
     settings: SplipSettings
 
-    def __init__(self, model: SplipModel, settings: SplipSettings | None = None):
-        super().__init__(model, settings)
+    def __init__(self, model: SplipModel, settings: SplipSettings | None = None, level: str = "category"):
+        super().__init__(model, settings, level)
         if self.settings.beta:
             self.solver = JigsawSolver(model.config.projection_dim, self.settings.permutations)
             permutations = permutation_set(self.settings.grid, self.settings.permutations)
@@ -72,7 +66,7 @@ class SplipObjective(Objective):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
-        "loss" is the weighted total of those that count: "triplet", "class", "cjs" and "shuffle".
+        They are those of "triplet", "class", "cjs" and "shuffle" that have a weight, and their weighted total, "loss".
         """
         settings = self.settings
         sketches, photos = {"s": batch["sketch"]}, self.photos(batch)
@@ -94,7 +88,7 @@ class SplipObjective(Objective):
         if settings.triplet:
             losses["triplet"] = triplet_loss(s[keep], p[keep], n[keep], self._margins(batch["label"], label_n)[keep])
         if settings.alpha:
-            # Fine-grained: every p- is some row's p+.
+            # At fine-grained level every p- is the p+ of another row, and counts there.
             seen = [(sketch["s"], batch["label"]), (photo["p"], batch["label"])]
             seen += [(photo["n"], label_n)] if "n" in photo else []
             terms = [class_loss(out.embeds, out.class_embeds, labels, settings.tau) for out, labels in seen]
@@ -110,7 +104,7 @@ class SplipObjective(Objective):
 
     def _margins(self, label: Tensor, label_n: Tensor) -> Tensor:
         """Return mu of each triplet: (B,)."""
-        if self.settings.level == "fine_grained":
+        if self.level == "fine_grained":
             return self.margins.new_full((len(label),), self.settings.fg_margin)
         mu = self.margins[label, label_n]
         return mu if self.settings.adaptive_margin else torch.full_like(mu, self.settings.margin)

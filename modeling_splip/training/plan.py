@@ -1,4 +1,4 @@
-"""What a training will take before it starts: steps, trained parameters, memory and time, from three measured steps."""
+"""What a training will take before it starts: steps, trained parameters, memory and time, from a few measured steps."""
 
 import statistics
 import time
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
+from ..clip_backbone import dimensions
 from ..configuration_retriever import MODALITIES
 from ..data.dataset import SbirDataset
-from ..processing_splip import SplipProcessor
 from .arguments import TrainingArguments
-from .augmentation import Augmentation
-from .methods import METHODS
 from .objective import Objective
-from .sampling import EpochBatches, Key, TrainingItems, collate
+from .sampling import Key, collate
+from .setup import Training, build_training
 
 MEASURED_STEPS = 3
 # Sketches in a measured step: few on a CPU, where a step is as fast per sketch; enough to fill a GPU.
@@ -23,16 +22,18 @@ _PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What one process would need.
+    """What a training needs in one process.
 
     Attributes:
-        classes, validation_classes: numbers of seen classes trained on and held back.
+        classes, validation_classes: how many seen classes are trained on, and how many are held back.
         epoch_steps, steps: optimiser steps of an epoch and of the run.
-        trained, parameters: numbers of parameters that are trained (model and losses), and of all.
-        memory: bytes of weights, gradients, Adam's state and what the backward pass keeps of a micro-batch. With
-            gradient checkpointing what is computed again is not in it, and neither is what the library takes.
-        step_seconds, loading_seconds: of one optimiser step, and of preparing its images in one process.
-        device: where it was measured; measured: the sketches in a measured step.
+        trained, parameters: how many parameters are trained (of the model and the losses), and how many there are.
+        memory: bytes of the weights, the gradients, Adam's state and what the backward pass of a micro-batch keeps.
+            What PyTorch itself takes is not in it, and with gradient checkpointing nothing that is computed again.
+        step_seconds: time of an optimiser step.
+        loading_seconds: time to prepare its images in one process.
+        device: where it was measured.
+        measured: sketches in a measured step.
     """
 
     classes: int
@@ -54,44 +55,37 @@ class TrainingPlan:
 
 
 def plan_training(args: TrainingArguments, dataset: SbirDataset) -> TrainingPlan:
-    """Build what a training builds and measure a few steps of few sketches; larger batches are taken as proportional.
+    """Return what a training needs: it is built, and a few steps of few sketches are measured.
+
+    The time of a step is taken as proportional to its sketches.
 
     Raises:
         OSError, ValueError: in one sentence, where the training could not start.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = args.settings()
-    classes, held_back = dataset.hold_back(args.validation_classes, args.seed)
-    processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
-    items = TrainingItems(dataset, classes, processor, settings.level, args.seed, Augmentation(**args.augment))
-    batches = EpochBatches(items, args.batch_size // args.accumulation, args.accumulation, args.pairs_per_class)
-    method = METHODS[args.method]
-    model = method.model.from_clip(args.base, classes, **args.model)
-    if getattr(model.config, "conditioning", None) == "domain":
-        for modality in MODALITIES:  # any mean takes as long
-            model.set_domain_mean(modality, torch.ones_like(model.domain_mean[0]))
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    objective = method.objective(model, settings).to(device).train()
-    steps = args.epochs * batches.steps
-    group = args.pairs_per_class if settings.level == "fine_grained" else 1
+    training = build_training(args, dataset)
+    model, items, batches = training.model, training.items, training.batches
+    if model.stores_image_means:
+        for modality in MODALITIES:  # a step takes as long with any mean
+            model.set_domain_mean(modality, torch.ones(dimensions(model.config.clip_config)[0]))
+    objective = training.objective.to(device).train()
+    group = args.pairs_per_class if args.level == "fine_grained" else 1
     sketches = min(-(-MEASURED_SKETCHES[device] // group) * group, batches.batch_size)
     keys = next(iter(batches))
     began = time.perf_counter()
     batch = collate([items[key] for key in keys[:sketches]])
     loading = (time.perf_counter() - began) / sketches
-    batch = {name: value.to(device) for name, value in batch.items()}
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    kept = _kept_memory(objective, args, items, keys, sketches, device)
+    kept = _kept_memory(training, args, keys, sketches, device)
     return TrainingPlan(
-        classes=len(classes),
-        validation_classes=len(held_back),
+        classes=len(training.classes),
+        validation_classes=len(training.held_back),
         epoch_steps=batches.steps,
-        steps=min(steps, args.max_steps) if args.max_steps else steps,
+        steps=training.total_steps,
         trained=sum(parameter.numel() for parameter in trained),
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
         memory=_state_bytes(objective, trained) + kept,
-        step_seconds=_step_seconds(objective, args, batch, device) / sketches * args.batch_size,
+        step_seconds=_step_seconds(training, args, batch, device) / sketches * args.batch_size,
         loading_seconds=loading * args.batch_size,
         device=device,
         measured=sketches,
@@ -103,17 +97,17 @@ def _autocast(args: TrainingArguments, device: str) -> torch.autocast:
     return torch.autocast(device, dtype, enabled=dtype is not None)
 
 
-def _step_seconds(objective: Objective, args: TrainingArguments, batch: dict, device: str) -> float:
+def _step_seconds(training: Training, args: TrainingArguments, batch: dict[str, torch.Tensor], device: str) -> float:
     """Return the median time of a step, after one that is not counted."""
-    optimizer = torch.optim.Adam([parameter for parameter in objective.parameters() if parameter.requires_grad])
+    batch = {name: value.to(device) for name, value in batch.items()}
     seconds = []
     for _ in range(1 + MEASURED_STEPS):
         began = time.perf_counter()
         with _autocast(args, device):
-            loss = objective(batch)["loss"]
+            loss = training.objective(batch)["loss"]
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        training.optimizer.step()
+        training.optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
@@ -126,13 +120,16 @@ def _state_bytes(objective: Objective, trained: list[torch.nn.Parameter]) -> int
     return weights + 3 * sum(parameter.nbytes for parameter in trained)
 
 
-def _kept_memory(
-    objective: Objective, args: TrainingArguments, items: TrainingItems, keys: list[Key], sketches: int, device: str
-) -> int:
-    """Return the bytes that the backward pass of a micro-batch needs, a line through two measured numbers of sketches.
+def _kept_memory(training: Training, args: TrainingArguments, keys: list[Key], sketches: int, device: str) -> int:
+    """Return the bytes that the backward pass of a micro-batch keeps.
 
-    What does not grow with the batch, such as weights in half precision, is told apart so.
+    Measuring two batch sizes separates the fixed cost (such as half-precision weights) from the cost per sketch.
+
+    Args:
+        keys: of the whole micro-batch.
+        sketches: the smaller of the two sizes; the other is twice as large, where the micro-batch is.
     """
+    objective, items = training.objective, training.items
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*objective.parameters(), *objective.buffers())}
     sizes, kept = sorted({sketches, min(2 * sketches, len(keys))}), []
     for size in sizes:

@@ -1,7 +1,7 @@
 """What a training batch holds: triplets across classes, or pairs in groups of one class.
 
-Every draw, augmentation's too, is a function of (seed, epoch, position), so that a batch is the same whatever the
-number of workers and processes, and a run continues where it stopped.
+Every random choice, augmentation included, is a function of (seed, epoch, position). So a batch does not depend on the
+number of workers and processes, and a resumed run continues exactly where it stopped.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from ..data.dataset import SbirDataset
 from .augmentation import Augmentation
 
-CACHE_BYTES = 2**30  # images of a dataset of up to this total stay in memory
+CACHE_BYTES = 2**30  # decoded images stay in memory where those of the whole dataset take no more than this
 NO_AUGMENTATION = Augmentation()
 
 
@@ -32,17 +32,18 @@ class Key(NamedTuple):
 class TrainingItems(Dataset):
     """Sketches of the seen classes, each with its photos.
 
-    An item is a dict of `sketch`, `positive` (3, H, W), `label` and `draw` (scalars, a random integer) and, at category
-    level, `negative` (3, H, W), a photo of another class drawn uniformly over classes, and `negative_label`; at
-    fine-grained level `positive` is the sketch's own photo and `instance` its number.
+    An item is a dict of images, (3, H, W), and whole numbers: `sketch`, its `label`, a random number `draw`, and
+    `positive`. At category level `positive` is any photo of the class; `negative` is a photo of another class, drawn
+    uniformly over the classes, and `negative_label` that class. At fine-grained level `positive` is the sketch's own
+    photo, and `instance` its row.
 
     Args:
         dataset: the prepared dataset.
         classes: names of the classes to train on; labels index this list.
         processor: prepares the images.
         level: "category" or "fine_grained".
-        seed: of all draws.
-        augmentation: random changes of every image drawn.
+        seed: of all random choices.
+        augmentation: random changes of the images.
 
     Raises:
         ValueError: in one sentence, if the data cannot be trained on at this level.
@@ -109,7 +110,7 @@ class TrainingItems(Dataset):
         return {name: self._changed(row, rng, mirrored[name]) for name, row in rows.items()} | item
 
     def _pair(self, name: str, instance_ids: np.ndarray) -> None:
-        """Keep the sketches whose own photo is there."""
+        """Keep the sketches whose own photo is there, and remember it: `photo_of` is sketch row -> photo row."""
         photos = {instance_ids[row]: int(row) for rows in self.photos for row in rows if instance_ids[row]}
         self.photo_of = {int(row): photos.get(instance_ids[row]) for row in self.sketches}
         self.sketches = np.array([row for row in self.sketches if self.photo_of[int(row)] is not None], dtype=int)
@@ -120,11 +121,11 @@ class TrainingItems(Dataset):
             )
 
     def images(self, modality: str) -> np.ndarray:
-        """Return the rows of `train` of one modality that training draws from."""
+        """Return the rows of `train` that training takes sketches or photos from."""
         return self.sketches if modality == "sketch" else np.concatenate(self.photos)
 
     def pixels(self, row: int) -> torch.Tensor:
-        """Return one prepared image of `train` as it is: (3, H, W)."""
+        """Return one prepared image of `train`, not augmented: (3, H, W)."""
         decoded = self._decoded(row)
         return self._tensor(decoded) if self.augmentation else decoded
 
@@ -134,7 +135,7 @@ class TrainingItems(Dataset):
         return self._tensor(change(self._decoded(row), rng, mirrored))
 
     def _decoded(self, row: int) -> Any:
-        """Return what does not change from draw to draw, and may be kept: pixels, or the image to augment."""
+        """Return the pixels of an image, or with augmentation the image to change; it may be kept in memory."""
         if self._cache is not None and row in self._cache:
             return self._cache[row]
         record = self.rows[row]
@@ -142,7 +143,7 @@ class TrainingItems(Dataset):
         if not self.augmentation:
             result = self._tensor(image)
         elif record["modality"] == "sketch":
-            # Strokes are changed at the size that the model sees.
+            # Sketches are augmented at the size that the model sees, since `thickness` counts pixels.
             result = image.resize((self._side, self._side), Image.Resampling.BICUBIC)
         else:
             result = image
@@ -155,16 +156,16 @@ class TrainingItems(Dataset):
 
 
 class EpochBatches(Sampler):
-    """Batches of keys, the same global order whatever the number of processes.
+    """Batches of keys, in one global order that does not depend on the number of processes.
 
-    A global batch is one optimiser step. It is dealt in consecutive micro-batches, one for each process and
-    accumulation step; what does not fill a global batch is left out.
+    A global batch is one optimiser step. It consists of consecutive micro-batches, one for each process and
+    accumulation step. Sketches that do not fill a global batch are left out of the epoch.
 
     Args:
         items: what to sample.
-        batch_size: of a micro-batch.
+        batch_size: sketches in a micro-batch.
         micro_batches: number of micro-batches in a global batch.
-        pairs_per_class: at fine-grained level, the size of the class groups; a group never leaves its micro-batch.
+        pairs_per_class: at fine-grained level, the size of the class groups; a group is never split over micro-batches.
     """
 
     def __init__(self, items: TrainingItems, batch_size: int, micro_batches: int = 1, pairs_per_class: int = 4):
@@ -195,19 +196,19 @@ class EpochBatches(Sampler):
             yield [Key(self.epoch, position, int(order[position])) for position in positions]
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Return the sketches of an epoch in order."""
+        """Return the rows of an epoch's sketches in order."""
         rng = np.random.default_rng([self.items.seed, epoch])
         if self.items.level == "category":
             return rng.permutation(self.items.sketches)
         return self._grouped(rng)
 
     def _grouped(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the sketches in groups of one class with different photos, groups shuffled."""
+        """Return the rows of the sketches in shuffled groups, each of one class and of different photos."""
         size, groups, small = self.pairs_per_class, [], 0
         labels = self.items.labels[self.items.sketches]
         for label in np.unique(labels):
             rows = rng.permutation(self.items.sketches[labels == label])
-            rounds: list[list[int]] = []  # round i holds every photo's i-th sketch, so that no photo repeats in it
+            rounds: list[list[int]] = []  # round i holds every photo's i-th sketch, so no photo comes twice in it
             seen: dict[int, int] = {}
             for row in rows.tolist():
                 photo = self.items.photo_of[row]

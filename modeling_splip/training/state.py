@@ -1,8 +1,7 @@
-"""What lies in a run's folder: checkpoints of the whole training state and the best model, whole or not at all."""
+"""What lies in a run's folder, written whole or not at all: checkpoints of the whole training state, the best model."""
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,33 +11,34 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from ..common.files import write_json
+from ..common.files import remove, write_json, written_whole
 from ..data.dataset import SbirDataset
 from ..modeling_retriever import Retriever
 from ..processing_splip import SplipProcessor
 from .arguments import TrainingArguments
 
 KEPT_CHECKPOINTS = 2
-# What a run may not change when it is resumed: the order of the batches, what is trained, and what Adam's state is of.
+# What must stay when a run is resumed: whatever decides the order of the batches, what is trained, and Adam's state.
 RESUMED = (
-    "method", "base", "model", "loss", "augment", "batch_size", "pairs_per_class", "validation_classes", "seed",
-    "learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "clip_norm", "mixed_precision",
+    "method", "level", "base", "model", "loss", "augment", "batch_size", "pairs_per_class", "validation_classes",
+    "seed", "learning_rate", "mapper_learning_rate", "schedule", "warmup_steps", "clip_norm", "mixed_precision",
     "invert_sketches",
 )  # fmt: skip
 
 
 @dataclass
 class Progress:
-    """State of the loop, in every checkpoint beside the weights.
+    """State of the loop; every checkpoint holds it beside the weights.
 
     Attributes:
         step: optimiser steps done.
-        best: best validation score so far; stale: validations since then.
+        best: best validation score so far.
+        stale: validations since the best one.
         history: a record of every epoch: step, epoch, the means of its losses and, where there was one, the validation.
-        sums: of each loss over the steps since the last record.
-        seconds: of training, over all runs that were resumed.
-        validation_due: whether an epoch has ended that is to be validated; a checkpoint is written before, so that
-            nothing is lost in a validation.
+        sums: the sum of each loss over the steps since the last record.
+        seconds: time of training, that before all interruptions included.
+        validation_due: whether the epoch that has ended must still be validated. The checkpoint is written before the
+            validation, so that an interrupted validation loses nothing.
     """
 
     step: int = 0
@@ -63,8 +63,12 @@ class Progress:
         self.sums = {}
 
 
-def check_output(args: TrainingArguments) -> Path:
-    """Return the run's folder; refuse one that cannot be written or holds a run, unless it is to be resumed."""
+def check_output(args: TrainingArguments) -> None:
+    """Refuse a folder that cannot be written, holds a run that is not to be resumed, or none that is.
+
+    Raises:
+        OSError, ValueError: in one sentence.
+    """
     output = Path(args.output)
     nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -74,51 +78,60 @@ def check_output(args: TrainingArguments) -> Path:
         raise ValueError(f"'{output}' already holds a run: pass --resume to continue it, or another --output.")
     if args.resume and not output.exists():
         raise FileNotFoundError(f"There is no run at '{output}' to resume: start without --resume.")
-    return output
 
 
 def run_identity(args: TrainingArguments, dataset: SbirDataset) -> dict[str, Any]:
-    """Return what a resumed run must share with the one that it continues."""
+    """Return the settings and the data version that must stay when a run is resumed."""
     return {name: getattr(args, name) for name in RESUMED} | {"dataset": [dataset.name, dataset.version]}
 
 
 def save_model(model: Retriever, processor: SplipProcessor, output: Path, accelerator: Accelerator) -> None:
-    """Write the model with its processor to `model/`, aside first."""
-    aside, final = output / "model.partial", output / "model"
+    """Write the model with its processor to `model/`, in the main process; the others wait.
+
+    Raises:
+        OSError: if that fails; the model that was there stays.
+    """
+    final = output / "model"
     if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        with writing(final):
-            model.save_pretrained(aside)
-            processor.save_pretrained(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
+        with writing(final), written_whole(final) as partial:
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
     accelerator.wait_for_everyone()
 
 
 def save_checkpoint(output: Path, progress: Progress, identity: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write the whole training state to `checkpoints/step-N`, aside first, and drop all but the newest ones."""
+    """Write the whole training state to `checkpoints/step-N`, and remove all but the newest checkpoints.
+
+    All processes write into one folder, which gets its name when all are done.
+
+    Raises:
+        OSError: if that fails; the checkpoints that were there stay.
+    """
     final = output / "checkpoints" / f"step-{progress.step:08d}"
-    aside = final.with_suffix(".partial")
+    partial = final.with_suffix(".partial")
     if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(partial)
     accelerator.wait_for_everyone()
     with writing(final):
-        accelerator.save_state(str(aside))
+        accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with writing(final):
-            files = {path.name: path.stat().st_size for path in aside.iterdir()}
-            write_json(aside / "loop.json", {"progress": asdict(progress), "identity": identity, "files": files})
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
+            files = {path.name: path.stat().st_size for path in partial.iterdir()}
+            write_json(partial / "loop.json", {"progress": asdict(progress), "identity": identity, "files": files})
+        remove(final)
+        partial.rename(final)
         for old in checkpoint_folders(output)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+            remove(old)
     accelerator.wait_for_everyone()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn whatever a full or broken disk raises into one OSError."""
+    """Turn whatever a full or broken disk raises into one OSError with one sentence.
+
+    Python, `torch.save` and safetensors each raise an error of their own.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -129,12 +142,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def checkpoint_folders(output: Path) -> list[Path]:
-    """Return the checkpoints, oldest first; one that was being written has another name."""
+    """Return the checkpoints, oldest first. One that was only half written has another name and is not among them."""
     return sorted((output / "checkpoints").glob("step-????????"))
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Return whether all files of a checkpoint are there in full length."""
+    """Return whether all files of a checkpoint are there, each in its full length."""
     try:
         files = json.loads((checkpoint / "loop.json").read_text("utf-8"))["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
@@ -143,7 +156,11 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def newest_checkpoint(output: Path, accelerator: Accelerator) -> Path | None:
-    """Return the newest whole checkpoint, or None where there is none yet."""
+    """Return the newest whole checkpoint, or None if the run has not written one yet.
+
+    Raises:
+        FileNotFoundError: if there is a model, but no whole checkpoint.
+    """
     for checkpoint in reversed(checkpoint_folders(output)):
         if is_whole(checkpoint):
             return checkpoint
@@ -155,7 +172,7 @@ def newest_checkpoint(output: Path, accelerator: Accelerator) -> Path | None:
 
 
 def resume(checkpoint: Path, identity: dict[str, Any], accelerator: Accelerator) -> Progress:
-    """Load a checkpoint; returns the state of the loop.
+    """Load a checkpoint into what the accelerator has prepared, and return the state of the loop.
 
     Raises:
         ValueError: if the checkpoint is of a run with other settings or data.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import archives
 import pytest
-import torch
 from accelerate.state import AcceleratorState, GradientState
 from conftest import SEEN
 from huggingface_hub import ModelCard
@@ -16,9 +15,7 @@ from safetensors.torch import load_file
 import train_accelerate
 from modeling_splip.commands import main as cli
 from modeling_splip.commands import reproduce as reproduce_command
-from modeling_splip.data.dataset import open_dataset
-from modeling_splip.training import plan as training_plan
-from modeling_splip.training.arguments import load_recipe, parse_arguments, recipe_names
+from modeling_splip.training.arguments import load_recipe, recipe_names
 
 SMALL = ["batch_size=16", "validation_classes=2", "max_steps=2", "epochs=1", "workers=0", "tracker=none"]
 
@@ -45,7 +42,7 @@ def test_every_recipe_trains_on_tiny_shapes(name, prepared, tiny_clip, tmp_path)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert record["finished"] and record["steps"] == 2
     for key, value in load_recipe(name).items():
-        if key in ("method", "learning_rate", "mixed_precision", "gradient_checkpointing", "model", "loss"):
+        if key in ("method", "level", "learning_rate", "mixed_precision", "gradient_checkpointing", "model", "loss"):
             assert record["arguments"][key] == (value | record["arguments"][key] if key == "loss" else value)
     saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert saved and all(tensor.isfinite().all() for tensor in saved.values())
@@ -150,19 +147,3 @@ def test_a_training_that_was_told_to_stop_is_not_evaluated(words, splip, tmp_pat
     assert "The training of clip_at_sketchy2 was asked to stop after 1 steps" in printed.splitlines()[-1]
     status, printed = splip(*words)
     assert status == 0 and "Resuming from step-00000001" in printed
-
-
-@pytest.mark.parametrize("method", ["splip", "clip_at"])
-def test_the_memory_is_that_of_the_whole_micro_batch(method, prepared, tiny_clip):
-    """What is kept of few sketches, extrapolated, is what is kept of all of them."""
-    flags = ["--recipe", f"{method}_mini", "--dataset", str(prepared), "--base", tiny_clip, "--batch_size", "24"]
-    args = parse_arguments([*flags, "--validation_classes", "2"])
-    small = training_plan.plan_training(args, open_dataset(prepared))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_plan, "MEASURED_SKETCHES", {"cpu": 12, "cuda": 12})
-        large = training_plan.plan_training(args, open_dataset(prepared))
-    assert small.memory == pytest.approx(large.memory, rel=0.02) and large.measured == 12
-    args.accumulation = 3
-    parts = training_plan.plan_training(args, open_dataset(prepared))
-    assert parts.memory < small.memory and parts.steps == small.steps
-    assert torch.tensor([small.step_seconds, small.loading_seconds]).gt(0).all()

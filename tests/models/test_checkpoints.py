@@ -395,6 +395,6 @@ def test_the_packaged_base(tmp_path):
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_adapters_of_a_vit_b32_are_small(name, settings):
     with torch.device("meta"):
-        model = METHODS[name].model(METHODS[name].config(class_names=CLASSES, **settings))
+        model = METHODS[name].model(METHODS[name].model.config_class(class_names=CLASSES, **settings))
     assert model.config.clip_config.vision_config.hidden_size == 768  # ViT-B/32 is the default
     assert sum(tensor.nbytes for tensor in model.adapter_state().values()) < 25e6

@@ -103,7 +103,7 @@ def test_encoding_twice_gives_the_same_bits(tiny_clip, pixels, name, settings):
 @pytest.mark.parametrize("level", LEVELS)
 def test_gradients_only_where_intended(tiny_clip, name, settings, level):
     model = build(name, settings, tiny_clip)
-    objective = METHODS[name].objective(model, METHODS[name].objective.settings_class(level=level)).train()
+    objective = METHODS[name].objective(model, level=level).train()
     losses = objective(batch_of(level))
     assert all(value.shape == () and value.isfinite() for value in losses.values()) and "loss" in losses
     losses["loss"].backward()
@@ -119,7 +119,7 @@ def test_gradients_only_where_intended(tiny_clip, name, settings, level):
 def test_a_few_steps_lower_the_loss(tiny_clip, name, settings, level):
     """On one batch, and CLIP stays as it was."""
     model = build(name, settings, tiny_clip)
-    objective = METHODS[name].objective(model, METHODS[name].objective.settings_class(level=level)).train()
+    objective = METHODS[name].objective(model, level=level).train()
     before = {key: tensor.clone() for key, tensor in model.clip.state_dict().items()}
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
     values = []

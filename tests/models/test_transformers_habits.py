@@ -55,9 +55,9 @@ def test_configurations_come_back(tiny_clip, tmp_path, name, settings):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_are_a_configuration(name):
-    config = METHODS[name].config()
+    config = METHODS[name].model.config_class()
     assert isinstance(config, RetrieverConfig) or name == "splip_encoder"
-    assert METHODS[name].config.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    assert METHODS[name].model.config_class.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
 @TRAINED

@@ -46,7 +46,7 @@ def test_flags_override_the_recipe(tmp_path):
 def test_every_kind_of_value():
     words = ["--gradient_checkpointing", "--no-resume", "--clip_norm", "1", "--schedule", "cosine", "--tracker", "none"]
     words += ["--model.use_b_t", "false", "--model.prompt_depth", "2", "--model.template", "{modality}: {class_name}"]
-    words += ["--model.conditioning=domain", "--loss.level", "fine_grained", "--loss.adaptive_margin", "no"]
+    words += ["--model.conditioning=domain", "--level", "fine_grained", "--loss.adaptive_margin", "no"]
     args = parse(*words)
     assert args.gradient_checkpointing is True and args.resume is False and args.clip_norm == 1.0
     assert args.model == {
@@ -55,7 +55,7 @@ def test_every_kind_of_value():
         "template": "{modality}: {class_name}",
         "conditioning": "domain",
     }
-    assert args.settings().level == "fine_grained" and args.settings().adaptive_margin is False
+    assert args.level == "fine_grained" and args.settings().adaptive_margin is False
 
 
 def test_the_record_reads_back(tmp_path):
@@ -100,7 +100,8 @@ def test_packaged_recipes(name):
         (["--model.use_b_t", "perhaps"], r"model.use_b_t must be true or false, got 'perhaps'"),
         (["--model.conditioning", "both"], r"conditioning must be one of \('image', 'domain'\), got 'both'"),
         (["--model.m", "0"], r"m must be at least 1, got 0"),
-        (["--loss.level", "fine"], r"level must be one of"),
+        (["--level", "fine"], r"Unknown level fine; did you mean 'fine_grained'\?"),
+        (["--loss.level", "fine_grained"], r"Unknown loss.level; "),
         (["--loss.tau", "0"], r"tau must be above 0"),
         (["--augment.flipp", "1"], r"Unknown augment.flipp; did you mean 'flip'\?"),
         (["--augment.flip", "1.5"], r"augment.flip must lie between 0 and 1.0, got 1.5"),
@@ -115,7 +116,7 @@ def test_packaged_recipes(name):
         (["--patience", "3", "--validation_classes", "0"], r"patience counts validations"),
         (["--learning_rate", "0"], r"learning_rate must be above 0, got 0.0"),
         (["--batch_size", "10", "--accumulation", "4"], r"batch_size 10 is not a multiple of accumulation 4"),
-        (["--loss.level", "fine_grained", "--pairs_per_class", "1"], r"needs pairs_per_class of at least 2"),
+        (["--level", "fine_grained", "--pairs_per_class", "1"], r"needs pairs_per_class of at least 2"),
         (["--dataset", ""], r"No dataset: pass --dataset"),
     ],
 )
@@ -130,6 +131,8 @@ def test_refused_in_one_sentence(words, sentence):
     [
         ("epoch: 3", r"Unknown key in recipe 'bad.yaml': epoch; did you mean 'epochs'\?"),
         ("loss: {apha: 1}", r"Unknown loss.apha; did you mean 'alpha'\?"),
+        ("loss: {level: category}", r"Unknown loss.level; "),
+        ("level: fine", r"Unknown level fine; did you mean 'fine_grained'\?"),
         ("loss: 3", r"loss must be a mapping of names to values, got 3"),
         ("model:", r"model must be a mapping of names to values, got None"),
         ("epochs: many", r"epochs must be a whole number, got 'many'"),

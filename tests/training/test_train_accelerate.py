@@ -26,7 +26,7 @@ from modeling_splip.training.state import checkpoint_folders, is_whole, writing
 DRIVER = str(ROOT / "tests" / "driver.py")
 SCRIPT = str(ROOT / "train_accelerate.py")
 # 4 classes x 13 sketches, 2 held back: 4 steps an epoch.
-BASICS = ["--batch_size", "12", "--validation_classes", "2", "--tracker", "none", "--learning_rate", "1e-3"]
+BASICS = ["--batch_size", "12", "--validation_classes", "2", "--learning_rate", "1e-3"]
 TWENTY = ["--epochs", "5", "--evaluate_every", "5", "--learning_rate", "1e-4"]  # steps, of every layout
 COSINE = ["--schedule", "cosine", "--warmup_steps", "3", "--mapper_learning_rate", "5e-4", "--clip_norm", "1"]
 
@@ -85,7 +85,7 @@ def same_state(one: Path, other: Path, step: int = 8) -> bool:
 
 LEVELS = {
     "category": [],
-    "fine_grained": ["--loss.level", "fine_grained", "--pairs_per_class", "3"],
+    "fine_grained": ["--level", "fine_grained", "--pairs_per_class", "3"],
 }
 
 
@@ -371,6 +371,7 @@ def test_no_whole_checkpoint(train, uninterrupted, tmp_path, capsys):
             r"8' is of a run with learning_rate 0.001, not 0.01: resume it",
         ),
         (["--batch_size", "4"], r"is of a run with batch_size 12, not 4"),
+        (["--level", "fine_grained"], r"is of a run with level category, not fine_grained"),
         (["--model.m", "2"], r"is of a run with model \{\}, not \{'m': 2\}"),
     ],
 )
@@ -504,7 +505,7 @@ def test_a_launcher_that_asks_for_something_else_is_refused(train, tmp_path, mon
         (["--model.m", "60"], "tokens with m=60, but the text tower takes 48"),
         (["--model.layer_norms", "none", "--model.use_b_t", "no", "--model.use_b_v", "no", "--model.use_b_vt", "no",
           "--loss.beta", "0"], "Nothing trains: every part of the model and the losses is switched off"),
-        (["--loss.level", "fine_grained", "--pairs_per_class", "5"], "cannot hold whole groups of"),
+        (["--level", "fine_grained", "--pairs_per_class", "5"], "cannot hold whole groups of"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_sentence_and_nothing_is_written(train, tmp_path, more, sentence):

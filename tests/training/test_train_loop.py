@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 import train_accelerate
+from modeling_splip.training import setup
 from modeling_splip.training.arguments import TrainingArguments
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.sampling import TrainingItems
@@ -42,7 +43,7 @@ def test_layer_norms_and_the_other_new_parts_have_rates_of_their_own(method, tin
     row = METHODS[method]
     objective = row.objective(row.model.from_clip(tiny_clip, ["ant", "cup"]))
     args = TrainingArguments(method=method, learning_rate=1e-5, mapper_learning_rate=1e-3)
-    groups = train_accelerate.parameter_groups(objective, args)
+    groups = setup.parameter_groups(objective, args)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     trained = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
     assert len(rates) == len(trained) == sum(len(group["params"]) for group in groups)
@@ -51,7 +52,7 @@ def test_layer_norms_and_the_other_new_parts_have_rates_of_their_own(method, tin
         assert rates[id(parameter)] == (1e-3 if mapper else 1e-5), name
     assert set(rates.values()) == {1e-5, 1e-3}
     args.mapper_learning_rate = 0.0
-    assert {group["lr"] for group in train_accelerate.parameter_groups(objective, args)} == {1e-5}
+    assert {group["lr"] for group in setup.parameter_groups(objective, args)} == {1e-5}
 
 
 def test_clipping_bounds_the_gradient_of_the_whole_step(train, monkeypatch):
@@ -149,7 +150,7 @@ def test_workers_live_through_all_epochs(train, tmp_path, monkeypatch):
         with open(tmp_path / "started", "a") as file:
             file.write(f"{worker}\n")
 
-    monkeypatch.setattr(train_accelerate, "ignore_sigterm", started)
+    monkeypatch.setattr(setup, "ignore_sigterm", started)
     train("--epochs", "3", "--workers", "1", "--validation_classes", "0")
     assert (tmp_path / "started").read_text() == "0\n"
 

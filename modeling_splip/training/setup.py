@@ -1,0 +1,156 @@
+"""What a training run consists of, built in one place for the training itself and for the plan that measures it."""
+
+from dataclasses import dataclass
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..clip_backbone import dimensions
+from ..common.processes import ignore_sigterm
+from ..configuration_retriever import MODALITIES
+from ..data.dataset import SbirDataset
+from ..modeling_retriever import Retriever
+from ..processing_splip import SplipProcessor
+from .arguments import TrainingArguments
+from .augmentation import Augmentation
+from .methods import METHODS
+from .objective import Objective
+from .sampling import EpochBatches, TrainingItems, collate
+
+# Our names of the schedules, and the library's; its own "constant" has no warmup.
+SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
+
+
+@dataclass
+class Training:
+    """What a training run consists of.
+
+    Attributes:
+        dataset: the prepared dataset.
+        classes, held_back: names of the seen classes that are trained on, and of those kept for validation.
+        processor: prepares the images.
+        items: sketches with their photos.
+        batches: the order of the items; `steps` counts the optimiser steps of an epoch.
+        loader: yields one micro-batch after the other.
+        model: the model, which `objective` trains.
+        objective: turns a batch into losses.
+        optimizer, scheduler: Adam, and the learning rates over the run.
+        total_steps: optimiser steps of the run.
+    """
+
+    dataset: SbirDataset
+    classes: list[str]
+    held_back: list[str]
+    processor: SplipProcessor
+    items: TrainingItems
+    batches: EpochBatches
+    loader: DataLoader
+    model: Retriever
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    total_steps: int
+
+
+def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int = 1) -> Training:
+    """Return all parts of a training run, on the CPU and for `Accelerator.prepare`.
+
+    The images' means that some models store are not in it: `set_image_means` computes them.
+
+    Raises:
+        OSError, ValueError: in one sentence, where the training could not start.
+    """
+    classes, held_back = dataset.hold_back(args.validation_classes, args.seed)
+    processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
+    items = TrainingItems(dataset, classes, processor, args.level, args.seed, Augmentation(**args.augment))
+    micro_batches = processes * args.accumulation
+    batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
+    total_steps = args.epochs * batches.steps
+    total_steps = min(total_steps, args.max_steps) if args.max_steps else total_steps
+    if args.warmup_steps >= total_steps:
+        raise ValueError(f"warmup_steps {args.warmup_steps} leave nothing of {total_steps} steps: lower them.")
+
+    method = METHODS[args.method]
+    model = method.model.from_clip(args.base, classes, **args.model)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    objective = method.objective(model, args.settings(), args.level)
+    optimizer = torch.optim.Adam(parameter_groups(objective, args))
+    return Training(
+        dataset=dataset,
+        classes=classes,
+        held_back=held_back,
+        processor=processor,
+        items=items,
+        batches=batches,
+        loader=training_loader(items, batches, args),
+        model=model,
+        objective=objective,
+        optimizer=optimizer,
+        scheduler=transformers.get_scheduler(SCHEDULES[args.schedule], optimizer, args.warmup_steps, total_steps),
+        total_steps=total_steps,
+    )
+
+
+def training_loader(items: TrainingItems, batches: EpochBatches, args: TrainingArguments) -> DataLoader:
+    """Return the loader of the micro-batches."""
+    return DataLoader(
+        items,
+        batch_sampler=batches,
+        collate_fn=collate,
+        # The loader draws a number each time it starts, so once more in an epoch that is resumed. A generator of its
+        # own keeps that from the random numbers of the training.
+        generator=torch.Generator().manual_seed(args.seed),
+        # Workers live as long as the run: they keep the images that they have decoded, and SIGTERM never reaches a
+        # worker that is only starting and does not ignore it yet.
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        worker_init_fn=ignore_sigterm,
+    )
+
+
+def parameter_groups(objective: Objective, args: TrainingArguments) -> list[dict]:
+    """Return Adam's parameter groups, each with its name and learning rate.
+
+    The model's LayerNorms and what trains beside the model have `learning_rate`; all other trained parts of the model,
+    such as prompts and mappers, have `mapper_learning_rate` where it is set.
+
+    Raises:
+        ValueError: if nothing trains.
+    """
+    norms = {id(parameter) for parameter in objective.model.layer_norm_parameters()}
+    of_model = {id(parameter) for parameter in objective.model.parameters()}
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("Nothing trains: every part of the model and the losses is switched off.")
+    mappers = [each for each in trained if id(each) in of_model - norms]
+    others = [each for each in trained if id(each) not in of_model - norms]
+    groups = [
+        {"name": "learning_rate", "params": others, "lr": args.learning_rate},
+        {"name": "mapper_learning_rate", "params": mappers, "lr": args.mapper_learning_rate or args.learning_rate},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def set_image_means(training: Training, accelerator: Accelerator) -> None:
+    """Give a model that stores the means of its training images these means, one for each modality.
+
+    What is averaged is frozen, so the means are constants of the data. Each process computes its share.
+    """
+    model, items = training.model, training.items
+    if not model.stores_image_means:
+        return
+    model.to(accelerator.device)
+    width = dimensions(model.config.clip_config)[0]  # d_v
+    for modality in MODALITIES:
+        rows = items.images(modality)[accelerator.process_index :: accelerator.num_processes]
+        total = torch.zeros(width + 1, device=accelerator.device, dtype=torch.float64)  # the sum, and how many images
+        for row in tqdm(rows, desc=f"mean {modality}", leave=False, disable=not accelerator.is_local_main_process):
+            total[:-1] += model.mean_patch(items.pixels(int(row))[None].to(accelerator.device))[0].double()
+            total[-1] += 1
+        total = accelerator.reduce(total, "sum")
+        model.set_domain_mean(modality, (total[:-1] / total[-1]).to(model.dtype))
