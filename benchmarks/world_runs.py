@@ -28,12 +28,12 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from tqdm.auto import tqdm
 
 import train_accelerate
-from modeling_splip.clip_backbone import MINI_CLIP, load_clip
+from modeling_splip.clip_base import MINI_CLIP, load_clip
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.evaluation.evaluate import Embedder, embed_view, measure, measure_sides
 from modeling_splip.loading import load_retriever
-from modeling_splip.modeling_encoder import weights_fingerprint
+from modeling_splip.modeling_retrieval import weights_fingerprint
 from modeling_splip.training.arguments import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]

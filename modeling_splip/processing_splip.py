@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
-from .clip_backbone import resolve_base
+from .clip_base import resolve_base
 from .configuration_retriever import check_modality
 from .image_files import open_image
 
@@ -138,6 +138,10 @@ class SplipProcessor(ProcessorMixin):
         """Return the settings that decide the pixel values, for the fingerprint."""
         settings = {name: _plain(getattr(self.image_processor, name, None)) for name in _IMAGE_SETTINGS}
         return settings | {"invert_sketches": self.invert_sketches}
+
+
+# Saved folders carry the code that they need (`trust_remote_code`).
+SplipProcessor.register_for_auto_class("AutoProcessor")
 
 
 def is_white_on_black(image: Any) -> bool:

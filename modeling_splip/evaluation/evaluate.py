@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..common.processes import ignore_sigterm, on_cpu
 from ..data.dataset import FINE_GRAINED, Part, SbirDataset, View
 from ..metrics.by_class import instance_accuracy, metrics_from_scores, retrieval_metrics
-from ..modeling_encoder import RetrieverEncoder
+from ..modeling_retrieval import RetrievalModel
 from .pictures import retrieval_grid
 from .rerank import reranked_scores
 
@@ -40,7 +40,7 @@ class Embedder:
 
     def __init__(
         self,
-        model: RetrieverEncoder,
+        model: RetrievalModel,
         processor: Any,
         dataset: SbirDataset,
         accelerator: Accelerator | None = None,

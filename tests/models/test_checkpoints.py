@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPModel
 
 from modeling_splip.loading import MODELS, load_retriever
-from modeling_splip.modeling_encoder import RetrieverEncoder
+from modeling_splip.modeling_retrieval import RetrievalModel
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.modeling_splip_encoder import SplipEncoder
 from modeling_splip.processing_splip import SplipProcessor
@@ -32,7 +32,7 @@ def saved(request, tiny_clip, tmp_path_factory) -> tuple[Retriever, dict[str, Pa
     """A model and the folder of each of its forms, with the processor beside it."""
     name, settings = request.param
     model, folder = build(name, settings, tiny_clip), tmp_path_factory.mktemp(name)
-    forms: dict[str, RetrieverEncoder] = {"adapter": model, "full": model}
+    forms: dict[str, RetrievalModel] = {"adapter": model, "full": model}
     if settings.get("conditioning") == "domain":
         forms["folded"] = model.fold()
     for form, one in forms.items():
@@ -206,7 +206,7 @@ def test_elsewhere_without_the_package(tiny_clip, prepared, tmp_path):
     processor = SplipProcessor.from_clip(tiny_clip)
     expected, jobs = [], []
 
-    def job(name, model: RetrieverEncoder, **options) -> None:
+    def job(name, model: RetrievalModel, **options) -> None:
         out = str(tmp_path / f"{len(jobs)}.npy")
         jobs.append({"name": str(name), "options": options, "image": str(image), "out": out})
         embeds = model.encode(processor(images=[image], modality="sketch")["pixel_values"], "sketch")

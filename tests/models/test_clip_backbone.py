@@ -8,7 +8,8 @@ from published_shapes import SHAPES, published
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from modeling_splip.clip_backbone import embed_patches, load_clip, prompt_key_values, run_vision, vision_norms
+from modeling_splip.clip_backbone import embed_patches, prompt_key_values, run_vision, vision_norms
+from modeling_splip.clip_base import load_clip
 from modeling_splip.modeling_splip import SplipModel
 
 
