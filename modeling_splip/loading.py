@@ -43,7 +43,7 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs: Any) ->
     config = _read_config(name, place, hub)
     if not isinstance(config, RetrievalConfig):
         raise ValueError(
-            f"'{name}' is a '{config.model_type}' model, and none of this package; a plain CLIP is 'clip:{name}'."
+            f"'{name}' is a '{config.model_type}' model, not one of this package; a plain CLIP is 'clip:{name}'."
         )
     model = AutoModel.from_pretrained(place, **hub, **kwargs)
     try:

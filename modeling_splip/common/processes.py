@@ -1,4 +1,4 @@
-"""What processes of one run must be told: on which device they work together, and that workers outlive a signal."""
+"""What the processes of one run must be told: which device they use together, and to ignore a signal."""
 
 import signal
 
@@ -7,14 +7,14 @@ from accelerate.utils import parse_flag_from_env
 
 
 def on_cpu() -> bool:
-    """Return whether Accelerate is to be told to use the CPU.
+    """Return whether to pass `cpu=True` to Accelerate.
 
-    Without an accelerator it makes several processes one run (by gloo) only where it is told; launchers do not say so
-    to the processes that they start, and each would train and write on its own.
+    Without a GPU it groups processes into one gloo run only then. Launchers do not set this, so each process would
+    train alone.
     """
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 def ignore_sigterm(worker: int = 0) -> None:
-    """Let a worker of a data loader outlive the SIGTERM of its whole process group: the main process ends it."""
+    """Ignore SIGTERM in a data loader's worker: the whole process group gets it, and the main process ends workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-from modeling_splip.common.text import hint, markdown_table, nearest, one_line, printable, quoted, readable, spelling_key
+from modeling_splip.common.text import (
+    hint,
+    markdown_table,
+    nearest,
+    one_line,
+    printable,
+    quoted,
+    readable,
+    spelling_key,
+)
 
 ACCENT, LETTER_AND_ACCENT = "caf\u00e9", "cafe\u0301"
 
