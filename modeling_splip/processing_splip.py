@@ -133,7 +133,7 @@ class SplipProcessor(ProcessorMixin):
         return square
 
     def _cut(self, rgb: Image.Image) -> Image.Image:
-        """Return the middle of a very long photo, which is cropped later: resized whole it might not fit into memory."""
+        """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
         short, long = sorted(rgb.size)
         if not self.image_processor.do_center_crop or long <= MOST_RATIO * short:
             return rgb
