@@ -63,7 +63,7 @@ def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
     The tower keeps its weights: they are put back, since merging and unmerging does not restore every bit.
     """
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    layers = [module.get_submodule(name) for name in _injected(module)]
+    layers: list[Any] = [module.get_submodule(name) for name in _injected(module)]
     try:
         for layer in layers:
             layer.merge()
