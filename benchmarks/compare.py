@@ -40,7 +40,7 @@ from world_runs import (
 )
 
 from datasets_scripts.world.instances import CATEGORY_NAMES
-from modeling_splip.clip_backbone import MINI_CLIP
+from modeling_splip.clip_base import MINI_CLIP
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import protocol_view

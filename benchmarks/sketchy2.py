@@ -3,8 +3,8 @@
     splip prepare sketchy21 --data-dir FOLDER --out data/sketchy21
     python benchmarks/sketchy2.py --dataset data/sketchy21
 
-Writes `benchmarks/results/sketchy2.json`: model -> protocol -> record, fractions. A model that is measured again replaces
-its row. Nothing may be chosen by these numbers: settings are chosen on held-back classes of other data.
+Writes `benchmarks/results/sketchy2.json`: model -> protocol -> record, fractions. A model that is measured again
+replaces its row. Nothing may be chosen by these numbers: settings are chosen on held-back classes of other data.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.evaluation.embedder import Embedder
-from modeling_splip.evaluation.evaluate import Evaluation, evaluate
+from modeling_splip.evaluation.evaluate import Evaluation, evaluate_model
 from modeling_splip.loading import load_retriever
 
 RESULTS = Path(__file__).parent / "results" / "sketchy2.json"
@@ -39,7 +39,7 @@ def main() -> None:
     results = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
     for name, model in (PACKAGED if not args.model else {name: name for name in args.model}).items():
         embedder = Embedder(*load_retriever(model), dataset)
-        found = evaluate(embedder, PROTOCOLS, name)
+        found = evaluate_model(embedder, PROTOCOLS, name)
         results[name] = {each.record["protocol"]: each.record for each in found}
         results[name]["zs, classes not drawn"] = {"classes": NOT_DRAWN, "metrics": mean_over(found[0], NOT_DRAWN)}
         write_json(args.out, results)

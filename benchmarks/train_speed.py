@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from benchmarks.prepare_speed import CLASSES, UNSEEN, draw_files
 from benchmarks.speed_cases import SHAPES, clip_config
 from datasets_scripts.world.instances import CATEGORY_NAMES
-from modeling_splip.clip_backbone import MINI_CLIP, resolve_base
+from modeling_splip.clip_base import MINI_CLIP, resolve_base
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.processing_splip import SplipProcessor

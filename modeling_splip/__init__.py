@@ -1,43 +1,42 @@
 """Zero-shot sketch-based image retrieval on Hugging Face.
 
-Importing the package registers its models, so that `AutoConfig`, `AutoModel` and `AutoProcessor` know them.
+Importing the package imports neither torch nor transformers: its public names are imported when they are first used.
+`AutoConfig`, `AutoModel` and `AutoProcessor` know its models, whether transformers is imported before or after it.
+
+The files beside this one are what a model's Hub repository may carry with it:
+    configuration_*     the settings of a model; configuration_retriever has what they have in common
+    modeling_retrieval  what searching needs of every model: forward, encode, fingerprint, loading
+    modeling_retriever  what every trained model has in common: a frozen CLIP with small trained parts
+    modeling_*          the models: SpLIP and its folded encoder, CLIP-AT, the alignment network, the baselines
+    adapters            the small trained parts; adapters_peft puts PEFT's into CLIP
+    class_prompts       class names as tokens, packed into one sequence; packed_attention computes on it
+    clip_backbone       CLIP, layer by layer; clip_base finds and loads a pretrained one
+    checkpoint_files    the files of a checkpoint
+    processing_splip    images and texts to model inputs; image_files opens image files
+    loading             a model and its processor by name
+
+The rooms: `common` (what every room uses), `data`, `metrics`, `training`, `evaluation`, `search`, `sharing` (cards and
+PEFT's form of a model), `commands` (the `splip` command) and `pretrained` (packaged weights).
 """
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from .common.auto_classes import register_when_used
+from .common.lazy import lazy_names
 
-from .configuration_clip_at import ClipAtConfig
-from .configuration_cross_align import CrossAlignConfig
-from .configuration_splip import SplipConfig, SplipEncoderConfig
-from .modeling_clip_at import ClipAtModel
-from .modeling_cross_align import CrossAlignModel
-from .modeling_encoder import RetrievalOutput
-from .modeling_splip import SplipModel
-from .modeling_splip_encoder import SplipEncoder
-from .processing_splip import SplipProcessor
+# Every model, by its model type: the file and name of its configuration class, and of its model class.
+MODELS = {
+    "splip": ("configuration_splip", "SplipConfig", "modeling_splip", "SplipModel"),
+    "splip_encoder": ("configuration_splip", "SplipEncoderConfig", "modeling_splip_encoder", "SplipEncoder"),
+    "clip_at": ("configuration_clip_at", "ClipAtConfig", "modeling_clip_at", "ClipAtModel"),
+    "cross_align": ("configuration_cross_align", "CrossAlignConfig", "modeling_cross_align", "CrossAlignModel"),
+}
 
-__all__ = [
-    "ClipAtConfig",
-    "ClipAtModel",
-    "CrossAlignConfig",
-    "CrossAlignModel",
-    "RetrievalOutput",
-    "SplipConfig",
-    "SplipEncoder",
-    "SplipEncoderConfig",
-    "SplipModel",
-    "SplipProcessor",
-]
+_PLACES = {"RetrievalOutput": "modeling_retrieval", "SplipProcessor": "processing_splip"}
+for _config_file, _config, _model_file, _model in MODELS.values():
+    _PLACES |= {_config: _config_file, _model: _model_file}
 
-for _config, _model in (
-    (SplipConfig, SplipModel),
-    (SplipEncoderConfig, SplipEncoder),
-    (ClipAtConfig, ClipAtModel),
-    (CrossAlignConfig, CrossAlignModel),
-):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _model)
-    AutoProcessor.register(_config, SplipProcessor)
-    # Saved folders then carry the code that they need (trust_remote_code).
-    _config.register_for_auto_class()
-    _model.register_for_auto_class("AutoModel")
-SplipProcessor.register_for_auto_class("AutoProcessor")
+__all__ = sorted(_PLACES)
+__getattr__, __dir__ = lazy_names(__name__, _PLACES)
+
+register_when_used(
+    __name__, {kind: (config, model) for kind, (_, config, _, model) in MODELS.items()}, "SplipProcessor"
+)

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 
 class LayerNormAdapter(nn.ModuleList):
-    """Trainable copies of a tower's LayerNorms, in the tower's order; the frozen originals stay as they are.
+    """Trained copies of a tower's LayerNorms, in the tower's order; the frozen originals stay as they are.
 
-    Several adapters can share one CLIP: which one a call uses is an argument of the call, never a state of the model.
+    Several adapters can share one CLIP. Which one a call uses is an argument of the call, never a state of the model.
     """
 
     def __init__(self, count: int, width: int, eps: float):
@@ -18,7 +18,7 @@ class LayerNormAdapter(nn.ModuleList):
 
     @torch.no_grad()
     def copy_from(self, norms: Sequence[nn.LayerNorm]) -> None:
-        """Start from the tower's own weights; `norms` has one LayerNorm for each of the adapter's."""
+        """Copy the weights of the tower's LayerNorms, in the same order and number."""
         for own, original in zip(self, norms, strict=True):
             own.load_state_dict(original.state_dict())
 
@@ -34,8 +34,8 @@ class VisualPrompts(nn.Module):
 class TextPromptMapper(nn.Module):
     """B_t: the m text prompts of an image, T = B_t(E_0).
 
-    The mean over the patches, then three linear layers d_v -> d_t -> d_t -> m d_t with ReLU between them. The three
-    layers are what independent re-implementations agree on; the mean over patches is our choice.
+    The mean over the patches goes through three linear layers d_v -> d_t -> d_t -> m d_t with ReLU between them.
+    Independent re-implementations agree on the three layers; the mean over patches is our choice.
     """
 
     def __init__(self, d_v: int, d_t: int, m: int):
@@ -46,14 +46,14 @@ class TextPromptMapper(nn.Module):
         )
 
     def forward(self, mean_patch: Tensor) -> Tensor:
-        """Map the mean patch embedding (B, d_v) to prompts (B, m, d_t)."""
+        """Return the prompts (B, m, d_t) of mean patch embeddings (B, d_v)."""
         return self.layers(mean_patch).unflatten(-1, (self.m, -1))  # (B, m, d_t)
 
 
 class TemplatePromptMapper(nn.Module):
-    """B_v: the visual prompts V_tg of the template's tokens, one linear layer, the same in every vision layer.
+    """B_v: the visual prompts V_tg of the template's tokens by one linear layer, the same for every vision layer.
 
-    The four tokens [SOS, modality, of, a] are the paper's, the single linear layer is the re-implementations'.
+    The four tokens [SOS, modality, of, a] are the paper's; the single linear layer is that of re-implementations.
     """
 
     def __init__(self, d_t: int, d_v: int):
@@ -61,14 +61,14 @@ class TemplatePromptMapper(nn.Module):
         self.layer = nn.Linear(d_t, d_v)
 
     def forward(self, template_tokens: Tensor) -> Tensor:
-        """Map the template's token embeddings (q, d_t) to prompts (q, d_v)."""
+        """Return the prompts (q, d_v) of the template's token embeddings (q, d_t)."""
         return self.layer(template_tokens)
 
 
 class MultimodalPromptMapper(nn.Module):
-    """B_vt: the visual prompts V_ms of a text layer's outputs, d_t -> 256 -> n d_v with ReLU, shared by all layers.
+    """B_vt: the visual prompts V_ms of a text layer's outputs, by d_t -> 256 -> n d_v with ReLU for all layers.
 
-    Prompts from the outputs of all seen classes are the paper's, the bottleneck is a re-implementation's.
+    Prompts from the outputs of all seen classes are the paper's; the bottleneck is that of a re-implementation.
     """
 
     def __init__(self, d_t: int, d_v: int, n: int, bottleneck: int):
@@ -77,15 +77,14 @@ class MultimodalPromptMapper(nn.Module):
         self.layers = nn.Sequential(nn.Linear(d_t, bottleneck), nn.ReLU(), nn.Linear(bottleneck, n * d_v))
 
     def forward(self, mean_output: Tensor) -> Tensor:
-        """Map the mean of W_l over classes and tokens (..., d_t) to prompts (..., n, d_v)."""
+        """Return the prompts (..., n, d_v) of the mean of W_l over classes and tokens (..., d_t)."""
         return self.layers(mean_output).unflatten(-1, (self.n, -1))  # (..., n, d_v)
 
 
 class RelationNetwork(nn.Module):
-    """How well two images match, from all cosines between their tokens: an MLP over the P x P matrix.
+    """How well two images match: an MLP over the P x P cosines between their tokens.
 
-    Layers P^2 -> 343 -> 49 -> 1 with ReLU and a sigmoid: those of the nearest released code (ZSE-SBIR, 49 tokens an
-    image) for any number of tokens P.
+    Its layers are P^2 -> 343 -> 49 -> 1 with ReLU and a sigmoid, as in the nearest released code (ZSE-SBIR, P = 49).
     """
 
     def __init__(self, tokens: int):
@@ -96,13 +95,20 @@ class RelationNetwork(nn.Module):
         )
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Score pairs of unit-norm tokens, (B, P, D) each, of any dtype: (B,) in 0..1, in float32 or wider."""
+        """Return the scores of pairs of images, (B,) in 0..1, in float32 or wider.
+
+        Args:
+            sketch, photo: (B, P, D) unit-norm tokens of any dtype.
+
+        Raises:
+            ValueError: if there are more or fewer tokens than the network was built for.
+        """
         if sketch.shape[-2] != self.tokens or photo.shape[-2] != self.tokens:
             raise ValueError(
                 f"The relation network compares {self.tokens} tokens an image, got {sketch.shape[-2]} and "
                 f"{photo.shape[-2]}: use images of the size that it was trained on."
             )
-        with torch.autocast(sketch.device.type, enabled=False):  # scores rank, and half precision would tie them
+        with torch.autocast(sketch.device.type, enabled=False):  # in half precision different scores would be equal
             dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
             x = (sketch.to(dtype) @ photo.to(dtype).transpose(-1, -2)).flatten(-2)  # (B, P^2)
             for layer in self.layers:

@@ -1,6 +1,6 @@
-"""PEFT on the base CLIP's vision tower: any configuration that replaces its linear layers, LoRA among them.
+"""PEFT's adapters in the base CLIP's vision tower: every kind that wraps linear layers, such as LoRA.
 
-PEFT is optional: it is imported only where a configuration asks for it, so that all other models load without it.
+PEFT is optional: it is imported only if a configuration asks for it, so that all other models load without it.
 """
 
 import importlib
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-# PEFT's tuners wrap these; LayerNorms have adapters of their own, and the projections are computed apart, in float32.
+# What PEFT may wrap. LayerNorms have adapters of their own, and the projections are computed apart, in float32.
 _ALLOWED = re.compile(r"vision_model\.encoder\.layers\.\d+\.(self_attn|mlp)\.\w+$")
 
 
 def inject_peft(clip: nn.Module, settings: dict[str, Any]) -> None:
-    """Put PEFT's layers into a CLIP; its text tower stays the frozen reference of the losses.
+    """Put PEFT's layers into the vision tower of a CLIP; the text tower stays as it is, a reference for the losses.
 
     Args:
         clip: the base CLIP, changed in place.
@@ -23,7 +23,7 @@ def inject_peft(clip: nn.Module, settings: dict[str, Any]) -> None:
 
     Raises:
         ImportError: if PEFT is not installed.
-        ValueError: for an unknown type, or if other layers than the vision tower's linear ones would change.
+        ValueError: if it is no PEFT configuration, or would change other layers than the vision tower's linear ones.
     """
     try:
         peft = importlib.import_module("peft")
@@ -44,7 +44,7 @@ def inject_peft(clip: nn.Module, settings: dict[str, Any]) -> None:
 
 
 def base_names(clip: nn.Module) -> dict[str, str]:
-    """Return the names of the base CLIP's own tensors, each with its name before PEFT's layers were put in."""
+    """Return the name of each of the base CLIP's own tensors -> its name without PEFT's layers."""
     injected = _injected(clip)
     names = {}
     for name in clip.state_dict():
@@ -58,12 +58,12 @@ def base_names(clip: nn.Module) -> dict[str, str]:
 
 @torch.no_grad()
 def merged_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a tower's tensors with PEFT's adapters merged in, named and shaped as without them.
+    """Return a tower's tensors with PEFT's adapters merged into the weights, named as without PEFT.
 
-    Merging and taking back again would not restore the weights to the bit, so the tower's own are put back.
+    The tower keeps its weights: they are put back, since merging and unmerging does not restore every bit.
     """
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    layers = [module.get_submodule(name) for name in _injected(module)]
+    layers: list[Any] = [module.get_submodule(name) for name in _injected(module)]
     try:
         for layer in layers:
             layer.merge()

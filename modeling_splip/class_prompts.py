@@ -12,23 +12,25 @@ from .clip_backbone import Clip, embed_tokens, project_text, run_text, text_norm
 from .configuration_retriever import MODALITIES
 from .packed_attention import PackedMask
 
-GROUP_TOKENS = 96  # about how many tokens of classes attention takes together, more where one class is longer
+# About how many tokens of classes a group has; more if one class alone is longer.
+GROUP_TOKENS = 96
 
 
 class ClassPrompts(NamedTuple):
     """All class prompts of one modality packed into one sequence of S positions.
 
-    The prefix [SOS, T_1..T_m, delta, of, a] stands once, then come every class's own words. Positions restart after the
-    prefix and a word sees the prefix and its own class only, so that every class reads exactly what it would alone.
-    Whole classes stand in groups, and attention costs what a group sees; all are filled up to the longest one's length.
+    The prefix [SOS, T_1..T_m, delta, of, a] comes once, and then the words of every class. Positions restart after the
+    prefix, and a word sees the prefix and its own class only. So the result for a class is what it would be alone.
+    Classes are put into groups, and attention is computed in each group. All groups are padded to the longest one.
 
     Attributes:
-        token_ids: (S,) with the SOS token as placeholder at the m prompt positions and where a group is filled up.
+        token_ids: (S,) with the SOS token as placeholder at the m prompt positions and as padding of the groups.
         positions: (S,) position of each token in its own class prompt.
-        mask: who may look where: 0, elsewhere -inf.
+        mask: 0 where a position may look, -inf elsewhere.
         eos: (C,) index of each class's EOS.
-        weights: (S,) sum to 1: the mean over all classes and their tokens but the m prompts; a prefix token, which
-            stands here once, counts once for each class. On the CPU in float64: round it once, to the type it meets.
+        weights: (S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A prefix
+            token counts once for each class, the m prompts and the padding do not count. Kept in float64 on the CPU;
+            convert it once, to the dtype of the outputs that it is multiplied with.
     """
 
     token_ids: Tensor
@@ -39,7 +41,14 @@ class ClassPrompts(NamedTuple):
 
 
 def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
-    """Pack the prompts of C classes, given the prefix's token ids (SOS first) and each class's own, EOS last."""
+    """Return the prompts of C classes packed into one sequence.
+
+    Args:
+        prefix: token ids of the prefix without the m prompts, SOS first.
+        classes: for each class the token ids of its own words, EOS last.
+        m: number of text prompts.
+        device: where the tensors are made, except the weights.
+    """
     token_ids = [prefix[0]] * (1 + m) + prefix[1:]
     j = len(token_ids)
     positions = list(range(j))
@@ -71,7 +80,7 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
 
 
 def _packed_mask(j: int, owners: Tensor) -> PackedMask:
-    """Return the mask of a prefix of J positions and of groups, (G, T), given the class of each position."""
+    """Return the mask of a prefix of J positions and of G groups, given the class of each position: (G, T)."""
     causal = torch.ones(j, j, dtype=torch.bool, device=owners.device).tril()
     own = (owners[:, :, None] == owners[:, None]).tril()  # (G, T, T)
     shared = own.new_ones(*owners.shape, j)  # (G, T, J)
@@ -80,7 +89,7 @@ def _packed_mask(j: int, owners: Tensor) -> PackedMask:
 
 
 def _grouped(lengths: list[int]) -> list[list[int]]:
-    """Return the classes in groups of about `GROUP_TOKENS`: the longest first, each into the shortest group so far."""
+    """Return the classes in groups of about `GROUP_TOKENS`: from the longest on, each joins the shortest group."""
     groups: list[list[int]] = [[] for _ in range(min(len(lengths), math.ceil(sum(lengths) / GROUP_TOKENS)))]
     totals = [0] * len(groups)
     for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
@@ -96,7 +105,8 @@ def tokenize_class_prompts(
     """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
 
     Raises:
-        ValueError: if a name is empty or occurs twice, or the template lacks `{class_name}` or has `{modality}` behind.
+        ValueError: if a name is no text, is empty or occurs twice, or the template has no `{class_name}`, or
+            `{modality}` after it, or another field.
     """
     for name in class_names:
         if not isinstance(name, str):

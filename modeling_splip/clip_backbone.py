@@ -1,81 +1,41 @@
-"""CLIP, driven layer by layer: the only file that knows the names of its parts.
+"""CLIP, run layer by layer: the only file that knows CLIP's layers.
 
-Nothing here holds state. LayerNorms and prompts come in as arguments, so that several adapters can share one frozen
-CLIP and calls from several threads cannot disturb each other.
+Nothing here holds state. LayerNorms and prompts are arguments, so that several adapters can share one frozen CLIP, and
+calls from several threads cannot disturb each other.
 
 Shapes: B images, P patches, d_v and d_t the vision and text widths, L_v and L_t their layers, D the projection.
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig
 
 from .packed_attention import PackedMask, attend_packed
-
-MINI_CLIP = "mini_clip"
 
 KeyValue = tuple[Tensor, Tensor]
 # A CLIPModel, or another module that holds its vision tower. Torch types a module's parts as "Tensor | Module".
 Clip = Any
-# A sequence of nn.LayerNorm in a tower's order; a LayerNormAdapter is one, though torch types its items as Module.
+# A tower's LayerNorms in its order: a list, or a LayerNormAdapter, whose items torch types as Module.
 LayerNorms = Any
 
 
 class TowerOutput(NamedTuple):
-    """What a pass through a tower's layers gives.
+    """The outputs of a tower's layers.
 
     Attributes:
         last: (B, N, d) output of the last layer, before the last LayerNorm.
         layers: L tensors (B, N, d), every layer's output.
-        attentions: L tensors (B, heads, N, K + N), or empty where they were not asked for.
+        attentions: L tensors (B, heads, N, K + N); empty if they were not asked for.
     """
 
     last: Tensor
     layers: tuple[Tensor, ...]
     attentions: tuple[Tensor, ...]
-
-
-def resolve_base(name: str) -> str:
-    """Return the path of the packaged `mini_clip` for that name, any other name or path as it is."""
-    packaged = Path(__file__).parent / "pretrained" / MINI_CLIP
-    if name == MINI_CLIP:
-        if not packaged.is_dir():
-            raise FileNotFoundError(
-                "The base CLIP 'mini_clip' ships with the splip package, which is not installed here: install it, or "
-                "pass base_model= with the path of a copy."
-            )
-        return str(packaged)
-    return name
-
-
-def load_clip(base: str, **kwargs) -> CLIPModel:
-    """Load a pretrained CLIP by folder, Hub id or the packaged name `mini_clip`.
-
-    Weights are read from safetensors alone. Of a repository with pickled ones, transformers downloads the copy that the
-    Hub has converted.
-
-    Raises:
-        OSError: in one sentence, if it is neither a local folder nor reachable on the Hub.
-    """
-    path = resolve_base(base)
-    try:
-        return CLIPModel.from_pretrained(path, use_safetensors=True, **kwargs)
-    except OSError as error:
-        where = (
-            "has no CLIP weights in safetensors"
-            if os.path.isdir(path)
-            else "is no local folder and not on the Hub or in the cache, with weights in safetensors"
-        )
-        raise OSError(
-            f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder."
-        ) from error
 
 
 def dimensions(config: CLIPConfig) -> tuple[int, int, int, int]:
@@ -85,14 +45,14 @@ def dimensions(config: CLIPConfig) -> tuple[int, int, int, int]:
 
 
 def vision_norms(clip: Clip) -> list[nn.LayerNorm]:
-    """Return the vision tower's LayerNorms in order: before the layers, two a layer, after CLS is read: 2 L_v + 2."""
+    """Return the vision tower's 2 L_v + 2 LayerNorms: the one before the layers, two a layer, the one after them."""
     tower = clip.vision_model
     inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
     return [tower.pre_layrnorm, *inner, tower.post_layernorm]
 
 
 def text_norms(clip: Clip) -> list[nn.LayerNorm]:
-    """Return the text tower's LayerNorms in order: two a layer, then the last: 2 L_t + 1."""
+    """Return the text tower's 2 L_t + 1 LayerNorms: two a layer, and the one after them."""
     tower = clip.text_model
     inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
     return [*inner, tower.final_layer_norm]
@@ -103,7 +63,11 @@ def embed_patches(clip: Clip, pixel_values: Tensor, interpolate: bool = False) -
 
     Args:
         pixel_values: (B, 3, H, W), normalised as the processor does.
-        interpolate: resample the position embeddings for another image size; H and W must be multiples of the patch.
+        interpolate: take images of another size than CLIP's, with the position embeddings interpolated; H and W must
+            be multiples of the patch size.
+
+    Raises:
+        ValueError: if the images have another shape or size.
     """
     config = clip.vision_model.config
     if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
@@ -134,18 +98,19 @@ def text_positions(clip: Clip, positions: Tensor) -> Tensor:
     return clip.text_model.embeddings.position_embedding(positions)
 
 
-def prompt_key_values(clip: Clip, norms: LayerNorms, prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
-    """Return what each vision layer's attention needs of its prompt tokens: their keys and values.
+def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
+    """Return the keys and values of each vision layer's prompts, (B or 1, K, d_v) each; None where it has no prompts.
 
-    A prompt's output is dropped after its layer, so nothing but LN1 and the key and value projections ever reads it.
+    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
+    that ever read a prompt.
 
     Args:
         norms: the vision LayerNorms in the order of `vision_norms`.
-        prompts: for each layer (B or 1, K, d_v) or None.
+        visual_prompts: for each layer (B or 1, K, d_v) or None.
     """
     layers = clip.vision_model.encoder.layers
     result: list[KeyValue | None] = []
-    for index, (layer, prompt) in enumerate(zip(layers, prompts, strict=True)):
+    for index, (layer, prompt) in enumerate(zip(layers, visual_prompts, strict=True)):
         if prompt is None:
             result.append(None)
             continue
@@ -158,24 +123,25 @@ def run_vision(
     clip: Clip,
     embeddings: Tensor,
     norms: LayerNorms,
-    prompts: Sequence[KeyValue | None] | None = None,
+    key_values: Sequence[KeyValue | None] | None = None,
     attention: str = "sdpa",
     output_attentions: bool = False,
 ) -> TowerOutput:
-    """Run the vision layers over [CLS, patches], each also attending to its own prompts.
+    """Run the vision layers over [CLS, patches]; each layer also attends to its own prompts.
 
     Args:
         embeddings: (B, 1 + P, d_v) of `embed_patches`.
         norms: 2 L_v + 2 LayerNorms in the order of `vision_norms`.
-        prompts: per layer, keys and values of `prompt_key_values`; None for plain CLIP.
+        key_values: the prompts of each layer, from `prompt_key_values`; None for plain CLIP.
         attention: "sdpa" or "eager".
+        output_attentions: whether to return the attentions; they are computed eagerly.
     """
     layers = clip.vision_model.encoder.layers
     x = norms[0](embeddings)
     outputs: list[Tensor] = []
     attentions: list[Any] = []
     for index, layer in enumerate(layers):
-        extra = prompts[index] if prompts is not None else None
+        extra = key_values[index] if key_values is not None else None
         x, weights = _encoder_layer(
             layer, x, norms[1 + 2 * index], norms[2 + 2 * index], None, extra, attention, output_attentions
         )
@@ -189,32 +155,33 @@ def run_text(
     embeddings: Tensor,
     norms: LayerNorms,
     mask: Tensor | PackedMask,
-    prompts: Tensor | None = None,
+    text_prompts: Tensor | None = None,
     depth: int | None = None,
     attention: str = "sdpa",
 ) -> TowerOutput:
-    """Run the text layers; at the input of each of the first `depth` layers positions 1..m are reset to the prompts.
+    """Run the text layers; the input of each of the first `depth` layers has T at positions 1..m.
 
     Args:
-        embeddings: (B, S, d_t) tokens with positions; where there are prompts, positions 1..m are placeholders.
+        embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
         norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, very negative elsewhere; of
-            a packed sequence a `PackedMask`.
-        prompts: T, (B, m, d_t), or None.
-        depth: how many layers reset their prompts; all by default.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere; for a
+            packed sequence a `PackedMask`.
+        text_prompts: T, (B, m, d_t), or None.
+        depth: how many layers have text prompts; None for all.
+        attention: "sdpa" or "eager".
     """
     x = embeddings
     outputs = []
     for index, layer in enumerate(clip.text_model.encoder.layers):
-        if prompts is not None and (depth is None or index < depth):
-            x = torch.cat([x[:, :1], prompts.to(x.dtype), x[:, 1 + prompts.shape[1] :]], dim=1)  # (B, S, d_t)
+        if text_prompts is not None and (depth is None or index < depth):
+            x = torch.cat([x[:, :1], text_prompts.to(x.dtype), x[:, 1 + text_prompts.shape[1] :]], dim=1)  # (B, S, d_t)
         x, _ = _encoder_layer(layer, x, norms[2 * index], norms[2 * index + 1], mask, None, attention, False)
         outputs.append(x)
     return TowerOutput(x, tuple(outputs), ())
 
 
 def project(head: nn.Linear, norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Return the unit-norm embedding (..., D): last LayerNorm, projection and norm, at least in float32."""
+    """Return embeddings (..., D): last LayerNorm, projection, unit norm; computed in float32 or wider."""
     with torch.autocast(x.device.type, enabled=False):
         dtype = torch.promote_types(head.weight.dtype, torch.float32)
         x = F.layer_norm(x.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
@@ -222,17 +189,17 @@ def project(head: nn.Linear, norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def project_image(clip: Clip, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
-    """Return f(x), (B, D), of the CLS outputs (B, d_v)."""
+    """Return f(x), (B, D), from the CLS outputs (B, d_v)."""
     return project(clip.visual_projection, norm, cls)
 
 
 def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
-    """Return F_t, (..., D), of the EOS outputs (..., d_t)."""
+    """Return F_t, (..., D), from the EOS outputs (..., d_t)."""
     return project(clip.text_projection, norm, eos)
 
 
 def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the plain CLIP text embeddings, (N, D), unit norm, float32 or wider, without gradients."""
+    """Return the text embeddings of plain CLIP: (N, D), unit norm, float32 or wider, without gradients."""
     with torch.no_grad():
         output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
         features = output if isinstance(output, Tensor) else output.pooler_output
@@ -241,7 +208,7 @@ def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
 
 @torch.no_grad()
 def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return every token of plain CLIP's text tower in the shared space: (N, J, D), unit norm, 0 behind the end."""
+    """Return all tokens of plain CLIP's text tower in the shared space, (N, J, D): unit norm; 0 where padded."""
     device = clip.logit_scale.device
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
@@ -259,7 +226,7 @@ def _encoder_layer(
     attention: str,
     output_attentions: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """One transformer layer, through activation checkpointing where `gradient_checkpointing_enable` asked for it."""
+    """Run one transformer layer, with activation checkpointing after `gradient_checkpointing_enable`."""
     forward = partial(_layer_forward, layer)
     if getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
         forward = partial(layer._gradient_checkpointing_func, forward)
@@ -289,7 +256,7 @@ def _attend(
     attention: str,
     output_attentions: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Self-attention of x (B, N, d) over itself and, where given, over `extra` keys and values (B or 1, K, d)."""
+    """Self-attention of x (B, N, d) over itself and over `extra` keys and values (B or 1, K, d) if there are some."""
     q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)  # (B, N, d) each
     if extra is not None:
         k, v = (
@@ -307,7 +274,7 @@ def _attend(
 def _attention(
     module: Any, eager: bool, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of queries (B, N, d) over keys and values (B, K, d); eagerly also the weights, (B, heads, N, K)."""
+    """Attention of queries (B, N, d) over keys and values (B, K, d); if eager, its weights (B, heads, N, K) too."""
     q, k, v = (_split_heads(tensor, module.num_heads) for tensor in (q, k, v))  # (B, heads, N, d / heads)
     if mask is not None:
         mask = mask.to(q.dtype)

@@ -1,8 +1,8 @@
 """Settings of the Cross-Modal Attention Alignment network (2024, arXiv 2407.00979)."""
 
-from .configuration_retriever import RetrieverConfig
+from typing import ClassVar
 
-LAYER_NORMS = ("vision", "none")
+from .configuration_retriever import RetrieverConfig
 
 
 class CrossAlignConfig(RetrieverConfig):
@@ -19,16 +19,7 @@ class CrossAlignConfig(RetrieverConfig):
     """
 
     model_type = "cross_align"
+    choices: ClassVar = {"layer_norms": ("vision", "none")}
 
-    def __init__(
-        self,
-        template: str = "a photo of a {class_name}",
-        layer_norms: str = "vision",
-        share_layer_norms: bool = False,
-        **kwargs,
-    ):
-        if layer_norms not in LAYER_NORMS:
-            raise ValueError(f"layer_norms must be one of {LAYER_NORMS}, got {layer_norms!r}.")
-        self.layer_norms = layer_norms
-        self.share_layer_norms = share_layer_norms
-        super().__init__(template=template, **kwargs)
+    layer_norms: str = "vision"
+    share_layer_norms: bool = False

@@ -1,7 +1,8 @@
-"""What the settings of every retrieval model have in common."""
+"""What the settings of every retrieval model have in common, and how they are checked."""
 
-import inspect
-from typing import Any
+import copy
+from dataclasses import MISSING, field, fields
+from typing import Any, ClassVar
 
 from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
@@ -9,51 +10,64 @@ from transformers.configuration_utils import PretrainedConfig
 MODALITIES = ("sketch", "photo")
 
 
-def check_modality(modality: str) -> str:
-    """Return the modality, or raise ValueError if it is neither "sketch" nor "photo"."""
+def check_modality(modality: str) -> None:
+    """Raise ValueError if the modality is neither "sketch" nor "photo"."""
     if modality not in MODALITIES:
         raise ValueError(f"modality must be 'sketch' or 'photo' (one modality a call), got {modality!r}.")
-    return modality
 
 
-class RetrieverConfig(PretrainedConfig):
-    """Settings of a frozen CLIP with small trained parts; a method adds its own.
+def check_class_names(class_names: Any) -> None:
+    """Raise ValueError if the class names are one text, which would count as a list of letters."""
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names must be a list of names, got the text {class_names!r}.")
+
+
+class RetrievalConfig(PretrainedConfig):
+    """Settings of every model that can be searched with.
 
     Args:
         clip_config: shape of the base CLIP.
-        base_model: name or path of the base CLIP; an adapter-only checkpoint takes its weights from there.
-        base_fingerprint: hash of the base CLIP's weights that the adapters were trained on.
-        checkpoint: "adapter" (without the base CLIP's weights) or "full".
         class_names: readable names of the seen classes, unique; their order is that of the class embeddings.
-        class_token_ids: for each class the token ids after the template's prefix, up to and with EOS.
-        prefix_token_ids: for each modality the token ids of the template before the class name, SOS first.
-        template: text of a class prompt with `{class_name}`.
-        peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
+
+    Raises:
+        ValueError: in one sentence, if a setting has a value that it cannot have.
     """
 
-    def __init__(
-        self,
-        clip_config: CLIPConfig | dict[str, Any] | None = None,
-        base_model: str | None = None,
-        base_fingerprint: str | None = None,
-        checkpoint: str = "full",
-        class_names: list[str] | None = None,
-        class_token_ids: list[list[int]] | None = None,
-        prefix_token_ids: dict[str, list[int]] | None = None,
-        template: str = "a photo of a {class_name}",
-        peft: dict[str, Any] | None = None,
-        **kwargs,
-    ):
-        self.clip_config = CLIPConfig(**clip_config) if isinstance(clip_config, dict) else clip_config or CLIPConfig()
-        self.base_model = base_model
-        self.base_fingerprint = base_fingerprint
-        self.checkpoint = checkpoint
-        self.class_names = list(class_names or [])
-        self.class_token_ids = [list(ids) for ids in class_token_ids or []]
-        self.prefix_token_ids = {key: list(ids) for key, ids in (prefix_token_ids or {}).items()}
-        self.template = template
-        self.peft = peft
-        super().__init__(**kwargs)
+    # So that `attn_implementation` and dtypes reach the CLIP inside.
+    sub_configs: ClassVar[dict[str, Any]] = {"clip_config": CLIPConfig}
+    # Checked for every model in one place: the values that a text may have, and the least value of a number with the
+    # advice for whoever wants less.
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    at_least: ClassVar[dict[str, tuple[int, str]]] = {}
+
+    clip_config: CLIPConfig = None  # a dict becomes one
+    class_names: list[str] = field(default_factory=list)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.clip_config, dict):
+            self.clip_config = CLIPConfig(**self.clip_config)
+        self.clip_config = self.clip_config or CLIPConfig()
+        check_class_names(self.class_names)
+        self.class_names = list(self.class_names or [])
+        self._check_values()
+        super().__post_init__(**kwargs)
+
+    def _check_values(self) -> None:
+        for name, known in self.choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
+        for name, default in self.defaults().items():
+            value = getattr(self, name)
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}.")
+            if name not in self.at_least or (value is None and default is None):
+                continue
+            least, advice = self.at_least[name]
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a whole number, got {value!r}.")
+            if value < least:
+                none = ", or None for all layers" if default is None else ""
+                raise ValueError(f"{name} must be at least {least}{none}, got {value}{advice}.")
 
     @property
     def projection_dim(self) -> int:
@@ -62,8 +76,38 @@ class RetrieverConfig(PretrainedConfig):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Return every field of the method and of its bases down to this class, with its default."""
-        owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, RetrieverConfig)]
-        parameters = [inspect.signature(owner.__init__).parameters.values() for owner in owners]
-        named = [p for group in parameters for p in group if p.name != "self" and p.kind is not p.VAR_KEYWORD]
-        return {parameter.name: parameter.default for parameter in named}
+        """Return every field that this package declares for the model, with its default; None for lists and dicts."""
+        inherited = {item.name for item in fields(PretrainedConfig)}
+        own = [item for item in fields(cls) if item.name not in inherited]
+        return {item.name: None if item.default is MISSING else item.default for item in own}
+
+
+class RetrieverConfig(RetrievalConfig):
+    """Settings of a frozen CLIP with small trained parts; a method adds its own.
+
+    Args:
+        base_model: name or path of the base CLIP; an adapter-only checkpoint takes its weights from there.
+        base_fingerprint: hash of the base CLIP's weights that the adapters were trained on.
+        checkpoint: "adapter" (without the base CLIP's weights) or "full".
+        class_token_ids: for each class the token ids after the template's prefix, up to and with EOS.
+        prefix_token_ids: for each modality the token ids of the template before the class name, SOS first.
+        template: text of a class prompt with `{class_name}`.
+        peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
+    """
+
+    base_model: str | None = None
+    base_fingerprint: str | None = None
+    checkpoint: str = "full"
+    class_token_ids: list[list[int]] = field(default_factory=list)
+    prefix_token_ids: dict[str, list[int]] = field(default_factory=dict)
+    template: str = "a photo of a {class_name}"
+    peft: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.class_token_ids = copy.deepcopy(self.class_token_ids or [])
+        self.prefix_token_ids = copy.deepcopy(self.prefix_token_ids or {})
+        super().__post_init__(**kwargs)
+
+
+# Saved folders carry the code that they need (`trust_remote_code`); holds for every configuration derived from it.
+RetrievalConfig.register_for_auto_class()

@@ -1,14 +1,11 @@
 """Settings of SpLIP (ECCV 2024, arXiv 2407.04207) and of its folded encoder."""
 
-from typing import Any
+from dataclasses import field
+from typing import Any, ClassVar
 
-from transformers import CLIPConfig
-from transformers.configuration_utils import PretrainedConfig
+from .configuration_retriever import MODALITIES, RetrievalConfig, RetrieverConfig
 
-from .configuration_retriever import RetrieverConfig
-
-CONDITIONINGS = ("image", "domain")
-LAYER_NORMS = ("both", "vision", "text", "none")
+_SWITCH_OFF = "; switch a part off by its use_ field instead"
 
 
 class SplipConfig(RetrieverConfig):
@@ -34,82 +31,45 @@ class SplipConfig(RetrieverConfig):
     """
 
     model_type = "splip"
+    choices: ClassVar = {"conditioning": ("image", "domain"), "layer_norms": ("both", "vision", "text", "none")}
+    at_least: ClassVar = {
+        "m": (1, _SWITCH_OFF),
+        "n": (1, _SWITCH_OFF),
+        "bottleneck": (1, _SWITCH_OFF),
+        "prompt_depth": (1, "; switch prompts off by the use_ fields instead"),
+    }
 
-    def __init__(
-        self,
-        template: str = "{modality} of a {class_name}",
-        m: int = 4,
-        n: int = 2,
-        bottleneck: int = 256,
-        use_b_t: bool = True,
-        use_b_v: bool = True,
-        use_b_vt: bool = True,
-        layer_norms: str = "both",
-        share_layer_norms: bool = True,
-        prompt_depth: int | None = None,
-        conditioning: str = "image",
-        **kwargs,
-    ):
-        if conditioning not in CONDITIONINGS:
-            raise ValueError(f"conditioning must be one of {CONDITIONINGS}, got {conditioning!r}.")
-        if layer_norms not in LAYER_NORMS:
-            raise ValueError(f"layer_norms must be one of {LAYER_NORMS}, got {layer_norms!r}.")
-        for name, value in {"m": m, "n": n, "bottleneck": bottleneck}.items():
-            if not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, got {value!r}.")
-            if value < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {value}; switch a part off by its use_ field instead."
-                )
-        if prompt_depth is not None and prompt_depth < 1:
-            raise ValueError(
-                f"prompt_depth must be at least 1, or None for all layers, got {prompt_depth}; switch prompts off by "
-                "the use_ fields instead."
-            )
-        self.m = m
-        self.n = n
-        self.bottleneck = bottleneck
-        self.use_b_t = use_b_t
-        self.use_b_v = use_b_v
-        self.use_b_vt = use_b_vt
-        self.layer_norms = layer_norms
-        self.share_layer_norms = share_layer_norms
-        self.prompt_depth = prompt_depth
-        self.conditioning = conditioning
-        super().__init__(template=template, **kwargs)
+    template: str = "{modality} of a {class_name}"
+    m: int = 4
+    n: int = 2
+    bottleneck: int = 256
+    use_b_t: bool = True
+    use_b_v: bool = True
+    use_b_vt: bool = True
+    layer_norms: str = "both"
+    share_layer_norms: bool = True
+    prompt_depth: int | None = None
+    conditioning: str = "image"
 
 
-class SplipEncoderConfig(PretrainedConfig):
+class SplipEncoderConfig(RetrievalConfig):
     """Settings of a `SplipEncoder`: a domain-conditioned `SplipModel` folded into a vision tower and constants.
 
     Args:
         clip_config: shape of the base CLIP; only its vision part is built.
-        prompt_counts: for each modality the number of prompt tokens in each vision layer.
         class_names: the seen classes of the model that was folded.
+        prompt_counts: for each modality the number of prompt tokens in each vision layer.
         model_fingerprint: fingerprint of the model that was folded.
         share_layer_norms: whether both modalities use the same LayerNorms.
     """
 
     model_type = "splip_encoder"
 
-    def __init__(
-        self,
-        clip_config: CLIPConfig | dict[str, Any] | None = None,
-        prompt_counts: dict[str, list[int]] | None = None,
-        class_names: list[str] | None = None,
-        model_fingerprint: str | None = None,
-        share_layer_norms: bool = True,
-        **kwargs,
-    ):
-        self.clip_config = CLIPConfig(**clip_config) if isinstance(clip_config, dict) else clip_config or CLIPConfig()
-        none = [0] * self.clip_config.vision_config.num_hidden_layers
-        self.prompt_counts = dict(prompt_counts or {"sketch": none, "photo": none})
-        self.class_names = list(class_names or [])
-        self.model_fingerprint = model_fingerprint
-        self.share_layer_norms = share_layer_norms
-        super().__init__(**kwargs)
+    prompt_counts: dict[str, list[int]] = field(default_factory=dict)
+    model_fingerprint: str | None = None
+    share_layer_norms: bool = True
 
-    @property
-    def projection_dim(self) -> int:
-        """D, the width of an embedding."""
-        return self.clip_config.projection_dim
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        none = [0] * self.clip_config.vision_config.num_hidden_layers
+        self.prompt_counts = dict(self.prompt_counts or dict.fromkeys(MODALITIES, none))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-# What photos and drawings come as. PIL knows more formats and hands some to other programs, EPS to Ghostscript.
+# PIL knows more formats, and starts other programs for some: Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
 
 
 def image_formats() -> list[str]:
-    """Return the names of the formats that are read, as far as this PIL has them."""
+    """Return the names of the formats that are read and that the installed PIL has."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -29,15 +29,15 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) 
 
     Args:
         source: a path, or the file's content.
-        max_pixels: refuse an image of more pixels, before they are decoded.
+        max_pixels: an image of more pixels is refused before it is decoded.
 
     Returns:
         The image in its own mode and size, with all pixels in memory.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no regular file, no image of a known format, damaged, or too large; in a few words without
-            the file's name where `source` is its content.
+        ValueError: if it is no regular file, no image of a known format, damaged, or too large. The message is a
+            sentence with the file's name; if `source` is the content, only the reason.
     """
     name = None if isinstance(source, bytes) else str(source)
     try:
@@ -50,7 +50,7 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) 
 
 
 def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait
         raise ValueError("no regular file")
     return path.read_bytes()
 
@@ -58,7 +58,7 @@ def _content(path: Path) -> bytes:
 def _decoded(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=image_formats())
-    except UnidentifiedImageError:  # its own words name an object in memory
+    except UnidentifiedImageError:  # PIL's message names an object in memory
         raise ValueError("no image of a known kind") from None
     with image:
         if image.width * image.height > max_pixels:

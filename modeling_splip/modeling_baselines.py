@@ -6,28 +6,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .clip_backbone import MINI_CLIP
+from .clip_base import MINI_CLIP
 from .modeling_clip_at import ClipAtModel
 
 
 def frozen_clip(base: str = MINI_CLIP) -> ClipAtModel:
-    """Return plain CLIP as a retrieval model, every trained part switched off."""
+    """Return plain CLIP as a retrieval model: CLIP-AT with every trained part switched off."""
     return ClipAtModel.from_clip(base, prompts=0, layer_norms="none")
 
 
 class TextQueryClip(ClipAtModel):
-    """Frozen CLIP that names a sketch, "a photo of a {class}", and searches with the name instead of the drawing.
+    """Frozen CLIP that guesses the class of a sketch and searches with "a photo of a {class}" instead of the drawing.
 
-    The names are those of all classes of the data set, unseen ones included: it is told what there can be, which no
-    zero-shot model is.
+    It knows the names of all classes of the data set, the unseen ones included. So it is no zero-shot model.
     """
+
+    title = "frozen CLIP, class name as query"
+    arxiv = "2103.00020"
 
     @classmethod
     def from_names(cls, base: str, class_names: Sequence[str]) -> "TextQueryClip":
-        """Build it for the classes that a sketch may show.
+        """Return the model for the classes that a sketch may show.
+
+        Args:
+            base: folder, Hub id, or the name of a packaged CLIP.
+            class_names: readable names of the classes.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there are no names.
         """
         if not class_names:
             raise ValueError("The text query needs the names of the classes that a sketch may show: pass class_names.")
@@ -37,7 +43,7 @@ class TextQueryClip(ClipAtModel):
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor, modality: str) -> Tensor:
-        """Return photos' embeddings, and for a sketch the embedding of the nearest class name: (B, D), unit norm."""
+        """Return a photo's embedding, or for a sketch that of the nearest class name: (B, D), unit norm, float32."""
         embeds = super().encode(pixel_values, modality)
         if modality == "photo":
             return embeds
@@ -45,5 +51,5 @@ class TextQueryClip(ClipAtModel):
         return classes[(embeds @ classes.T).argmax(dim=1)]
 
     def model_fingerprint(self) -> str:
-        """Return 16 hex digits; not those of the same CLIP searched with the sketch."""
+        """Return 16 hex digits, other ones than those of the same CLIP that searches with the sketch."""
         return hashlib.blake2b(b"text query" + super().model_fingerprint().encode(), digest_size=8).hexdigest()

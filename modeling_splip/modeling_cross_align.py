@@ -1,7 +1,7 @@
-"""The Cross-Modal Attention Alignment network (2024, arXiv 2407.00979): what of it retrieval needs.
+"""The Cross-Modal Attention Alignment network (2024, arXiv 2407.00979): the parts that retrieval needs.
 
-Two vision towers (one frozen CLIP, LayerNorms of their own) and the relation network. Descriptions and cross-attention
-serve training only and live in the objective: at inference there is no text.
+These are two vision towers (one frozen CLIP with LayerNorms for each modality) and the relation network. Descriptions
+and cross-attention are used in training only and are part of the objective: there is no text at inference.
 
 Symbols: x an image, Z its tokens in the shared space (1 + P, D), CLS first, f the embedding (D).
 """
@@ -11,10 +11,9 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from .adapters import RelationNetwork
-from .clip_backbone import embed_patches, project_image, run_vision
+from .clip_backbone import project_image
 from .configuration_cross_align import CrossAlignConfig
 from .configuration_retriever import check_modality
-from .modeling_encoder import RetrievalOutput, retrieval_output
 from .modeling_retriever import Retriever
 
 
@@ -24,9 +23,10 @@ class CrossAlignModel(Retriever):
     Rank by the embeddings; `relation` scores pairs of images by their tokens, to rank the first results again.
     """
 
+    title = "Cross-Modal Attention Alignment (2024)"
+    arxiv = "2407.00979"
     config_class = CrossAlignConfig
     base_model_prefix = "cross_align"
-    title, arxiv = "Cross-Modal Attention Alignment (2024)", "2407.00979"
 
     def __init__(self, config: CrossAlignConfig):
         super().__init__(config)
@@ -38,39 +38,16 @@ class CrossAlignModel(Retriever):
         self.post_init()
         self.freeze()
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        modality: str,
-        return_class_embeds: bool = True,
-        interpolate_pos_encoding: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool = True,
-    ) -> RetrievalOutput | tuple:
-        """Encode B images of one modality; the arguments are those of `SplipModel.forward`.
-
-        The class embeddings are the frozen text tower's, the same for every image: (1, C, D).
-        """
-        norms = self.layer_norms(check_modality(modality))
-        embeddings = embed_patches(self.clip, pixel_values, interpolate_pos_encoding)  # (B, 1 + P, d_v)
-        output = run_vision(self.clip, embeddings, norms, attention=self.attention, output_attentions=output_attentions)
-        class_embeds = None
-        if return_class_embeds and self.config.class_names:
-            class_embeds = self.frozen_class_embeds(modality)[None]  # (1, C, D)
-        return retrieval_output(
-            self.clip, norms, embeddings, output, class_embeds, output_hidden_states, output_attentions, return_dict
-        )
-
     @torch.no_grad()
     def encode_tokens(self, pixel_values: Tensor, modality: str) -> Tensor:
-        """Return the patches' shared tokens Z[1:] for `relation`: (B, P, D), unit norm, in float16 to be stored."""
-        output = self(pixel_values, modality, return_class_embeds=False)
+        """Return the patches' shared tokens Z[1:] for `relation`: (B, P, D), unit norm, in float16 for storing."""
+        output = self(pixel_values, modality, return_class_embeds=False, return_dict=True)
         return self.shared_tokens(output.tokens[:, 1:], modality).half()
 
     def shared_tokens(self, tokens: Tensor, modality: str) -> Tensor:
-        """Return Z, (B, 1 + P, D), unit norm, of an output's `tokens`: last LayerNorm and projection, as f is made."""
-        return project_image(self.clip, self.layer_norms(check_modality(modality))[-1], tokens)
+        """Return Z, (B, 1 + P, D), unit norm, from an output's `tokens`: last LayerNorm and projection, as for f."""
+        check_modality(modality)
+        return project_image(self.clip, self.layer_norms(modality)[-1], tokens)
 
     def relation(self, sketch: Tensor, photo: Tensor) -> Tensor:
         """Return how well pairs match, (B,) in 0..1, of their patches' shared tokens Z[1:], (B, P, D) each."""

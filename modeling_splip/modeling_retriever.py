@@ -1,11 +1,11 @@
-"""What every trained retrieval model has in common: frozen CLIP plus small adapters, and their checkpoints."""
+"""What every trained model has in common: a frozen CLIP with small trained parts, and their checkpoints."""
 
 import difflib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,26 +15,32 @@ from transformers import AutoTokenizer, CLIPModel, initialization
 from .adapters import LayerNormAdapter
 from .adapters_peft import base_names, inject_peft
 from .class_prompts import frozen_class_embeds, tokenize_class_prompts
-from .clip_backbone import LayerNorms, dimensions, frozen_text_embeds, load_clip, resolve_base, vision_norms
-from .configuration_retriever import MODALITIES
-from .modeling_encoder import RetrieverEncoder, set_tower_dtypes, weights_fingerprint
+from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
+from .clip_base import load_clip, resolve_base
+from .configuration_retriever import MODALITIES, check_class_names
+from .modeling_retrieval import RetrievalModel, set_tower_dtypes, weights_fingerprint
 
 # Fields that say where weights lie or what they are, not what the model computes with them.
 _NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
 
 
-class Retriever(RetrieverEncoder):
+class Retriever(RetrievalModel):
     """A frozen CLIP with small trained parts.
 
-    A subclass builds them in `__init__` (`vision_adapters` by that name, if it has some) and copies what starts from
-    CLIP's own weights in `start_from_clip`.
+    A subclass builds them in `__init__` (LayerNorms of the vision tower under the name `vision_adapters`), and copies
+    what starts from CLIP's own weights in `start_from_clip`.
     """
 
     clip: CLIPModel
 
+    @property
+    def vision(self) -> CLIPModel:
+        """The module that holds CLIP's vision tower and projection."""
+        return self.clip
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise what a checkpoint lacks."""
+        """Initialise the tensors that a checkpoint does not hold."""
         if isinstance(module, nn.Linear):
             bound = 1 / math.sqrt(module.in_features)
             initialization.uniform_(module.weight, -bound, bound)
@@ -45,7 +51,7 @@ class Retriever(RetrieverEncoder):
             initialization.zeros_(module.bias)
 
     def post_init(self) -> None:
-        """Initialise, and put PEFT's layers into the base CLIP where the configuration has some."""
+        """Initialise, and put PEFT's layers into the base CLIP if the configuration has some."""
         super().post_init()
         if self.config.peft:
             inject_peft(self.clip, self.config.peft)
@@ -71,25 +77,48 @@ class Retriever(RetrieverEncoder):
         prefix, classes = self.config.prefix_token_ids[modality], self.config.class_token_ids
         return frozen_class_embeds(self.clip, prefix, classes, self.attention)
 
+    def condition(
+        self, embeddings: Tensor, modality: str, return_class_embeds: bool
+    ) -> tuple[Sequence[KeyValue | None] | None, Tensor | None]:
+        """Return no prompts, and the class embeddings of the frozen text tower, the same for all images: (1, C, D)."""
+        if not return_class_embeds or not self.config.class_names:
+            return None, None
+        return None, self.frozen_class_embeds(modality)[None]
+
+    @property
+    def text_prompt_count(self) -> int:
+        """How many learned tokens each class prompt holds besides its own: here none."""
+        return 0
+
     @property
     def stores_image_means(self) -> bool:
-        """Whether the model stores means of its training images: it then has `mean_patch` and `set_domain_mean`."""
+        """Whether the model stores a mean over the training images of each modality, to be set before training.
+
+        If so, training takes `mean_patch` of every training image of a modality, and gives the mean of these over the
+        images to `set_domain_mean`.
+        """
         return False
 
+    def mean_patch(self, pixel_values: Tensor) -> Tensor:
+        """Return what each image adds to the mean that the model stores: (B, d_v).
+
+        Raises:
+            ValueError: if the model stores none (`stores_image_means`).
+        """
+        raise ValueError(f"{type(self).__name__} stores no mean of the training images, so no image adds to it.")
+
+    def set_domain_mean(self, modality: str, mean: Tensor) -> None:
+        """Store the mean of `mean_patch` over the training images of one modality, (d_v,).
+
+        Raises:
+            ValueError: if the model stores none (`stores_image_means`), or it has another shape.
+        """
+        raise ValueError(f"{type(self).__name__} stores no mean of the training images: do not set one.")
+
     def layer_norm_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of the trained LayerNorms."""
+        """Return the weights and biases of the LayerNorms that are trained, for a learning rate of their own."""
         adapters = [module for module in self.modules() if isinstance(module, LayerNormAdapter)]
         return [parameter for adapter in adapters for parameter in adapter.parameters()]
-
-    @property
-    def attention(self) -> str:
-        """The attention implementation, "sdpa" or "eager"."""
-        return self.config._attn_implementation or "sdpa"
-
-    @property
-    def text_prompts(self) -> int:
-        """How many learned tokens each class prompt holds besides its own."""
-        return 0
 
     def freeze(self) -> None:
         """Freeze the base CLIP; everything else trains."""
@@ -98,7 +127,7 @@ class Retriever(RetrieverEncoder):
             parameter.requires_grad_(name not in base)
 
     def train(self, mode: bool = True) -> "Retriever":
-        """Set training mode; the frozen CLIP stays in evaluation mode, but for the tower that PEFT trains."""
+        """Set training mode. The frozen CLIP stays in evaluation mode, except for a tower that PEFT trains."""
         super().train(mode)
         self.clip.eval()
         if self.config.peft:
@@ -106,14 +135,14 @@ class Retriever(RetrieverEncoder):
         return self
 
     def start_from_clip(self) -> None:
-        """Copy into the trained parts what starts from the base CLIP's weights: here the LayerNorm adapters."""
+        """Copy the base CLIP's weights into the trained parts that start from them: here the LayerNorm adapters."""
         self._check_context()
         for adapter in getattr(self, "vision_adapters", {}).values():
             adapter.copy_from(vision_norms(self.clip))
 
     @classmethod
-    def prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
-        """Tokenise the class prompts once, so that encoding needs no tokenizer."""
+    def class_prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the token ids of the class prompts as configuration fields, so that encoding needs no tokenizer."""
         template = settings.get("template", cls.config_class.defaults()["template"])
         prefixes, suffixes = tokenize_class_prompts(tokenizer, template, class_names)
         return {"prefix_token_ids": prefixes, "class_token_ids": suffixes}
@@ -123,26 +152,29 @@ class Retriever(RetrieverEncoder):
         """Build an untrained model on a pretrained CLIP.
 
         Args:
-            base: folder, Hub id, or "mini_clip" for the packaged offline backbone.
-            class_names: readable names of the seen classes, unique and not empty where the method needs them.
+            base: the pretrained CLIP: folder, Hub id, or the name of a packaged one, such as "mini_clip".
+            class_names: readable names of the seen classes, each once; some methods need at least one.
             **settings: fields of the configuration class.
 
+        Returns:
+            The model in evaluation mode, in torch's default dtype.
+
         Raises:
-            ValueError: if a class name is empty, occurs twice or does not fit into the text context, or a setting is
-                none of the configuration's fields.
+            ValueError: if a class name is empty, occurs twice or is too long for the text tower, or the configuration
+                has no such field or value.
+            OSError: if there is no such CLIP.
         """
         known = [*cls.config_class.defaults(), "attn_implementation"]
         for name in settings:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise ValueError(f"{cls.config_class.__name__} has no field '{name}' (nearest: '{near}').")
-        if isinstance(class_names, str):
-            raise ValueError(f"class_names must be a list of names, got the text {class_names!r}.")
+        check_class_names(class_names)
         clip = load_clip(base)
         class_names = list(class_names or [])
         if class_names:
             tokenizer = AutoTokenizer.from_pretrained(resolve_base(base))
-            settings |= cls.prompt_settings(tokenizer, class_names, settings)
+            settings |= cls.class_prompt_settings(tokenizer, class_names, settings)
         config = cls.config_class(
             clip_config=clip.config,
             base_model=str(base),
@@ -160,16 +192,17 @@ class Retriever(RetrieverEncoder):
         return model.eval()
 
     def _check_context(self) -> None:
-        """Refuse class prompts that are longer than the text tower's context."""
+        """Raise ValueError if a class prompt is longer than the text tower's context."""
         config = self.config
         limit = config.clip_config.text_config.max_position_embeddings
-        prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + self.text_prompts
+        learned = self.text_prompt_count
+        prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + learned
         for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
             if prefix + len(ids) > limit:
-                own, advice = (f" with m={self.text_prompts}", ", the template or m") if self.text_prompts else ("", "")
+                own, advice = (f" with m={learned}", ", the template or m") if learned else ("", " or the template")
                 raise ValueError(
                     f"The prompt of class '{name}' has {prefix + len(ids)} tokens{own}, but the text tower takes "
-                    f"{limit}: shorten the class name{advice or ' or the template'}."
+                    f"{limit}: shorten the class name{advice}."
                 )
 
     def adapter_state(self) -> dict[str, Tensor]:
@@ -177,6 +210,7 @@ class Retriever(RetrieverEncoder):
         return self._without_base(self.state_dict())
 
     def _without_base(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that are not the base CLIP's."""
         base = {f"clip.{name}" for name in base_names(self.clip)}
         return {name: tensor for name, tensor in state.items() if name not in base}
 
@@ -207,6 +241,9 @@ class Retriever(RetrieverEncoder):
         """Save the adapters, or with `full` the base CLIP's weights too.
 
         An adapter-only checkpoint names its base CLIP in the config and takes the weights from there when loaded.
+
+        Raises:
+            ValueError: without `full`, if the configuration names no base CLIP.
         """
         state = kwargs.pop("state_dict", None) or self.state_dict()
         before = self.config.checkpoint
@@ -222,7 +259,12 @@ class Retriever(RetrieverEncoder):
 
     @classmethod
     def base_state(cls, config: Any, base_model: str | None, hub: dict[str, Any]) -> dict[str, Tensor]:
-        """Load the base CLIP's tensors under `clip.`; refuses another CLIP than the one that was trained on."""
+        """Return the base CLIP's tensors, named as in this model; none for a full checkpoint.
+
+        Raises:
+            OSError: if there is no such CLIP.
+            ValueError: if it is another CLIP than the one that the checkpoint was trained on.
+        """
         if config.checkpoint == "full":
             return {}
         base = base_model or config.base_model

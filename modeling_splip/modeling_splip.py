@@ -1,4 +1,4 @@
-"""SpLIP (ECCV 2024, arXiv 2407.04207): a frozen CLIP whose towers feed each other prompts and whose LayerNorms train.
+"""SpLIP (ECCV 2024, arXiv 2407.04207): a frozen CLIP whose towers give each other prompts, and whose LayerNorms train.
 
 Symbols: x an image of modality delta, E_0 its patch embeddings (P, d_v), T the m text prompts, W_l the outputs of text
 layer l, V_tg and V_ms the visual prompts, f the embedding (D), F_t(c | x) the embedding of class c, C seen classes.
@@ -23,13 +23,11 @@ from .clip_backbone import (
     project_text,
     prompt_key_values,
     run_text,
-    run_vision,
     text_norms,
     text_positions,
 )
 from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipConfig
-from .modeling_encoder import RetrievalOutput, retrieval_output
 from .modeling_retriever import Retriever
 from .modeling_splip_encoder import SplipEncoder
 
@@ -41,9 +39,10 @@ class SplipModel(Retriever):
     alone. With all parts switched off it is plain CLIP.
     """
 
+    title = "SpLIP (ECCV 2024)"
+    arxiv = "2407.04207"
     config_class = SplipConfig
     base_model_prefix = "splip"
-    title, arxiv = "SpLIP (ECCV 2024)", "2407.04207"
 
     def __init__(self, config: SplipConfig):
         super().__init__(config)
@@ -73,17 +72,21 @@ class SplipModel(Retriever):
             initialization.zeros_(module.domain_mean)
 
     @classmethod
-    def prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
-        """Tokenise the class prompts; the template must name the modality."""
+    def class_prompt_settings(cls, tokenizer: Any, class_names: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the token ids of the class prompts as configuration fields.
+
+        Raises:
+            ValueError: if the template does not hold the modality and then the class name, or a name cannot be used.
+        """
         template = settings.get("template", cls.config_class.defaults()["template"])
         before, found, _ = template.partition("{class_name}")
         if not found or "{modality}" not in before:
             found = json.dumps(template)
             raise ValueError(f"template must hold {{modality}} and after it {{class_name}}, got {found}.")
-        return super().prompt_settings(tokenizer, class_names, settings)
+        return super().class_prompt_settings(tokenizer, class_names, settings)
 
     @property
-    def text_prompts(self) -> int:
+    def text_prompt_count(self) -> int:
         """How many learned tokens each class prompt holds besides its own."""
         return self.config.m * self.config.use_b_t
 
@@ -93,80 +96,61 @@ class SplipModel(Retriever):
         if self.config.layer_norms in ("both", "text"):
             self.text_adapter.copy_from(text_norms(self.clip))
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        modality: str,
-        return_class_embeds: bool = True,
-        interpolate_pos_encoding: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool = True,
-    ) -> RetrievalOutput | tuple:
-        """Encode B images of one modality.
-
-        Args:
-            pixel_values: (B, 3, H, W).
-            modality: "sketch" or "photo".
-            return_class_embeds: whether the output holds F_t(c | x) of the seen classes.
-            interpolate_pos_encoding: take images of another size than the base CLIP's.
-            output_hidden_states: whether the output holds every vision layer's input and the last one's output.
-            output_attentions: whether the output holds the vision attentions (computed eagerly).
-            return_dict: whether to return a `RetrievalOutput` or a tuple.
-        """
+    def condition(
+        self, embeddings: Tensor, modality: str, return_class_embeds: bool
+    ) -> tuple[list[KeyValue | None], Tensor | None]:
+        """Return each vision layer's prompts [V_tg, V_ms,l] as keys and values, and F_t(c | x), (B or 1, C, D)."""
         config = self.config
-        check_modality(modality)
-        embeddings = embed_patches(self.clip, pixel_values, interpolate_pos_encoding)  # (B, 1 + P, d_v), E_0 = [:, 1:]
-        norms = self.layer_norms(modality)
         means, class_embeds = None, None
         if config.use_b_vt or (return_class_embeds and config.class_names):
-            prompts = self._text_prompts(embeddings, modality)  # (B or 1, m, d_t)
-            means, eos = self._text_pass(prompts, modality)
+            text_prompts = self._text_prompts(embeddings, modality)  # (B or 1, m, d_t)
+            means, eos = self._text_pass(text_prompts, modality)
             class_embeds = self._project_classes(eos) if return_class_embeds else None  # (B or 1, C, D)
-        visual = prompt_key_values(self.clip, norms, self._visual_prompts(means, modality))
-        output = run_vision(
-            self.clip, embeddings, norms, visual, attention=self.attention, output_attentions=output_attentions
-        )
-        return retrieval_output(
-            self.clip, norms, embeddings, output, class_embeds, output_hidden_states, output_attentions, return_dict
-        )
+        visual_prompts = self._visual_prompts(means, modality)
+        return prompt_key_values(self.clip, self.layer_norms(modality), visual_prompts), class_embeds
 
     def class_embeds(self, modality: str) -> Tensor:
-        """Return F_t(c | delta) of the seen classes where it does not depend on the image: (C, D), unit norm.
+        """Return F_t(c | delta) of the seen classes if it does not depend on the image: (C, D), unit norm.
 
         Raises:
-            ValueError: with image conditioning, where every image has its own.
+            ValueError: with image conditioning, where every image has class embeddings of its own.
         """
+        check_modality(modality)
         if self.config.use_b_t and self.config.conditioning == "image":
             raise ValueError(
                 "With conditioning='image' class embeddings depend on the image: read them from the output."
             )
-        _, eos = self._text_pass(self._text_prompts(None, check_modality(modality)), modality)
+        _, eos = self._text_pass(self._text_prompts(None, modality), modality)
         return self._project_classes(eos)[0]
+
+    @property
+    def stores_image_means(self) -> bool:
+        """Whether the model stores the mean of E_0 over the training images of each modality: domain conditioning."""
+        return self.config.conditioning == "domain"
+
+    def mean_patch(self, pixel_values: Tensor) -> Tensor:
+        """Return the mean of E_0 over the patches of each image: (B, d_v); frozen, so training does not change it."""
+        return embed_patches(self.clip, pixel_values)[:, 1:].mean(dim=1)
 
     @torch.no_grad()
     def set_domain_mean(self, modality: str, mean: Tensor) -> None:
-        """Store the mean of E_0 over patches and training images of one modality: (d_v,), for domain conditioning."""
+        """Store the mean of E_0 over the patches of all training images of one modality, (d_v,).
+
+        Raises:
+            ValueError: without domain conditioning, or if the modality is unknown or the mean has another shape.
+        """
+        check_modality(modality)
         if self.config.conditioning != "domain":
             raise ValueError(f"Only conditioning='domain' takes a mean, and this is '{self.config.conditioning}'.")
         if mean.shape != self.domain_mean.shape[1:]:
             raise ValueError(f"mean must be ({self.domain_mean.shape[1]},), the vision width, got {tuple(mean.shape)}.")
-        self.domain_mean[MODALITIES.index(check_modality(modality))] = mean
-
-    @property
-    def stores_image_means(self) -> bool:
-        """Whether the prompts come from means of the training images, which the model stores."""
-        return self.config.conditioning == "domain"
-
-    def mean_patch(self, pixel_values: Tensor) -> Tensor:
-        """Return the mean of E_0 over patches, (B, d_v): frozen, so its mean over images is a constant of the data."""
-        return embed_patches(self.clip, pixel_values)[:, 1:].mean(dim=1)
+        self.domain_mean[MODALITIES.index(modality)] = mean
 
     def fold(self) -> "SplipEncoder":
-        """Return a new encoder of the same embeddings that is a vision tower and constants only.
+        """Return a new model with the same embeddings that consists of a vision tower and constants only.
 
         Raises:
-            ValueError: with image conditioning, where prompts are not constants.
+            ValueError: with image conditioning, where every image has prompts of its own.
         """
         if self.config.use_b_t and self.config.use_b_vt and self.config.conditioning == "image":
             raise ValueError("fold() needs conditioning='domain': with 'image' every image has prompts of its own.")
@@ -181,7 +165,7 @@ class SplipModel(Retriever):
         return prompt_key_values(self.clip, self.layer_norms(modality), self._visual_prompts(means, modality))
 
     def _text_prompts(self, embeddings: Tensor | None, modality: str) -> Tensor | None:
-        """T = B_t(E_0): (B, m, d_t) from each image, or (1, m, d_t) from the modality's mean."""
+        """Return T = B_t(E_0): (B, m, d_t) from each image, or (1, m, d_t) from the modality's mean."""
         if not self.config.use_b_t:
             return None
         if self.config.conditioning == "image" and embeddings is not None:
@@ -194,28 +178,29 @@ class SplipModel(Retriever):
             )
         return self.b_t(mean[None])
 
-    def _text_pass(self, prompts: Tensor | None, modality: str) -> tuple[Tensor, Tensor]:
+    def _text_pass(self, text_prompts: Tensor | None, modality: str) -> tuple[Tensor, Tensor]:
         """Run the class prompts; return the means of W_l, (L_t, B or 1, d_t), and the EOS outputs, (B or 1, C, d_t)."""
         config = self.config
-        m = 0 if prompts is None else config.m
+        m = 0 if text_prompts is None else config.m
         device = self.clip.logit_scale.device
         packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
-        x = x.expand(1 if prompts is None else prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
-        output = run_text(self.clip, x, self._text_norms(), packed.mask, prompts, config.prompt_depth, self.attention)
+        x = x.expand(1 if text_prompts is None else text_prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
+        norms, depth = self._text_norms(), config.prompt_depth
+        output = run_text(self.clip, x, norms, packed.mask, text_prompts, depth, self.attention)
         weights = packed.weights.to(output.last.dtype).to(device)  # (S,)
         means = torch.stack([weights @ w for w in output.layers])  # (L_t, B or 1, d_t)
         return means, output.last[:, packed.eos]
 
     def _project_classes(self, eos: Tensor) -> Tensor:
-        """F_t(c | x) of the EOS outputs: (B or 1, C, D), unit norm."""
+        """Return F_t(c | x) from the EOS outputs: (B or 1, C, D), unit norm."""
         return project_text(self.clip, self._text_norms()[-1], eos)
 
     def _text_norms(self) -> LayerNorms:
         return self.text_adapter if self.config.layer_norms in ("both", "text") else text_norms(self.clip)
 
     def _visual_prompts(self, means: Tensor | None, modality: str) -> list[Tensor | None]:
-        """Return [V_tg, V_ms,l] for every vision layer l, (B or 1, K, d_v), or None beyond the prompts' depth."""
+        """Return [V_tg, V_ms,l], (B or 1, K, d_v), for every vision layer l; None for layers without prompts."""
         config = self.config
         _, _, l_v, l_t = dimensions(config.clip_config)
         depth = l_v if config.prompt_depth is None else config.prompt_depth
@@ -233,7 +218,7 @@ class SplipModel(Retriever):
 
 
 def _join(parts: list[Tensor]) -> Tensor | None:
-    """Concatenate prompts of batch B or 1 along their tokens."""
+    """Return prompts of B images or of one, (B or 1, k, d_v) each, one behind the other: (B or 1, K, d_v)."""
     if not parts:
         return None
     batch = next((part.shape[0] for part in parts if part.shape[0] != 1), 1)

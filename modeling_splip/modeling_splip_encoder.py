@@ -1,4 +1,4 @@
-"""SpLIP folded: with domain conditioning all prompts are constants, and an image costs what plain CLIP costs."""
+"""SpLIP folded: with domain conditioning all prompts are constants, so an image costs what it costs in plain CLIP."""
 
 import copy
 from typing import Any
@@ -9,21 +9,22 @@ from transformers import CLIPVisionModel, initialization
 
 from .adapters import LayerNormAdapter
 from .adapters_peft import merged_state
-from .clip_backbone import LayerNorms, dimensions, embed_patches, run_vision, vision_norms
-from .configuration_retriever import MODALITIES, check_modality
+from .clip_backbone import KeyValue, LayerNorms, dimensions, vision_norms
+from .configuration_retriever import MODALITIES
 from .configuration_splip import SplipEncoderConfig
-from .modeling_encoder import RetrievalOutput, RetrieverEncoder, retrieval_output
+from .modeling_retrieval import RetrievalModel
 
 
-class SplipEncoder(RetrieverEncoder):
+class SplipEncoder(RetrievalModel):
     """A folded `SplipModel`: CLIP's vision tower and, for each layer, the constant keys and values of its prompts.
 
-    Gives the same embeddings; needs no text tower and no tokenizer.
+    It gives the same embeddings without a text tower and a tokenizer.
     """
 
+    title = "SpLIP, folded (ECCV 2024)"
+    arxiv = "2407.04207"
     config_class = SplipEncoderConfig
     base_model_prefix = "splip_encoder"
-    title, arxiv = "SpLIP (ECCV 2024), folded into a plain vision tower", "2407.04207"
 
     def __init__(self, config: SplipEncoderConfig):
         super().__init__(config)
@@ -32,7 +33,7 @@ class SplipEncoder(RetrieverEncoder):
         self.visual_projection = nn.Linear(d_v, config.projection_dim, bias=False)
         if not config.share_layer_norms:
             eps = config.clip_config.vision_config.layer_norm_eps
-            # The sketches' LayerNorms stand in the vision tower, so that nothing unused is stored.
+            # The sketches' LayerNorms are the vision tower's own, so that nothing unused is stored.
             self.photo_norms = LayerNormAdapter(2 * l_v + 2, d_v, eps)
         # For each modality one tensor of keys and values: (2, prompts of all layers, d_v).
         self.sketch_prompts = nn.Buffer(torch.zeros(2, sum(config.prompt_counts["sketch"]), d_v))
@@ -52,7 +53,7 @@ class SplipEncoder(RetrieverEncoder):
     @classmethod
     @torch.no_grad()
     def from_model(cls, model: Any) -> "SplipEncoder":
-        """Fold a domain-conditioned `SplipModel`."""
+        """Return a domain-conditioned `SplipModel` folded; PEFT's adapters are merged."""
         key_values = {modality: model.visual_key_values(modality) for modality in MODALITIES}
         counts = {
             modality: [0 if pair is None else pair[0].shape[1] for pair in pairs]
@@ -75,8 +76,13 @@ class SplipEncoder(RetrieverEncoder):
             pairs = [pair for pair in key_values[modality] if pair is not None]
             if pairs:
                 stacked = torch.stack([torch.cat(part, dim=1)[0] for part in zip(*pairs, strict=True)])
-                encoder._prompts(modality).copy_(stacked)
+                encoder._constants(modality).copy_(stacked)
         return encoder.eval()
+
+    @property
+    def vision(self) -> "SplipEncoder":
+        """The module that holds CLIP's vision tower and projection: this one."""
+        return self
 
     def layer_norms(self, modality: str) -> LayerNorms:
         """Return the vision LayerNorms that images of this modality pass, in the order of `vision_norms`."""
@@ -87,26 +93,13 @@ class SplipEncoder(RetrieverEncoder):
         """Return the fingerprint of the model that was folded."""
         return str(self.config.model_fingerprint)
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        modality: str,
-        return_class_embeds: bool = False,
-        interpolate_pos_encoding: bool = False,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-        return_dict: bool = True,
-    ) -> RetrievalOutput | tuple:
-        """Encode B images of one modality, as `SplipModel` does; there are no class embeddings."""
-        norms = self.layer_norms(check_modality(modality))
-        embeddings = embed_patches(self, pixel_values, interpolate_pos_encoding)  # (B, 1 + P, d_v)
-        layers = self._prompts(modality).split(self.config.prompt_counts[modality], dim=1)  # L_v tensors (2, K, d_v)
-        visual = [(pair[:1], pair[1:]) if pair.shape[1] else None for pair in layers]
-        attention = self.config._attn_implementation or "sdpa"
-        output = run_vision(self, embeddings, norms, visual, attention, output_attentions)
-        return retrieval_output(
-            self, norms, embeddings, output, None, output_hidden_states, output_attentions, return_dict
-        )
+    def condition(
+        self, embeddings: Tensor, modality: str, return_class_embeds: bool
+    ) -> tuple[list[KeyValue | None], None]:
+        """Return the constant keys and values of each vision layer's prompts, (1, K, d_v); no class embeddings."""
+        counts = self.config.prompt_counts[modality]
+        layers = self._constants(modality).split(counts, dim=1)  # L_v tensors (2, K, d_v)
+        return [(pair[:1], pair[1:]) if pair.shape[1] else None for pair in layers], None
 
-    def _prompts(self, modality: str) -> Tensor:
+    def _constants(self, modality: str) -> Tensor:
         return self.sketch_prompts if modality == "sketch" else self.photo_prompts

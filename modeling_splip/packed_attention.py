@@ -1,7 +1,7 @@
 """Attention over a packed sequence, [prefix, group, ..., group]: each group looks at the prefix and at itself.
 
-It computes what a mask over the whole sequence leaves, and costs what the groups see, not the square of the sequence.
-Groups of one length are a view of the sequence, so that cutting it costs no gather.
+The result is that of a mask over the whole sequence. The cost grows with the number of groups, not with its square.
+Groups have one length, so that they are views of the sequence and nothing is copied to cut it.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 class PackedMask(NamedTuple):
-    """What the rows of a packed sequence of S = J + G T positions may see, added to the attention logits.
+    """The masks of a packed sequence of S = J + G T positions, to be added to the attention logits.
 
     Attributes:
-        prefix: (J, J), the prefix over itself.
-        groups: (G, 1, T, J + T), each group over the prefix and itself.
+        prefix: (J, J), for the prefix, which looks at itself.
+        groups: (G, 1, T, J + T), for each group, which looks at the prefix and itself.
     """
 
     prefix: Tensor

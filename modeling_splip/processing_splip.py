@@ -11,18 +11,18 @@ from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
-from .clip_backbone import resolve_base
+from .clip_base import resolve_base
 from .configuration_retriever import check_modality
 from .image_files import open_image
 
-# A drawing whose grey levels span less than this (of 255) has nothing drawn on it. Ours.
-BLANK_RANGE = 16
-# A drawing darker than this on the average (of 1), with few grey levels between, is likely white on black. Ours.
+# All of these limits are our choice.
+BLANK_RANGE = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
+# A drawing is likely white on black if its mean grey (0..1) is below DARK_MEAN, and less than MIDDLE_SHARE of its
+# pixels have a grey level in the middle.
 DARK_MEAN = 0.3
-# Of a photo whose sides differ by more than this only the middle is resized. Ours.
-MOST_RATIO = 16
 MIDDLE_GREYS = slice(64, 192)
 MIDDLE_SHARE = 0.15
+MOST_RATIO = 16  # of a photo whose sides have a larger ratio, only the middle is used
 _IMAGE_SETTINGS = (
     "image_mean", "image_std", "size", "crop_size", "do_resize", "do_center_crop", "resample", "do_rescale",
     "rescale_factor", "do_normalize",
@@ -32,21 +32,21 @@ _IMAGE_SETTINGS = (
 class SplipProcessor(ProcessorMixin):
     """Turns sketches, photos and texts into model inputs.
 
-    Accepts PIL images, paths, numpy arrays (H, W), (H, W, 3) or (H, W, 4) of 0..255 integers, 0..1 floats or booleans,
-    and torch tensors (H, W), (3, H, W) or (4, H, W) of the same ranges. EXIF orientation is applied, transparency is
-    laid on white, sketches are padded to a square with white and never cropped; photos are resized and centre-cropped
-    as the base CLIP does. PIL resizes, whether torchvision is installed or not, since the two differ.
+    It takes PIL images, paths, numpy arrays (H, W), (H, W, 3) or (H, W, 4) of 0..255 integers, 0..1 floats or booleans,
+    and torch tensors (H, W), (3, H, W) or (4, H, W) of the same ranges. Images are turned upright by their EXIF data,
+    and transparent ones are laid on white. Sketches are padded with white to a square and never cropped. Photos are
+    resized and centre-cropped as by the base CLIP. Always PIL resizes, since torchvision gives other pixels.
 
     Args:
         image_processor: the base CLIP's.
         tokenizer: the base CLIP's; only texts need it.
-        invert_sketches: invert sketches that are likely white on black; without it they cause a warning.
+        invert_sketches: invert sketches that are likely white on black; otherwise they cause a warning.
     """
 
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, invert_sketches: bool = False, **kwargs: Any
     ):
-        # A saved processor names the torchvision class, which is what loads where torchvision is installed.
+        # A saved processor names torchvision's class, which is loaded if torchvision is installed.
         if image_processor is not None and not isinstance(image_processor, CLIPImageProcessorPil):
             image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
         self.invert_sketches = invert_sketches
@@ -54,10 +54,14 @@ class SplipProcessor(ProcessorMixin):
 
     @classmethod
     def from_clip(cls, base: str, **settings: Any) -> "SplipProcessor":
-        """Build the processor of a pretrained CLIP: folder, Hub id or "mini_clip".
+        """Return the processor of a pretrained CLIP.
+
+        Args:
+            base: folder, Hub id, or the name of a packaged one, such as "mini_clip".
+            **settings: `invert_sketches`.
 
         Raises:
-            OSError: in one sentence, if there is none.
+            OSError: in one sentence, if there is no such CLIP, or no image processor and tokenizer with it.
         """
         path = resolve_base(base)
         try:
@@ -71,7 +75,7 @@ class SplipProcessor(ProcessorMixin):
     def __call__(
         self, images: Any = None, text: Any = None, modality: str = "photo", return_tensors: str = "pt"
     ) -> BatchFeature:
-        """Prepare images of one modality, or texts, or both.
+        """Return model inputs for images of one modality, or texts, or both.
 
         Args:
             images: one image or a list of them.
@@ -80,7 +84,10 @@ class SplipProcessor(ProcessorMixin):
             return_tensors: "pt", nothing else.
 
         Returns:
-            `pixel_values` (B, 3, H, W) float32 and / or `input_ids`, `attention_mask` (N, J).
+            `pixel_values` (B, 3, H, W) in float32 for images; `input_ids` and `attention_mask` (N, J) for texts.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is nothing to process, or an image cannot be read.
         """
         data: dict[str, Tensor] = {}
         if return_tensors != "pt":
@@ -101,7 +108,11 @@ class SplipProcessor(ProcessorMixin):
         return BatchFeature(data)
 
     def prepare(self, image: Any, modality: str) -> Image.Image:
-        """Return the RGB image that the base CLIP's processor resizes; a sketch is padded to a square."""
+        """Return the RGB image that is then resized: a sketch padded to a square; of a very long photo the middle.
+
+        Raises:
+            FileNotFoundError, ValueError: if the image cannot be read.
+        """
         rgb = to_rgb(image)
         if modality == "photo":
             return self._cut(rgb)
@@ -122,7 +133,7 @@ class SplipProcessor(ProcessorMixin):
         return square
 
     def _cut(self, rgb: Image.Image) -> Image.Image:
-        """Cut the ends off a long photo that is cropped after resizing: resized whole it might not fit into memory."""
+        """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
         short, long = sorted(rgb.size)
         if not self.image_processor.do_center_crop or long <= MOST_RATIO * short:
             return rgb
@@ -131,7 +142,7 @@ class SplipProcessor(ProcessorMixin):
         return rgb.crop((left, top, left + width, top + height))
 
     def is_blank(self, image: Any) -> bool:
-        """Return whether nothing is drawn: the grey levels, transparency laid on white, hardly differ."""
+        """Return whether nothing is drawn: all grey levels are nearly the same."""
         return int(np.ptp(np.asarray(to_rgb(image).convert("L")))) < BLANK_RANGE
 
     def image_settings(self) -> dict[str, Any]:
@@ -140,8 +151,12 @@ class SplipProcessor(ProcessorMixin):
         return settings | {"invert_sketches": self.invert_sketches}
 
 
+# Saved folders carry the code that they need (`trust_remote_code`).
+SplipProcessor.register_for_auto_class("AutoProcessor")
+
+
 def is_white_on_black(image: Any) -> bool:
-    """Return whether a drawing is likely light strokes on a dark ground: dark, with light parts, few greys between."""
+    """Return whether a drawing likely has light strokes on a dark ground: dark, with light parts, few greys between."""
     counts = np.array(to_rgb(image).convert("L").histogram())
     mean = (counts @ np.arange(256)) / counts.sum() / 255
     middle, light = counts[MIDDLE_GREYS].sum(), counts[128:].sum()
@@ -177,7 +192,7 @@ def to_rgb(image: Any) -> Image.Image:
 
 
 def _from_wide_greys(grey: np.ndarray) -> Image.Image:
-    """Return greys of more than 8 bits, which PIL would clip: of 16 bits, of 8 in wider pixels, or floats in 0..1."""
+    """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
     if grey.dtype.kind == "f":
         return _from_array(grey)
     bits_8 = grey.dtype.itemsize > 2 and grey.max() <= 255
@@ -216,7 +231,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value: sizes as dicts, lists as floats, enums as integers."""
+    """Return a setting as a JSON value: a size as a dict, a list with floats, an enum as an integer."""
     if isinstance(value, list | tuple):
         return [float(item) for item in value]
     if isinstance(value, int | float | str | None):

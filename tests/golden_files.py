@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modeling_splip.modeling_encoder import RetrieverEncoder
+from modeling_splip.modeling_retrieval import RetrievalModel
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training.methods import METHODS
@@ -26,10 +26,10 @@ CLASSES = ["cup", "hot air balloon", "zebra"]
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ".*vision_model.*(q_proj|v_proj)"}
 
 
-def checkpoint(method: str, form: str = "adapter", **settings) -> Callable[[], tuple[RetrieverEncoder, bool]]:
+def checkpoint(method: str, form: str = "adapter", **settings) -> Callable[[], tuple[RetrievalModel, bool]]:
     """Return what makes a model with its trained parts moved from the start, and tells whether it is saved in full."""
 
-    def make() -> tuple[RetrieverEncoder, bool]:
+    def make() -> tuple[RetrievalModel, bool]:
         torch.manual_seed(7)
         model: Retriever = METHODS[method].model.from_clip(BASE, CLASSES, **settings)
         with torch.no_grad():
@@ -64,7 +64,7 @@ def picture() -> Image.Image:
 
 
 @torch.no_grad()
-def outputs(model: RetrieverEncoder, processor: SplipProcessor) -> dict[str, Tensor]:
+def outputs(model: RetrievalModel, processor: SplipProcessor) -> dict[str, Tensor]:
     """Return what a version must give again: pixels and embeddings of both modalities, and what a method adds."""
     found = {}
     for modality in ("sketch", "photo"):

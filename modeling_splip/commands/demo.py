@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     splip("search", *sketches, "--gallery", out / "gallery", "-k", "3", "--picture", out / "search.png")
     print(tables(metrics))
     print(
-        f"\nDone in {time.time() - began:.0f} s. Everything is in {out}/. Look at {out}/retrieval.png: drawings with the "
-        "photos found.\nSearch with a drawing of your own:\n"
+        f"\nDone in {time.time() - began:.0f} s. Everything is in {out}/. Look at {out}/retrieval.png: drawings "
+        "with the photos found.\nSearch with a drawing of your own:\n"
         f"  {shown('search', 'DRAWING.png', '--gallery', out / 'gallery')}\nDraw in the browser:\n"
         f"  {shown('space', '--gallery', out / 'gallery')}"
     )

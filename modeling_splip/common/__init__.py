@@ -1,1 +1,10 @@
-"""What every room uses: files written whole, processes, text and names."""
+"""What every room uses.
+
+files         files and folders written whole or not at all
+text          names and messages: spelling, the nearest name, quoting, Markdown tables
+hub           telling a Hub id from a path
+images        the one image reader, for those who may import nothing else of the package
+processes     what the processes of one run must be told
+lazy          public names of a package that are imported when they are first used
+auto_classes  telling transformers' Auto classes about the models without importing them
+"""

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..common.processes import ignore_sigterm, on_cpu
 from ..data.dataset import SbirDataset
 from ..data.protocols import Part
-from ..modeling_encoder import RetrieverEncoder
+from ..modeling_retrieval import RetrievalModel
 
 
 class Embedder:
@@ -30,7 +30,7 @@ class Embedder:
 
     def __init__(
         self,
-        model: RetrieverEncoder,
+        model: RetrievalModel,
         processor: Any,
         dataset: SbirDataset,
         accelerator: Accelerator | None = None,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
-from ..clip_backbone import MINI_CLIP
+from ..clip_base import MINI_CLIP
 from ..common.hub import is_hub_id
 from ..common.text import markdown_table
 from ..evaluation.report import records_table

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from ..clip_backbone import frozen_text_tokens, resolve_base
+from ..clip_backbone import frozen_text_tokens
+from ..clip_base import resolve_base
 from ..data.descriptions import descriptions_of
 from ..modeling_cross_align import CrossAlignModel
 from .losses import cosine_distance, relation_loss, triplet_loss

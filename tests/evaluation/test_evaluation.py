@@ -218,7 +218,7 @@ def test_classes_seen_in_training_are_removed_or_kept_by_name(prepared, polygons
         (["--model", "runs/nothing/model"], "There is no checkpoint folder 'runs/nothing/model'"),
         (["--model", "{empty}"], "has no config.json: pass a folder that save_pretrained or training wrote."),
         (["--model", "{broken}"], "config.json' is damaged or of no known method"),
-        (["--model", "{clip}"], "is a 'clip' model, not one of ["),
+        (["--model", "{clip}"], "is a 'clip' model, not one of this package; a plain CLIP"),
         (["--model", "{torn}"], "The weights in '"),
         (["--model", "{homeless}"], "Base CLIP '/no/such/clip' is no local folder and not on the Hub"),
         (["--model", "someone/no-model"], "'someone/no-model' is no local checkpoint folder, and no configuration"),

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from conftest import CLASSES
 from plain_splip import PlainSplip, build
 from published_shapes import SHAPES, published
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from modeling_splip.clip_backbone import embed_patches, load_clip, prompt_key_values, run_vision, vision_norms
+from modeling_splip.clip_backbone import embed_patches, prompt_key_values, run_vision, vision_norms
 from modeling_splip.modeling_splip import SplipModel
 
 
@@ -151,12 +150,3 @@ def test_bad_images(tiny_clip, shape, sentence):
 def test_image_size_that_is_no_multiple_of_the_patch(tiny_clip):
     with pytest.raises(ValueError, match=r"30 x 32.*multiples of patch_size=8"):
         build(tiny_clip)(torch.zeros(1, 3, 30, 32), "photo", interpolate_pos_encoding=True)
-
-
-def test_base_that_is_not_there(tmp_path):
-    with pytest.raises(OSError, match=r"Base CLIP 'nobody/nothing' is no local folder and not on the Hub"):
-        load_clip("nobody/nothing")
-    with pytest.raises(
-        OSError, match=r"Base CLIP '.*' has no CLIP weights in safetensors: check the name, or pass base_model="
-    ):
-        SplipModel.from_clip(str(tmp_path), CLASSES)

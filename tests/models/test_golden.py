@@ -8,6 +8,7 @@ from golden_files import BASE, CHECKPOINTS, GOLDEN, outputs
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from modeling_splip import MODELS
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training.methods import METHODS
 
@@ -27,7 +28,7 @@ def test_every_method_and_form_is_here():
     configs = [json.loads((GOLDEN / name / "config.json").read_text("utf-8")) for name in kept]
     made = {(config["model_type"], config.get("checkpoint")) for config in configs}
     assert made >= {(name, form) for name in METHODS for form in ("adapter", "full")}
-    assert {config["model_type"] for config in configs} == set(METHODS) and any(c.get("peft") for c in configs)
+    assert {config["model_type"] for config in configs} == set(MODELS) and any(c.get("peft") for c in configs)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and path.name != BASE))

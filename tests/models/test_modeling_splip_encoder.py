@@ -90,7 +90,7 @@ def test_at_most_one_mib_over_the_vision_tower_of_b32(shared):
     clip = published("B/32").clip_config
     counts = {modality: [4 + 2] * 12 for modality in MODALITIES}
     with torch.device("meta"):
-        folded = SplipEncoder(SplipEncoderConfig(clip, prompt_counts=counts, share_layer_norms=shared))
+        folded = SplipEncoder(SplipEncoderConfig(clip_config=clip, prompt_counts=counts, share_layer_norms=shared))
         tower = CLIPVisionModelWithProjection(clip.vision_config)
     extra = stored_bytes(folded) - stored_bytes(tower)
     prompts = 2 * 12 * 6 * 2 * 768 * 4  # modalities, layers, tokens, keys and values, width, bytes

@@ -15,8 +15,9 @@ from conftest import CLASSES
 from method_models import CASES, MODALITIES, build
 from transformers import AutoConfig, AutoModel
 
+import modeling_splip
 from modeling_splip.clip_backbone import embed_patches, run_vision
-from modeling_splip.configuration_retriever import RetrieverConfig
+from modeling_splip.configuration_retriever import RetrievalConfig, RetrieverConfig
 from modeling_splip.training.methods import METHODS
 
 MODELS = [*CASES, ("splip_encoder", {"conditioning": "domain", "share_layer_norms": False})]
@@ -30,7 +31,7 @@ def make(name: str, settings: dict, base: str):
 
 
 def test_every_model_class_is_here():
-    assert {name for name, _ in MODELS} == set(METHODS)
+    assert {name for name, _ in MODELS} == set(modeling_splip.MODELS) == {*METHODS, "splip_encoder"}
 
 
 def fields_of(config) -> dict:
@@ -53,11 +54,14 @@ def test_configurations_come_back(tiny_clip, tmp_path, name, settings):
     assert json.loads(config.to_json_string(use_diff=True))["model_type"] == name
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", modeling_splip.MODELS)
 def test_defaults_are_a_configuration(name):
-    config = METHODS[name].model.config_class()
-    assert isinstance(config, RetrieverConfig) or name == "splip_encoder"
-    assert METHODS[name].model.config_class.from_dict(config.to_dict()).to_dict() == config.to_dict()
+    kind = getattr(modeling_splip, modeling_splip.MODELS[name][1])
+    assert issubclass(kind, RetrieverConfig if name in METHODS else RetrievalConfig)
+    assert kind.from_dict(kind().to_dict()).to_dict() == kind().to_dict()
+    defaults = kind.defaults()
+    assert "class_names" in defaults and "return_dict" not in defaults
+    assert all(value is None or getattr(kind(), name) == value for name, value in defaults.items())
 
 
 @TRAINED
@@ -205,3 +209,44 @@ def test_compiled(tiny_clip, pixels, backend):
         for modality in MODALITIES if backend == "aot_eager" else ("sketch",):
             embeds = compiled(pixel_values=pixels, modality=modality, return_class_embeds=False).embeds
             torch.testing.assert_close(embeds, model.encode(pixels, modality), atol=1e-6, rtol=0)
+
+
+@MODEL
+def test_the_configuration_says_what_comes_back(tiny_clip, pixels, tmp_path, name, settings):
+    make(name, settings, tiny_clip).save_pretrained(tmp_path)
+    model = AutoModel.from_pretrained(tmp_path, attn_implementation="eager")
+    plain = model(pixels, "sketch")
+    model.config.output_hidden_states = model.config.output_attentions = True
+    output = model(pixels, "sketch")
+    assert len(output.hidden_states) == 5 and len(output.attentions) == 4
+    assert model(pixels, "sketch", output_hidden_states=False, output_attentions=False).keys() == plain.keys()
+    model.config.output_hidden_states = model.config.output_attentions = model.config.return_dict = False
+    found = model(pixels, "sketch")
+    assert isinstance(found, tuple) and torch.equal(found[0], plain.embeds)
+    assert torch.equal(model(pixels, "sketch", return_dict=True).embeds, plain.embeds)
+    assert torch.equal(model.encode(pixels, "sketch"), plain.embeds)
+
+
+@TRAINED
+def test_the_attention_implementation_reaches_the_clip_inside(tiny_clip, tmp_path, name, settings):
+    built = METHODS[name].model.from_clip(tiny_clip, CLASSES, attn_implementation="eager", **settings)
+    built.save_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).attention == "sdpa"  # it is a choice of loading, not of the model
+    for model in (built, AutoModel.from_pretrained(tmp_path, attn_implementation="eager")):
+        assert model.attention == "eager"
+        inner = (model.config.clip_config, model.config.clip_config.text_config, model.clip.vision_model.config)
+        assert [config._attn_implementation for config in inner] == ["eager"] * 3
+
+
+@MODEL
+def test_from_a_state_without_a_folder(tiny_clip, pixels, name, settings):
+    """transformers makes every parameter anew, and all of them would train."""
+    model = make(name, settings, tiny_clip)
+    trains = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    loaded, report = type(model).from_pretrained(None, config=model.config, state_dict=state, output_loading_info=True)
+    assert {key for key, parameter in loaded.named_parameters() if parameter.requires_grad} == trains
+    assert not report["missing_keys"]
+    again = type(model).from_pretrained(None, config=model.config, state_dict=state)
+    for each in (loaded, again):
+        assert torch.equal(each.encode(pixels, "photo"), model.encode(pixels, "photo"))

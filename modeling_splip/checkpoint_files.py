@@ -1,0 +1,108 @@
+"""The files of a checkpoint: which ones are read, and what is said where one is missing or damaged."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils import cached_file
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+# Arguments of `from_pretrained` that say where files come from.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def split_hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments that say where files come from out of `kwargs`, and return them."""
+    return {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+
+
+def base_arguments(hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the hub arguments that hold for the base CLIP's repository too."""
+    return {key: hub[key] for key in ("cache_dir", "local_files_only", "token") if key in hub}
+
+
+def read_model_type(name: str, hub: Mapping[str, Any]) -> str | None:
+    """Return the model type that a checkpoint's configuration names.
+
+    Args:
+        name: folder or Hub id.
+        hub: where files come from, some of `HUB_ARGUMENTS`.
+
+    Raises:
+        OSError: if there is no configuration.
+        ValueError: if it is damaged.
+    """
+    try:
+        file = _find(name, CONFIG, hub)
+    except OSError:
+        file = None
+    if file is None and os.path.isdir(name):
+        raise OSError(f"'{name}' has no {CONFIG}: pass what save_pretrained or training wrote.")
+    if file is None:
+        raise OSError(
+            f"'{name}' is no local checkpoint folder, and no configuration of that name came from the Hub or the "
+            "cache: check the name and the network."
+        )
+    try:
+        with open(file, encoding="utf-8") as opened:
+            return json.load(opened).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"'{name}/{CONFIG}' is damaged: save or download the model again.") from error
+
+
+def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors, from its one file or from the shards that its index names; safetensors only.
+
+    Args:
+        name: folder or Hub id.
+        hub: where files come from, some of `HUB_ARGUMENTS`.
+
+    Raises:
+        OSError: if there are none, or they are damaged.
+        ValueError: if the index names a file outside of the checkpoint.
+    """
+    single, index = (_find(name, file, hub) for file in (WEIGHTS, INDEX))
+    if single is not None:
+        return _read_file(single, name)
+    if index is None:
+        raise OSError(f"'{name}' has no {WEIGHTS}: save or download the model again; other formats are never read.")
+    with open(index, encoding="utf-8") as file:
+        shards = sorted(set(json.load(file)["weight_map"].values()))
+    for shard in shards:
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise ValueError(
+                f"'{name}/{INDEX}' names '{shard}', which is no safetensors file beside it: do not use it."
+            )
+    parts = [_read_file(cached_file(name, shard, **hub), name) for shard in shards]
+    return {key: tensor for part in parts for key, tensor in part.items()}
+
+
+def _find(name: str, file: str, hub: Mapping[str, Any]) -> str | None:
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
+
+
+def _read_file(file: Any, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise OSError(f"The weights in '{name}' are damaged ({error}): save or download the model again.") from error
+
+
+def check_report(report: Mapping[str, Any], name: str, kind: str) -> None:
+    """Raise ValueError if transformers' loading report of a checkpoint has missing or unexpected tensors.
+
+    Args:
+        report: what `output_loading_info=True` gives.
+        name: the checkpoint's folder or Hub id.
+        kind: the model class that was loaded.
+    """
+    for key, word in (("missing_keys", "lacks"), ("unexpected_keys", "holds besides")):
+        if report[key]:
+            raise ValueError(
+                f"'{name}' {word} {len(report[key])} tensors of a {kind}, such as {min(report[key])}: save or "
+                "download the model again."
+            )

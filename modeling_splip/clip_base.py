@@ -1,0 +1,71 @@
+"""The pretrained CLIP that a model is built on: by folder, by Hub id, or by the name of one that this package ships."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPModel
+
+MINI_CLIP = "mini_clip"
+
+
+def packaged_folder(name: str) -> Path | None:
+    """Return the folder of what this package ships under that name, such as "mini_clip"; None if there is none.
+
+    It is also found by code that was copied from a Hub repository, where the package is installed: looking for the
+    package does not import it.
+    """
+    found = importlib.util.find_spec("modeling_splip")
+    for place in (found.submodule_search_locations or []) if found else []:
+        pretrained = Path(place) / "pretrained"
+        if pretrained.is_dir() and name in os.listdir(pretrained) and (pretrained / name).is_dir():
+            return pretrained / name
+    return None
+
+
+def resolve_base(name: str | os.PathLike) -> str:
+    """Return the path of a packaged base CLIP for its name, any other name or path as it is.
+
+    Raises:
+        FileNotFoundError: if it can only be the name of a packaged one, and the package is not installed.
+    """
+    name = str(name)
+    folder = packaged_folder(name)
+    if folder is not None:
+        return str(folder)
+    packaged_or_nothing = re.fullmatch(r"\w+", name) and not os.path.exists(name)
+    if packaged_or_nothing and importlib.util.find_spec("modeling_splip") is None:
+        raise FileNotFoundError(
+            f"The base CLIP '{name}' ships with the splip package, which is not installed here: install it, or pass "
+            "base_model= with the path of a copy."
+        )
+    return name
+
+
+def load_clip(base: str, **kwargs: Any) -> CLIPModel:
+    """Return a pretrained CLIP.
+
+    Weights are read from safetensors alone. Of a repository with pickled ones, transformers downloads the copy that the
+    Hub has converted.
+
+    Args:
+        base: folder, Hub id, or the name of a packaged one.
+        **kwargs: passed to `CLIPModel.from_pretrained`.
+
+    Raises:
+        OSError: in one sentence, if there is no such CLIP.
+    """
+    path = resolve_base(base)
+    try:
+        return CLIPModel.from_pretrained(path, use_safetensors=True, **kwargs)
+    except OSError as error:
+        where = (
+            "has no CLIP weights in safetensors"
+            if os.path.isdir(path)
+            else "is no local folder and not on the Hub or in the cache, with weights in safetensors"
+        )
+        raise OSError(
+            f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder."
+        ) from error

@@ -1,0 +1,100 @@
+"""Files and folders that are written whole or not at all."""
+
+import json
+import os
+
+import pytest
+
+from modeling_splip.common.files import check_writable, remove, write_json, write_text, written_whole
+
+
+def content(folder) -> dict:
+    """Return every file below a folder with its text."""
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_folder(path, text: str) -> None:
+    path.mkdir()
+    (path / "inner").write_text(text)
+
+
+def test_a_file_and_the_folders_above(tmp_path):
+    write_text(tmp_path / "new" / "deep" / "a.txt", "caf\u00e9")
+    assert (tmp_path / "new/deep/a.txt").read_bytes() == "caf\u00e9".encode()
+    write_json(tmp_path / "b.json", {"x": [1]})
+    assert json.loads((tmp_path / "b.json").read_text()) == {"x": [1]}
+    assert sorted(content(tmp_path)) == ["b.json", "new/deep/a.txt"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_was_there_is_replaced(tmp_path, before, kind):
+    if before == "folder" and kind == "file":
+        pytest.skip("a folder is replaced by a folder")
+    path = tmp_path / "it"
+    if before == "file":
+        path.write_text("old")
+    elif before == "folder":
+        write_folder(path, "old")
+    if before == "file" and kind == "folder":
+        path.unlink()
+    with written_whole(path) as partial:
+        partial.write_text("new") if kind == "file" else write_folder(partial, "new")
+        expected = {} if not path.exists() else {"it" if before == "file" else "it/inner": "old"}
+        assert {name: text for name, text in content(tmp_path).items() if ".partial" not in name} == expected
+    assert content(tmp_path) == {"it" if kind == "file" else "it/inner": "new"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failure_leaves_what_was_there(tmp_path, kind):
+    path = tmp_path / "it"
+    path.write_text("old") if kind == "file" else write_folder(path, "old")
+    before = content(tmp_path)
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as partial:
+        partial.write_text("half") if kind == "file" else write_folder(partial, "half")
+        raise KeyboardInterrupt
+    assert content(tmp_path) == before and [each.name for each in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
+    path = tmp_path / "it"
+    write_folder(path, "old")
+    rename, calls = os.replace, []
+
+    def fails_at_the_second(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        rename(source, target)
+
+    with pytest.raises(OSError, match="disk full"), written_whole(path) as partial:
+        write_folder(partial, "new")
+        monkeypatch.setattr(os, "replace", fails_at_the_second)
+    assert content(tmp_path) == {"it/inner": "old"} and [each.name for each in tmp_path.iterdir()] == ["it"]
+
+
+def test_leftovers_of_a_killed_process_are_no_hindrance(tmp_path):
+    write_folder(tmp_path / "it.partial", "torn")
+    write_folder(tmp_path / "it.old", "older")
+    write_folder(tmp_path / "it", "old")
+    with written_whole(tmp_path / "it") as partial:
+        assert not partial.exists()
+        write_folder(partial, "new")
+    assert content(tmp_path) == {"it/inner": "new"}
+
+
+def test_a_link_is_removed_and_not_what_it_points_to(tmp_path):
+    write_folder(tmp_path / "kept", "kept")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove(tmp_path / "link")
+    remove(tmp_path / "nothing")
+    assert content(tmp_path) == {"kept/inner": "kept"} and not (tmp_path / "link").is_symlink()
+
+
+def test_writable_is_asked_before_any_work(tmp_path):
+    check_writable(tmp_path / "new" / "deep" / "a.txt")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match=r"Cannot write the file '.*': choose another path\."):
+            check_writable(path)
