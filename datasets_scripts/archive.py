@@ -38,6 +38,16 @@ class Member(NamedTuple):
         """File name without folders."""
         return self.path.rsplit("/", 1)[-1]
 
+    def read(self) -> bytes:
+        """Return the file's bytes. Raises OSError or zipfile.BadZipFile where they cannot be read."""
+        if not self.container:
+            return Path(str(self.key)).read_bytes()
+        if isinstance(self.key, int):
+            with open(self.container, "rb") as archive:
+                archive.seek(self.key)
+                return archive.read(self.size)
+        return _zip_file(self.container, os.getpid()).read(self.key)
+
 
 def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Member]:
     """Return every file below `root`, sorted by path.
@@ -65,17 +75,6 @@ def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Memb
     if not files:
         raise ValueError(f"'{root}' is empty; --data-dir wants a folder or an archive with images in it")
     return sorted(files)
-
-
-def read_member(member: Member) -> bytes:
-    """Return the bytes of one file. Raises OSError or zipfile.BadZipFile where they cannot be read."""
-    if not member.container:
-        return Path(str(member.key)).read_bytes()
-    if isinstance(member.key, int):
-        with open(member.container, "rb") as archive:
-            archive.seek(member.key)
-            return archive.read(member.size)
-    return _zip_file(member.container, os.getpid()).read(member.key)
 
 
 def _stem(archive: Path) -> str:

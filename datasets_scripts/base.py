@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 from PIL import Image
 
-from .archive import Member, read_member
+from .archive import Member
 from .schema import SPLITS, features
 
 IMAGE_FORMATS = {
@@ -99,7 +99,7 @@ class SbirBuilder(datasets.GeneratorBasedBuilder):
     def _checked_bytes(self, member: Member) -> bytes | None:
         """Return a file's bytes as they are, or None where they are no image that decodes to its end."""
         try:
-            content = read_member(member)
+            content = member.read()
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
                 kind = SAME_FORMAT.get(str(image.format), image.format)
@@ -145,7 +145,7 @@ def is_image(member: Member) -> bool:
 
 def _starts_as_image(member: Member) -> bool:
     try:
-        with Image.open(io.BytesIO(read_member(member))):
+        with Image.open(io.BytesIO(member.read())):
             return True
     except Exception:  # as in `_checked_bytes`
         return False

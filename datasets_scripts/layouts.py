@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from modeling_splip.common.text import quoted, spelling_key
 
-from .archive import Member, read_member
+from .archive import Member
 from .base import is_image
 from .splits import resolve
 
@@ -240,7 +240,7 @@ def _from_table(files: Sequence[Member], spellings: Mapping[str, str]) -> Found 
 
 
 def _table_rows(member: Member) -> Iterator[tuple[str, str]]:
-    reader = csv.DictReader(io.StringIO(read_member(member).decode("utf-8", "replace")))
+    reader = csv.DictReader(io.StringIO(member.read().decode("utf-8", "replace")))
     if {"img_path", "m1"} <= set(reader.fieldnames or ()):
         for row in reader:
             yield row["img_path"], "sketch" if row["m1"].strip() == "1" else "photo"
@@ -252,7 +252,7 @@ def read_list(member: Member) -> Counter[tuple[str, str]]:
     The path may hold spaces: only the last one separates.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    for line in read_member(member).decode("utf-8", "replace").splitlines():
+    for line in member.read().decode("utf-8", "replace").splitlines():
         path = line.rstrip().rpartition(" ")[0]
         if "/" in path:
             counts[tuple(path.split("/")[-2:])] += 1  # type: ignore[index]

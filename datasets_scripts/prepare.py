@@ -19,6 +19,7 @@ from modeling_splip.common.text import quoted
 
 from .card import dataset_card
 from .folder import Folder
+from .open23 import Open23
 from .qmul import Qmul
 from .quickdraw import QuickDraw
 from .schema import SPLITS
@@ -43,7 +44,9 @@ OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `splip prepare`."""
-    parser.add_argument("name", help=f"folder, mini, or a benchmark's split: {', '.join(benchmarks())}")
+    parser.add_argument(
+        "name", help=f"folder, open23-fold0, mini, or a benchmark's split: {', '.join(benchmarks())}"
+    )
     parser.add_argument("--data-dir", help="folder, zip or tar file with the images")
     parser.add_argument("--out", required=True, help="folder to write; must not exist yet")
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset at --out")
@@ -109,11 +112,15 @@ def make_builder(args: argparse.Namespace, cache: str, scratch: Path) -> dataset
     """Return the builder of `args.name`, its data folder listed and checked."""
     if MINI.match(args.name):
         return _mini(args, cache)
-    classes = {config.name: builder for builder in BENCHMARKS for config in builder.BUILDER_CONFIGS}
+    classes = {config.name: builder for builder in (*BENCHMARKS, Open23) for config in builder.BUILDER_CONFIGS}
     builder_class = {"folder": Folder, **classes}.get(args.name)
     if builder_class is None:
         raise ValueError(f"unknown dataset '{args.name}'; known: folder, mini, {', '.join(benchmarks())}")
     options = _options(args, OPTIONS.get(builder_class, ()))
+    if builder_class is Open23:
+        if args.data_dir:
+            raise ValueError(f"--data-dir does not go with '{args.name}', which comes with the package")
+        return Open23(cache_dir=cache, config_name=args.name)
     return builder_class(
         cache_dir=cache, config_name=args.name, data_dir=args.data_dir, scratch=str(scratch), **options
     )

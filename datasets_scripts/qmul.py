@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import datasets
 
-from .archive import Member, list_files, read_member
+from .archive import Member, list_files
 from .base import Plan, Row, SbirBuilder, is_image, photo_id_of, stem
 
 # (photos, sketches) of the training and the test half, by who counted them.
@@ -164,7 +164,7 @@ def _halves_of_lists(files: Sequence[Member]) -> dict[str, str]:
         member = next((f for f in files if f.name == f"photo_{half}.txt"), None)
         if member is None:
             raise ValueError(f"photo_{half}.txt is missing: it says which photos are for {half}ing; put it beside them")
-        names = read_member(member).decode("utf-8", "replace").split()
+        names = member.read().decode("utf-8", "replace").split()
         half_of.update({stem(name.rpartition("/")[2]): half for name in names})
     return half_of
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from .archive import Member, list_files, read_member
+from .archive import Member, list_files
 from .base import photo_id_of
 from .benchmark import BenchmarkBuilder, check_flaws, configs
 
@@ -53,6 +53,6 @@ class Sketchy(BenchmarkBuilder):
                 raise FileNotFoundError(
                     f"invalid-{kind}.txt of Sketchy's info archive is missing; name it by --info-dir"
                 )
-            lines = read_member(member).decode("utf-8", "replace").split()
+            lines = member.read().decode("utf-8", "replace").split()
             ids.update(line.replace(",", "-").removesuffix(".png") for line in lines)
         return ids

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
-from .archive import Member, read_member
+from .archive import Member
 from .layouts import Found, list_files_below
 from .splits import Classes
 
@@ -56,7 +56,7 @@ def list_differences(files: Sequence[Member], classes: Classes) -> tuple[list[st
         folder, _, name = path.rpartition("/")
         member = list_files_below(files, folder).get(name)
         if member:
-            digest = hashlib.md5(read_member(member), usedforsecurity=False).hexdigest()
+            digest = hashlib.md5(member.read(), usedforsecurity=False).hexdigest()
             (same if digest == known else other).append(path)
     return same, other
 
@@ -128,7 +128,7 @@ def _digests(photo: Photo, size: int) -> set[bytes]:
     digests = set()
     for member in [m for members in photo.members.values() for m in members if m.size == size]:
         try:
-            digests.add(hashlib.blake2b(read_member(member), digest_size=16).digest())
+            digests.add(hashlib.blake2b(member.read(), digest_size=16).digest())
         except Exception:  # reported as unreadable when its turn comes
             continue
     return digests

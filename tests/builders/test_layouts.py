@@ -6,7 +6,7 @@ from collections import Counter
 import archives
 import pytest
 
-from datasets_scripts.archive import Member, list_files, read_member
+from datasets_scripts.archive import Member, list_files
 from datasets_scripts.layouts import find, read_list
 from datasets_scripts.splits import load_classes
 from datasets_scripts.verify import count_differences, merge_photos, names_taken_twice
@@ -163,7 +163,7 @@ def test_folders_and_archives_list_and_read_the_same(tmp_path, suffix):
     tree = archives.quickdraw()
     root = archives.write(tree, tmp_path / f"data{suffix}")
     files = list_files(root, scratch=tmp_path / "scratch")
-    assert {file.path: read_member(file) for file in files} == tree
+    assert {file.path: file.read() for file in files} == tree
     assert all(file.size == len(tree[file.path]) for file in files)
 
 
@@ -177,7 +177,7 @@ def test_links_in_a_tar_file_are_the_files_that_they_name(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             archive.addfile(info)
-    read = {file.path: read_member(file) for file in list_files(root)}
+    read = {file.path: file.read() for file in list_files(root)}
     zero, one = tree.values()
     linked = {"photo/hard.jpg": zero, "photo/soft.jpg": one, "other/two.jpg": one, "gone.jpg": b""}
     assert read == {"photo/0.jpg": zero, "photo/1.jpg": one} | linked
