@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from modeling_splip.common.files import written_whole
 from modeling_splip.common.text import readable
 
-from .base import Plan, Row, SbirBuilder
+from .base import Builder, Plan, Row, empty_rows
 from .splits import load_split
 
 FOLDER = Path(__file__).parent / "open23"
@@ -58,10 +58,11 @@ class Stored(NamedTuple):
         return _table(self.modality)["image"][self.row]["bytes"].as_py()
 
 
-class Open23(SbirBuilder):
+class Open23(Builder):
     """Builder of `splip prepare open23-fold0 | open23-fold1 | open23-fold2`; it needs no data folder."""
 
-    BUILDER_CONFIGS: ClassVar = [datasets.BuilderConfig(name=name) for name in FOLDS]
+    names = FOLDS
+    needs_data = False
     about: ClassVar = {
         "title": "open23: people's drawings and photos of 23 categories",
         "description": "593 Quick, Draw! drawings and 1,112 Caltech-101 photos of 23 everyday categories, at most 160 "
@@ -86,11 +87,11 @@ class Open23(SbirBuilder):
 }""",
     }
 
-    def make_plan(self) -> Plan:
+    def plan(self) -> Plan:
         """Return the rows of this fold; no picture is read."""
-        split = load_split(self.config.name)
+        split = load_split(self.name)
         seen, unseen = list(split.seen or ()), list(split.unseen)
-        rows: dict[str, list[Row]] = {"train": [], "query": [], "gallery": []}
+        rows = empty_rows()
         for modality, place in (("photo", "gallery"), ("sketch", "query")):
             for label, name, picture in _pictures(modality):
                 instance = f"{label}/{name}" if modality == "photo" else ""
@@ -98,7 +99,7 @@ class Open23(SbirBuilder):
                 rows["train" if label in seen else place].append(row)
         order = {label: index for index, label in enumerate(seen + unseen)}
         for chosen in rows.values():
-            chosen.sort(key=lambda row: (order[row.label], row.modality, row.member.path))
+            chosen.sort(key=lambda row: (order[row.label], row.modality, row.picture.path))
         return Plan(seen, unseen, rows, report={"split": split.title, "split_source": split.source})
 
 

@@ -75,7 +75,7 @@ def test_the_files_can_be_made_again(tmp_path, monkeypatch):
 
 
 def test_a_data_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="--data-dir does not go with 'open23-fold1', which comes with the package"):
+    with pytest.raises(ValueError, match="--data-dir does not go with 'open23-fold1'"):
         run("open23-fold1", "--data-dir", tmp_path, "--out", tmp_path / "out")
 
 
