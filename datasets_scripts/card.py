@@ -47,7 +47,7 @@ def _card_data(summary: Mapping[str, Any], title: str, license: str) -> DatasetC
                 "config_name": summary["name"],
                 "description": f"version {summary['version']}",
                 "default": True,
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in SPLITS],
+                "data_files": [{"split": s, "path": f"data/{s}-*.parquet"} for s in SPLITS if summary["counts"][s]],
             }
         ],
     )

@@ -96,7 +96,7 @@ class Folder(Builder):
             return load_split(self.split)
         if not self.unseen:
             raise ValueError(
-                "There is no split: give --unseen a,b,c, --unseen all for a test set, --split NAME or --split-file FILE."
+                "There is no split: give --unseen a,b,c, --unseen all (a test set), --split NAME or --split-file FILE."
             )
         all_of_them = [spelling_key(name) for name in self.unseen] == ["all"] and "all" not in names
         unseen = sorted(set(names.values())) if all_of_them else self.unseen

@@ -227,7 +227,8 @@ def _summary(builder: Builder, plan: Plan, written: Mapping[str, Any]) -> dict[s
 
 def _why_not(summary: Mapping[str, Any], strict: bool) -> str:
     """Return why the result may not be kept, "" where it may."""
-    empty = [split for split in ("query", "gallery") if not summary["counts"][split]]
+    needed = SPLITS if summary["seen"] else ("query", "gallery")
+    empty = [split for split in needed if not summary["counts"][split]]
     if empty:
         return f"There are no images for {quoted(empty)}: some unseen class must have sketches and photos"
     if strict and summary["problems"]:

@@ -163,7 +163,9 @@ class _LinePen(BasePen):
         self._curveToOne(start + (middle - start) * 2 / 3, end + (middle - end) * 2 / 3, end)
 
     def _closePath(self):  # noqa: N802
-        self.lines[-1].append(self.lines[-1][0])
+        line = self.lines[-1]
+        if line[-1] != line[0]:
+            line.append(line[0])
 
 
 def _style(text: str) -> dict[str, str]:

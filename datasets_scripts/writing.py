@@ -91,8 +91,8 @@ def make_shards(rows: Iterable[Row], most_bytes: int = SHARD_BYTES, most_rows: i
 
 
 def _jobs(plan: Plan) -> list[Job]:
-    """Return the files to write, an empty one for a split without rows."""
-    shards = {split: make_shards(rows) or [[]] for split, rows in plan.rows.items()}
+    """Return the files to write; none for a split without rows, since `load_dataset` refuses an empty one."""
+    shards = {split: make_shards(rows) for split, rows in plan.rows.items()}
     return [Job(split, number, rows) for split, parts in shards.items() for number, rows in enumerate(parts)]
 
 

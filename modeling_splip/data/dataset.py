@@ -128,7 +128,16 @@ class SbirDataset:
         return dataclasses.replace(self, query=query, gallery=gallery, unseen=kept, removed=(*self.removed, *removed))
 
     def hold_back(self, count: int, seed: int) -> tuple[list[str], list[str]]:
-        """Split the seen classes into those trained on and `count` held back for validation, by seed."""
+        """Split the seen classes into those trained on and `count` held back for validation, by seed.
+
+        Raises:
+            ValueError: if there are not so many, or none at all.
+        """
+        if not self.seen:
+            raise ValueError(
+                f"Dataset '{self.name}' is a test set without seen classes, so nothing can be trained on it: take a "
+                "dataset that has them."
+            )
         if not 0 <= count < len(self.seen):
             raise ValueError(f"validation_classes must be between 0 and {len(self.seen) - 1}, got {count}.")
         held = set(np.random.default_rng(seed).choice(len(self.seen), count, replace=False).tolist())
@@ -233,6 +242,8 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
         info = json.loads((folder / INFO_FILE).read_text("utf-8")) if folder.is_dir() else _hub_info(str(path))
         splits = _load_folder(folder) if folder.is_dir() else datasets.load_dataset(str(path))
         for split, counts in info["counts"].items():
+            if not counts:  # a test set has no rows of seen classes, and no file for them
+                splits[split] = splits["gallery"].select([])
             if len(splits[split]) != sum(counts.values()):
                 raise ValueError(f"'{split}' has {len(splits[split])} rows instead of {sum(counts.values())}")
         return SbirDataset(
@@ -263,7 +274,7 @@ def _load_folder(folder: Path) -> datasets.DatasetDict:
     from its cache with another folder's rows of the same names; files are told apart by path and time.
     """
     files = {split: sorted(map(str, (folder / "data").glob(f"{split}-*.parquet"))) for split in SPLITS}
-    return datasets.load_dataset("parquet", data_files=files)
+    return datasets.load_dataset("parquet", data_files={split: paths for split, paths in files.items() if paths})
 
 
 def _hub_info(repo: str) -> dict:

@@ -1,6 +1,7 @@
 """Every archive layout in circulation is recognised by itself, from lists of files."""
 
 import tarfile
+import zipfile
 from collections import Counter
 
 import archives
@@ -186,6 +187,22 @@ def test_links_in_a_tar_file_are_the_files_that_they_name(tmp_path):
     zero, one = tree.values()
     linked = {"photo/hard.jpg": zero, "photo/soft.jpg": one, "other/two.jpg": one, "gone.jpg": b""}
     assert read == {"photo/0.jpg": zero, "photo/1.jpg": one} | linked
+
+
+def test_zip_files_of_careless_packers(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for name in ("photo\\", "photo\\cat\\"):  # folders, as some packers for Windows write them
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name
+            archive.writestr(entry, b"")
+        archive.writestr("photo/cat/a.jpg", b"old")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("photo/cat/a.jpg", b"new")
+        archive.writestr("photo/kXXr/a.jpg", b"accent")
+    content = (tmp_path / "data.zip").read_bytes()
+    (tmp_path / "data.zip").write_bytes(content.replace(b"kXXr", "kür".encode()))  # in UTF-8, and no flag that says so
+    files = list_files(tmp_path / "data.zip")
+    assert {file.path: file.read() for file in files} == {"photo/cat/a.jpg": b"new", "photo/kür/a.jpg": b"accent"}
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])

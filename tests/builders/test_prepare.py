@@ -1,6 +1,7 @@
 """`splip prepare`: from miniature archives and real pictures to Parquet that `datasets` reads."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import archives
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
 from preparing import rows, run, tree_of
@@ -21,6 +23,8 @@ from datasets_scripts.base import Plan, Row
 from datasets_scripts.folder import Folder
 from datasets_scripts.mini import Mini
 from datasets_scripts.pictures import photo_id_of
+from modeling_splip.common.files import remove
+from modeling_splip.data.dataset import PROTOCOLS, open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -205,6 +209,107 @@ def test_an_empty_split_stops(own_folder, tmp_path, unseen, empty):
     with pytest.raises(ValueError, match=f"There are no images for '{empty}'.*Nothing was written"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", unseen)
     assert list(tmp_path.iterdir()) == [own_folder]
+
+
+def test_a_test_set_is_prepared_opened_and_trains_nothing(pairs_folder, tmp_path, capsys):
+    summary = run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "all")
+    assert summary["seen"] == [] and summary["unseen"] == ["cat", "dog"]
+    assert summary["counts"]["train"] == {} and not list((tmp_path / "out/data").glob("train*"))
+    assert "lacks: pictures of seen classes: it tests models" in capsys.readouterr().out
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == {"query", "gallery"}
+    dataset = open_dataset(tmp_path / "out")
+    assert len(dataset.train) == 0 and dataset.class_names == ["cat", "dog"]
+    assert len(dataset.view("zs").query[0].rows) == 13 and len(dataset.view("fg-class").query[0].rows) == 12
+    for protocol in PROTOCOLS:
+        if protocol.startswith("gzs"):
+            with pytest.raises(ValueError, match=r"adds no seen photos to dataset 'pairs' \(0 seen classes"):
+                dataset.view(protocol)
+    with pytest.raises(ValueError, match="'pairs' is a test set without seen classes, so nothing can be trained on it"):
+        dataset.hold_back(0, seed=0)
+
+
+def test_what_a_kill_between_the_renames_leaves_is_put_back(own_folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ("folder", "--data-dir", own_folder, "--out", out, "--unseen")
+    run(*arguments, "cat")
+    before, real = tree_of(out), os.replace
+
+    def killed(source, target):
+        if Path(source).name == "out.partial":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    for overwrite in ((), ("--overwrite",)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(prepare.os, "replace", killed)
+            run(*arguments, "T-Rex", "--overwrite")
+        assert not out.exists()
+        if not overwrite:
+            with pytest.raises(ValueError, match="exists: choose another --out"):
+                run(*arguments, "T-Rex")
+            assert tree_of(out) == before
+        else:
+            assert run(*arguments, "T-Rex", "--overwrite")["unseen"] == ["T-Rex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
+    assert not (out / "old").exists()
+
+
+def test_what_a_kill_after_the_renames_leaves_goes_with_the_next_run(own_folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ("folder", "--data-dir", own_folder, "--out", out, "--overwrite", "--unseen")
+    run(*arguments, "cat")
+
+    def killed(path):
+        if path == out / "old":
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "remove", killed)
+        run(*arguments, "T-Rex")
+    assert (out / "old").is_dir()
+    run(*arguments, "T-Rex")
+    assert not (out / "old").exists()
+
+
+def test_side_files_of_file_managers_do_not_fill_a_folder(own_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"")
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert not (tmp_path / "out" / ".DS_Store").exists()
+
+
+def test_only_the_formats_that_everything_reads_are_taken(own_folder, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 40 40 rectfill\nshowpage\n%%EOF\n"
+    cat = own_folder / "photo" / "cat"
+    (cat / "e.jpg").write_bytes(eps)
+    (cat / "e.eps").write_bytes(eps)
+    for name, kind in (("i.ico", "ICO"), ("t.tga", "TGA"), ("p.pcx", "PCX")):
+        Image.new("RGB", (32, 32), "red").save(cat / name, kind)
+    for name, high in (("bright.tif", 255.0), ("fine.tif", 1.0)):
+        Image.fromarray(np.linspace(0, high, 64, dtype=np.float32).reshape(8, 8)).save(cat / name)
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert not (tmp_path / "started").exists()
+    assert summary["problems"] == {
+        "junk": [f"photo/cat/{name}" for name in ("e.eps", "i.ico", "p.pcx", "t.tga")],
+        "unreadable": [
+            "photo/cat/bright.tif (Floats must lie in 0..1, got 0.0..255.0.)",
+            "photo/cat/e.jpg (no image of a known kind)",
+        ],
+    }
+    assert summary["counts"]["gallery"] == {"photo": 4}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_a_file_whose_name_is_no_text_is_named_and_left_out(own_folder, tmp_path):
+    (own_folder / "photo" / "cat" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(archives.image("x"))
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert summary["problems"] == {"junk": ["photo/cat/caf?.jpg"]}
 
 
 @pytest.fixture
