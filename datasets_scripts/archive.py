@@ -1,10 +1,10 @@
 """One list of files for a folder, a zip file or a tar file, read without unpacking where that is possible."""
 
+import contextlib
 import functools
 import lzma
 import os
 import posixpath
-import shutil
 import tarfile
 import zipfile
 import zlib
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
+
+from modeling_splip.common.files import written_whole
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)  # of a torn download, mostly
@@ -38,14 +40,25 @@ class Member(NamedTuple):
         """File name without folders."""
         return self.path.rsplit("/", 1)[-1]
 
+    def read(self) -> bytes:
+        """Return the file's bytes. Raises OSError or zipfile.BadZipFile where they cannot be read."""
+        if not self.container:
+            return Path(str(self.key)).read_bytes()
+        if isinstance(self.key, int):
+            with open(self.container, "rb") as archive:
+                archive.seek(self.key)
+                return archive.read(self.size)
+        return _zip_file(self.container, os.getpid()).read(self.key)
 
-def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Member]:
+
+def list_files(root: str | Path, scratch: str | Path = "") -> list[Member]:
     """Return every file below `root`, sorted by path.
 
     Args:
         root: a folder, a zip file, or a tar file. Zip and tar files that lie directly in a folder are looked into as
             well, as folders of their own name without the suffix, unless such a folder lies beside them.
-        scratch: folder into which compressed tar files are unpacked, because they cannot be read at random.
+        scratch: folder into which compressed tar files are unpacked, because they cannot be read at random; "" for
+            none.
 
     Raises:
         FileNotFoundError: `root` does not exist.
@@ -53,7 +66,7 @@ def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Memb
     """
     root = Path(root).expanduser().absolute()
     if not root.exists():
-        raise FileNotFoundError(f"data folder '{root}' does not exist; check --data-dir")
+        raise FileNotFoundError(f"There is no data folder '{root}': check --data-dir.")
     if root.is_dir():
         files = list(tqdm(_walk(root), desc=f"listing {root.name}", unit="file", delay=2))
         for archive in [Path(str(f.key)) for f in files if "/" not in f.path and f.name.endswith(ARCHIVE_SUFFIXES)]:
@@ -63,19 +76,8 @@ def list_files(root: str | Path, scratch: str | Path | None = None) -> list[Memb
     else:
         files = _members(root, scratch)
     if not files:
-        raise ValueError(f"'{root}' is empty; --data-dir wants a folder or an archive with images in it")
+        raise ValueError(f"'{root}' is empty: --data-dir must name a folder or an archive with images in it.")
     return sorted(files)
-
-
-def read_member(member: Member) -> bytes:
-    """Return the bytes of one file. Raises OSError or zipfile.BadZipFile where they cannot be read."""
-    if not member.container:
-        return Path(str(member.key)).read_bytes()
-    if isinstance(member.key, int):
-        with open(member.container, "rb") as archive:
-            archive.seek(member.key)
-            return archive.read(member.size)
-    return _zip_file(member.container, os.getpid()).read(member.key)
 
 
 def _stem(archive: Path) -> str:
@@ -100,21 +102,38 @@ def _walk(root: Path) -> Iterator[Member]:
             yield Member(prefix + name, size, "", path)
 
 
-def _members(archive: Path, scratch: str | Path | None) -> list[Member]:
+def _members(archive: Path, scratch: str | Path) -> list[Member]:
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                infos = [info for info in opened.infolist() if not info.is_dir()]
-            return [Member(_clean(info.filename), info.file_size, str(archive), info.filename) for info in infos]
+            return _zip_members(archive)
         if archive.stat().st_size and tarfile.is_tarfile(archive):
             plain = _is_plain_tar(archive)
             return _tar_members(archive) if plain else list(_walk(_unpack(archive, scratch)))
     except DAMAGED as error:
-        raise ValueError(f"'{archive}' is damaged or incomplete ({error}); get the file again") from error
+        raise ValueError(f"'{archive}' is damaged or incomplete ({error}): get the file again.") from error
     raise ValueError(
-        f"'{archive}' is neither a folder, a zip file nor a tar file, or only a part of one; get the file again, or "
-        "unpack it and name its folder"
+        f"'{archive}' is neither a folder, a zip file nor a tar file, or only a part of one: get the file again, or "
+        "unpack it and name its folder."
     )
+
+
+def _zip_members(archive: Path) -> list[Member]:
+    """Return the files of a zip file; of entries of one name the last one counts, as when it is unpacked."""
+    members = {}
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            path = _clean(_utf8_name(info))
+            if not path.endswith("/"):
+                members[path] = Member(path, info.file_size, str(archive), info.filename)
+    return list(members.values())
+
+
+def _utf8_name(info: zipfile.ZipInfo) -> str:
+    """Return an entry's name; some packers write it in UTF-8 without saying so, and it is read as code page 437."""
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
 
 
 def _is_plain_tar(archive: Path) -> bool:
@@ -153,22 +172,17 @@ def _linked(info: tarfile.TarInfo | None, infos: Mapping[str, tarfile.TarInfo]) 
     return None
 
 
-def _unpack(archive: Path, scratch: str | Path | None) -> Path:
+def _unpack(archive: Path, scratch: str | Path) -> Path:
     """Unpack a compressed tar file below `scratch` and return the folder; a finished one is used again."""
-    if scratch is None:
-        raise ValueError(f"'{archive}' is a compressed tar file; unpack it and name its folder")
+    if not scratch:
+        raise ValueError(f"'{archive}' is a compressed tar file: unpack it and name its folder.")
     target = Path(scratch) / f"{_stem(archive)}-{archive.stat().st_size}"
     if not target.is_dir():
-        aside = target.with_name(target.name + ".partial")
-        aside.mkdir(parents=True, exist_ok=True)
-        try:
+        with written_whole(target) as aside:
+            aside.mkdir()
             with tarfile.open(archive) as opened:
                 for info in tqdm(opened, desc=f"unpacking {archive.name}", unit="file"):
                     opened.extract(info, aside, filter="data")
-        except DAMAGED:
-            shutil.rmtree(aside)
-            raise
-        os.replace(aside, target)
     return target
 
 

@@ -4,13 +4,13 @@ import csv
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modeling_splip.common.text import quoted, spelling_key
 
-from .archive import Member, read_member
-from .base import is_image
+from .archive import Member
+from .pictures import is_picture
 from .splits import resolve
 
 # The parts of an archive. "original" are the photos that sketches were drawn of, "extended" the photos added later.
@@ -50,6 +50,12 @@ class Found:
     junk: list[str] = field(default_factory=list)
     too_deep: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def classes(self) -> dict[str, set[str]]:
+        """The classes that have sketches, and those that have photos."""
+        photos = {name for part in PARTS[1:] for name in self.parts[part].values()}
+        return {"sketch": set(self.parts["sketch"].values()), "photo": photos}
 
 
 def _halves(modality: str) -> tuple[str]:
@@ -113,18 +119,18 @@ def find(files: Sequence[Member], dataset: str, spellings: Mapping[str, str]) ->
         spellings: spelling key of every known class folder -> readable name.
 
     Raises:
-        ValueError: no layout fits; class folders are unknown or missing; two copies of the dataset.
+        ValueError: no layout fits; class folders are unknown; two copies of the dataset.
     """
     for layout in LAYOUTS[dataset]:
         found = _try(files, layout, spellings)
         if found.parts["sketch"] and any(found.parts[part] for part in PARTS[1:]):
-            return _complete(found, spellings)
+            return found
     table = _from_table(files, spellings)
     if table is None:
         packed = [member.name for member in files if member.name.lower().endswith((".7z", ".rar"))]
         hint = f"unpack {quoted(packed)} first, or " if packed else ""
-        raise ValueError(f"no known layout of {dataset} in --data-dir; {hint}see that it has {_expected(dataset)}")
-    return _complete(table, spellings)
+        raise ValueError(f"--data-dir has no known layout of {dataset}: {hint}see that it has {_expected(dataset)}.")
+    return table
 
 
 def _expected(dataset: str) -> str:
@@ -175,7 +181,8 @@ def _best_root(roots: Mapping[str, list[tuple[Member, str]]], part: str, spellin
     best = sorted(known, key=lambda root: known[root], reverse=True)
     if len(best) > 1 and 0 < known[best[0]] == known[best[1]]:
         raise ValueError(
-            f"{part} folders of {known[best[0]]} classes in both {quoted(best[:2])}; keep one of them in --data-dir"
+            f"There are {part} folders of {known[best[0]]} classes in both {quoted(best[:2])}: keep one of them in "
+            "--data-dir."
         )
     return best[0] if best else ""
 
@@ -186,7 +193,7 @@ def _take(found: Found, part: str, members: Sequence[tuple[Member, str]], spelli
     for member, folder in members:
         if "/" in folder:
             found.too_deep.append(member.path)
-        elif folder and is_image(member):
+        elif folder and is_picture(member):
             images.append((member, folder))
         else:
             found.junk.append(member.path)
@@ -198,15 +205,12 @@ def _take(found: Found, part: str, members: Sequence[tuple[Member, str]], spelli
     found.parts[part] = {member: names[folder] for member, folder in images}
 
 
-def _complete(found: Found, spellings: Mapping[str, str]) -> Found:
-    """Return `found`. Raises ValueError where classes of the dataset are missing."""
-    photos = set(found.parts["original"].values()) | set(found.parts["extended"].values())
-    have = {"sketch": set(found.parts["sketch"].values()), "photo": photos | set(found.parts["photo"].values())}
-    for modality, names in have.items():
-        missing = [name for name in dict.fromkeys(spellings.values()) if name not in names]
+def check_complete(found: Found, names: Iterable[str]) -> None:
+    """Raise ValueError where a class among `names` has no sketch or no photo."""
+    for modality, have in found.classes.items():
+        missing = [name for name in names if name not in have]
         if missing:
-            raise ValueError(f"no {modality} in a folder for {quoted(missing)} (layout: {found.layout})")
-    return found
+            raise ValueError(f"There is no {modality} in a folder for {quoted(missing)} (layout: {found.layout}).")
 
 
 def _from_table(files: Sequence[Member], spellings: Mapping[str, str]) -> Found | None:
@@ -231,7 +235,7 @@ def _from_table(files: Sequence[Member], spellings: Mapping[str, str]) -> Found 
         else:
             missing.append(path)
     if missing:
-        raise ValueError(f"{len(missing)} files of the CSV table are not in --data-dir, such as {quoted(missing, 2)}")
+        raise ValueError(f"{len(missing)} files of the CSV table are not in --data-dir, such as {quoted(missing, 2)}.")
     for modality, members in taken.items():
         _take(found, modality, members, spellings)
     listed = {member for members in taken.values() for member, _ in members}
@@ -240,7 +244,7 @@ def _from_table(files: Sequence[Member], spellings: Mapping[str, str]) -> Found 
 
 
 def _table_rows(member: Member) -> Iterator[tuple[str, str]]:
-    reader = csv.DictReader(io.StringIO(read_member(member).decode("utf-8", "replace")))
+    reader = csv.DictReader(io.StringIO(member.read().decode("utf-8", "replace")))
     if {"img_path", "m1"} <= set(reader.fieldnames or ()):
         for row in reader:
             yield row["img_path"], "sketch" if row["m1"].strip() == "1" else "photo"
@@ -252,7 +256,7 @@ def read_list(member: Member) -> Counter[tuple[str, str]]:
     The path may hold spaces: only the last one separates.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    for line in read_member(member).decode("utf-8", "replace").splitlines():
+    for line in member.read().decode("utf-8", "replace").splitlines():
         path = line.rstrip().rpartition(" ")[0]
         if "/" in path:
             counts[tuple(path.split("/")[-2:])] += 1  # type: ignore[index]

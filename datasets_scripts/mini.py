@@ -5,15 +5,16 @@ python -m datasets_scripts.mini docs/images/world_contact_sheet.png    # draw th
 
 import argparse
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import datasets
 import numpy as np
 from PIL import Image
 
-from .schema import features
+from .base import Builder, Plan, Row
+from .schema import SPLITS
 from .world.instances import CATEGORY_NAMES, FOLDS, KNOBS, TUNING, WORLD_VERSION, make_instance, world_hash
 from .world.render import draw_photo, draw_sketch
 
@@ -27,20 +28,55 @@ UNSEEN = {
 """Unseen categories of each configuration; all others are seen. The folds are reported, `mini-tuning` never is."""
 
 
+class Drawn(NamedTuple):
+    """A picture of an instance, which is drawn when it is read.
+
+    - `category`, `number`, `stream`, `seed`: the instance, see `make_instance`.
+    - `sketch`: number of the sketch, -1 for the photo.
+    """
+
+    category: str
+    number: int
+    stream: str
+    seed: int
+    sketch: int = -1
+    size: int = 10_000  # bytes, roughly: the unit of parallel work depends on it
+
+    @property
+    def instance_id(self) -> str:
+        """The instance's id."""
+        return f"{self.category.replace(' ', '_')}_{self.stream}_{self.number:04d}"
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return f"{self.instance_id}.png" if self.sketch < 0 else f"{self.instance_id}-{self.sketch + 1}.png"
+
+    path = name
+
+    def read(self) -> bytes:
+        """Return the picture as PNG."""
+        instance = make_instance(self.category, self.number, self.stream, self.seed)
+        pixels = draw_photo(instance) if self.sketch < 0 else draw_sketch(instance, self.sketch)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=4)
+        return file.getvalue()
+
+
 @dataclass
-class MiniConfig(datasets.BuilderConfig):
-    """How many pictures of which categories.
+class Mini(Builder):
+    """Builder of `splip prepare mini-fold0 | ...`; it needs no data folder.
 
     Attributes:
-        seen: categories of the `train` split; unseen: those of `query` and `gallery`.
         train_photos: photos of a seen category, with one or two sketches each in turn.
         gallery_photos: photos of an unseen category; the first `fine_photos` have `fine_sketches` sketches each,
             which are the queries.
         seed: seed of the instances.
     """
 
-    seen: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
+    names = tuple(UNSEEN)
+    needs_data = False
+
     train_photos: int = 80
     gallery_photos: int = 120
     fine_photos: int = 20
@@ -48,84 +84,30 @@ class MiniConfig(datasets.BuilderConfig):
     seed: int = 0
 
     @property
-    def data_version(self) -> str:
-        """The world's version and hash: results of different worlds are never put in one table."""
-        return f"{WORLD_VERSION}-{world_hash()}"
+    def title(self) -> str:
+        """`mini` is `mini-fold0`."""
+        return "mini-fold0" if self.name == "mini" else self.name
 
+    def plan(self) -> Plan:
+        """Return the rows; nothing is drawn. The version is the world's, with its hash."""
+        unseen = UNSEEN[self.name]
+        seen = [category for category in CATEGORY_NAMES if category not in unseen]
+        rows = {split: list(self._rows(split, unseen if split != "train" else seen)) for split in SPLITS}
+        return Plan(seen, list(unseen), rows, version=f"{WORLD_VERSION}-{world_hash()}")
 
-def mini_config(name: str, **sizes: int) -> MiniConfig:
-    """Return the configuration of this name; `sizes` replace its numbers of pictures.
-
-    Raises:
-        ValueError: where there is no such configuration.
-    """
-    if name not in UNSEEN:
-        raise ValueError(f"unknown configuration {name!r} of mini: choose one of {', '.join(UNSEEN)}.")
-    unseen = UNSEEN[name]
-    seen = tuple(category for category in CATEGORY_NAMES if category not in unseen)
-    version = datasets.Version(f"{WORLD_VERSION}.0.0")
-    return MiniConfig(name=name, version=version, seen=seen, unseen=unseen, **sizes)
-
-
-def generate(split: str, config: MiniConfig) -> Iterator[tuple[str, dict]]:
-    """Yield keys and examples, with the columns of `schema.features`, images as PNG bytes.
-
-    An instance is the same in whichever configuration it appears, but train and gallery share none.
-
-    Args:
-        split: "train" (seen, both modalities), "query" (unseen sketches) or "gallery" (unseen photos).
-    """
-    names, stream, count = {
-        "train": (config.seen, "train", config.train_photos),
-        "query": (config.unseen, "gallery", config.fine_photos),
-        "gallery": (config.unseen, "gallery", config.gallery_photos),
-    }[split]
-    for name in names:
-        for number in range(count):
-            instance = make_instance(name, number, stream, config.seed)
-            own = f"{name.replace(' ', '_')}_{stream}_{number:04d}"
-            if split != "query":
-                yield own, _example(draw_photo(instance), "photo", name, own)
-            sketches = {"train": 1 + number % 2, "query": config.fine_sketches, "gallery": 0}[split]
-            for index in range(sketches):
-                yield f"{own}-{index + 1}", _example(draw_sketch(instance, index), "sketch", name, own)
-
-
-def _example(pixels: np.ndarray, modality: str, label: str, instance_id: str) -> dict:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=4)
-    return {
-        "image": {"bytes": file.getvalue(), "path": None},
-        "modality": modality,
-        "label": label,
-        "instance_id": instance_id,
-        "source": "mini",
-        "copies": 1,
-    }
-
-
-class Mini(datasets.GeneratorBasedBuilder):
-    """Builder of `mini`: `Mini(config_name="mini-fold0", cache_dir=...).download_and_prepare(out, ...)`."""
-
-    BUILDER_CONFIG_CLASS = MiniConfig
-    BUILDER_CONFIGS = [mini_config(name) for name in UNSEEN]  # noqa: RUF012
-    DEFAULT_CONFIG_NAME = "mini"
-
-    def _info(self) -> datasets.DatasetInfo:
-        config = self.config
-        return datasets.DatasetInfo(
-            description=f"Objects of {len(CATEGORY_NAMES)} categories drawn by program, as photos and as sketches.",
-            features=features([*config.seen, *config.unseen]),
-            license="Apache-2.0",
-            version=config.version,
-        )
-
-    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        splits = ("train", "query", "gallery")
-        return [datasets.SplitGenerator(datasets.NamedSplit(s), gen_kwargs={"split": s}) for s in splits]
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-        yield from generate(split, self.config)
+    def _rows(self, split: str, categories: Iterable[str]) -> Iterator[Row]:
+        """Yield the rows of a split. An instance is the same in every configuration; train and gallery share none."""
+        stream = "train" if split == "train" else "gallery"
+        count = {"train": self.train_photos, "query": self.fine_photos, "gallery": self.gallery_photos}[split]
+        for category in categories:
+            for number in range(count):
+                photo = Drawn(category, number, stream, self.seed)
+                sketches = {"train": 1 + number % 2, "query": self.fine_sketches, "gallery": 0}[split]
+                if split != "query":
+                    yield Row(photo, "photo", category, photo.instance_id, "mini", 1)
+                for index in range(sketches):
+                    drawn = photo._replace(sketch=index)
+                    yield Row(drawn, "sketch", category, photo.instance_id, "mini", 1)
 
 
 def contact_sheet() -> Image.Image:

@@ -1,49 +1,43 @@
 """Turn sketches and photos on disk into a dataset that every other command reads."""
 
 import argparse
+import dataclasses
 import hashlib
-import importlib
 import json
 import os
-import re
 import shutil
 import sys
-import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
+from modeling_splip.common.files import remove, write_json, write_text
+from modeling_splip.common.text import hint, printable, quoted
 
-from modeling_splip.common.text import quoted
-
+from .base import Builder, Plan
 from .card import dataset_card
 from .folder import Folder
+from .mini import Mini
+from .open23 import Open23
 from .qmul import Qmul
 from .quickdraw import QuickDraw
 from .schema import SPLITS
 from .sketchy import Sketchy
-from .splits import load_split
 from .tuberlin import TuBerlin
 from .writing import plan_hash, write_shards
 
+INFO_FILE = "splip_dataset.json"
 BENCHMARKS = (Sketchy, TuBerlin, QuickDraw, Qmul)
-MINI = re.compile(r"mini(-.*)?$")
-NOT_IN_NAMES = r"[<>:/\\|?*]"  # what `datasets` refuses in the name of a configuration
-# Arguments that only some builders have; the first ones are lists, separated by commas.
-LISTS = ("unseen", "drop_flawed")
-PLAIN = ("split", "pairs", "sketch_list", "info_dir")
-OPTIONS = {
-    Folder: ("split", "unseen", "pairs"),
-    Sketchy: ("sketch_list", "drop_flawed", "info_dir"),
-    TuBerlin: ("sketch_list",),
-    QuickDraw: ("sketch_list",),
-}
+BUILDERS: dict[str, type[Builder]] = {name: b for b in (Folder, Open23, Mini, *BENCHMARKS) for name in b.names}
+LISTS = ("unseen", "drop_flawed")  # arguments with names that commas separate
+NO_TRAIN = "pictures of seen classes: it tests models by the protocols zs and fg-*, and trains none"
+SIDE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file managers leave in folders that look empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `splip prepare`."""
-    parser.add_argument("name", help=f"folder, mini, or a benchmark's split: {', '.join(benchmarks())}")
+    parser.add_argument("name", help=f"folder, open23-fold0, mini, or a benchmark's split: {', '.join(benchmarks())}")
     parser.add_argument("--data-dir", help="folder, zip or tar file with the images")
     parser.add_argument("--out", required=True, help="folder to write; must not exist yet")
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset at --out")
@@ -52,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("folder")
     folder.add_argument("--split", help="name of a packaged split, or a JSON file")
     folder.add_argument("--split-file", dest="split", help='JSON file {"seen": [...], "unseen": [...]}')
-    folder.add_argument("--unseen", help="unseen classes, separated by commas; the others are seen")
-    folder.add_argument("--title", help="name of the dataset (the split's or the data folder's)")
+    folder.add_argument("--unseen", help="unseen classes, separated by commas; the others are seen; all for a test set")
+    folder.add_argument("--title", dest="own_title", help="name of the dataset (the split's or the data folder's)")
     folder.add_argument(
         "--pairs",
         action=argparse.BooleanOptionalAction,
@@ -72,83 +66,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hub.add_argument("--private", action="store_true", help="make that repository private")
 
 
+OPTIONS = {
+    "split": "--split",
+    "unseen": "--unseen",
+    "own_title": "--title",
+    "pairs": "--pairs",
+    "sketch_list": "--sketch-list",
+    "drop_flawed": "--drop-flawed",
+    "info_dir": "--info-dir",
+    "data_dir": "--data-dir",
+}
+"""The arguments that become fields of a builder, where it has them."""
+
+
 def run(args: argparse.Namespace) -> int:
     """Prepare the dataset that `args` ask for. Raises ValueError and OSError with one clear sentence."""
-    if args.num_proc < 1:
-        raise ValueError(f"--num-proc is {args.num_proc}; it must be 1 or more")
-    if args.title and re.search(NOT_IN_NAMES, args.title):
-        raise ValueError(f"--title '{args.title}' holds one of < > : / \\ | ? *, which no dataset's name may hold")
     out = Path(args.out).expanduser()
-    _require_free(out, args.overwrite)
-    partial = out.with_name(out.name + ".partial")
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            builder = make_builder(args, cache, scratch=partial / "unpacked")
-        finally:
-            _drop_if_empty(partial)
-        _open_partial(partial, plan_hash(builder))
-        written = write_shards(builder, partial / "data", args.num_proc)
-    summary = _summary(builder, written, args)
-    wrong = _why_not(summary, args.strict)
-    if wrong:
-        shutil.rmtree(partial)
-        raise ValueError(f"{wrong}; nothing was written")
-    _complete(partial, out, summary, builder)
+    summary = prepare(make_builder(args), out, args.num_proc, args.strict, args.overwrite)
     _report(out, summary)
     if args.push_to_hub:
         push(out, args.push_to_hub, args.private)
     return 0
 
 
+def prepare(
+    builder: Builder, out: Path, num_proc: int = 1, strict: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write a builder's dataset to the folder `out`, which must not exist yet, and return its `splip_dataset.json`.
+
+    All is written to `out`.partial, and renamed at the end. An interrupted run goes on there when it is repeated.
+
+    Args:
+        builder: such as `Mini("mini-fold0")` or `Folder("folder", "my/pictures", unseen=["cup"])`.
+        num_proc: worker processes.
+        strict: whether to refuse data that have any problem.
+        overwrite: whether a prepared dataset at `out` is replaced.
+
+    Raises:
+        ValueError, OSError: with one sentence; nothing is written.
+    """
+    if num_proc < 1:
+        raise ValueError(f"--num-proc is {num_proc}, but must be 1 or more.")
+    partial = out.with_name(out.name + ".partial")
+    _put_back(partial, out)
+    check_free(out, overwrite)
+    builder.scratch = str(partial / "unpacked")
+    try:
+        plan = builder.plan()
+    finally:
+        _drop_if_empty(partial)
+    _open_partial(partial, plan_hash(plan))
+    summary = _summary(builder, plan, write_shards(plan, partial / "data", num_proc))
+    wrong = _why_not(summary, strict)
+    if wrong:
+        shutil.rmtree(partial)
+        raise ValueError(f"{wrong}. Nothing was written.")
+    write_text(partial / "README.md", dataset_card(summary, builder.about))
+    write_json(partial / INFO_FILE, summary)
+    _move(partial, out)
+    return summary
+
+
 def benchmarks() -> list[str]:
     """Return the names of the benchmark splits that `splip prepare` knows."""
-    return [config.name for builder in BENCHMARKS for config in builder.BUILDER_CONFIGS]
+    return [name for builder in BENCHMARKS for name in builder.names]
 
 
-def make_builder(args: argparse.Namespace, cache: str, scratch: Path) -> datasets.GeneratorBasedBuilder:
-    """Return the builder of `args.name`, its data folder listed and checked."""
-    if MINI.match(args.name):
-        return _mini(args, cache)
-    classes = {config.name: builder for builder in BENCHMARKS for config in builder.BUILDER_CONFIGS}
-    builder_class = {"folder": Folder, **classes}.get(args.name)
-    if builder_class is None:
-        raise ValueError(f"unknown dataset '{args.name}'; known: folder, mini, {', '.join(benchmarks())}")
-    options = _options(args, OPTIONS.get(builder_class, ()))
-    return builder_class(
-        cache_dir=cache, config_name=args.name, data_dir=args.data_dir, scratch=str(scratch), **options
-    )
+def make_builder(args: argparse.Namespace) -> Builder:
+    """Return the builder of `args.name` with the options that were given.
 
-
-def _mini(args: argparse.Namespace, cache: str) -> datasets.GeneratorBasedBuilder:
-    _options(args, ())
-    mini = importlib.import_module("datasets_scripts.mini").Mini
-    names = [config.name for config in mini.BUILDER_CONFIGS]
-    if args.name not in names:
-        raise ValueError(f"unknown dataset '{args.name}'; known: {', '.join(names)}")
-    return mini(cache_dir=cache, config_name="mini-fold0" if args.name == "mini" else args.name)
-
-
-def _options(args: argparse.Namespace, allowed: Sequence[str]) -> dict[str, Any]:
-    """Return the given options of one builder. Raises ValueError for one that it does not have."""
-    given = {name: getattr(args, name) for name in LISTS + PLAIN if getattr(args, name) is not None}
-    for name in given:
+    Raises:
+        ValueError: if there is none, it lacks its data folder, or an option is not one of its.
+    """
+    if args.name not in BUILDERS:
+        raise ValueError(f"There is no dataset '{args.name}'{hint(args.name, BUILDERS)}")
+    kind = BUILDERS[args.name]
+    allowed = {field.name for field in dataclasses.fields(kind)} - (set() if kind.needs_data else {"data_dir"})
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    for name in options:
         if name not in allowed:
-            raise ValueError(f"--{name.replace('_', '-')} does not go with '{args.name}'")
-    return {name: _names(value) if name in LISTS else value for name, value in given.items()}
+            raise ValueError(f"{OPTIONS[name]} does not go with '{args.name}'.")
+    if kind.needs_data and not args.data_dir:
+        raise ValueError(f"There is no data folder: --data-dir names the folder or archive that holds '{args.name}'.")
+    options |= {name: _names(options[name]) for name in LISTS if name in options}
+    return kind(args.name, **options)
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _require_free(out: Path, overwrite: bool) -> None:
-    """Refuse an output that exists, unless it is empty or a prepared dataset that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise ValueError for an output that exists, unless it is empty or a prepared dataset that may be replaced."""
+    if not out.exists() or (out.is_dir() and all(path.name in SIDE_FILES for path in out.iterdir())):
         return
     if not overwrite:
-        raise ValueError(f"output '{out}' exists; choose another --out, or --overwrite to replace a prepared dataset")
-    if not (out / "splip_dataset.json").is_file():
-        raise ValueError(f"output '{out}' is not a prepared dataset, so --overwrite does not touch it")
+        raise ValueError(f"Output '{out}' exists: choose another --out, or --overwrite to replace a prepared dataset.")
+    if not (out / INFO_FILE).is_file():
+        raise ValueError(
+            f"Output '{out}' is not a prepared dataset, so --overwrite does not touch it: choose another --out."
+        )
 
 
 def _drop_if_empty(partial: Path) -> None:
@@ -168,85 +185,68 @@ def _open_partial(partial: Path, plan: str) -> None:
         (partial / "data").mkdir(parents=True, exist_ok=True)
         marker.write_text(plan)
     except OSError as error:
-        raise OSError(f"cannot write to '{partial.parent}': {error.strerror}; choose another --out") from error
+        raise OSError(f"Cannot write to '{partial.parent}' ({error.strerror}): choose another --out.") from error
 
 
-def _summary(
-    builder: datasets.GeneratorBasedBuilder, written: Mapping[str, Any], args: argparse.Namespace
-) -> dict[str, Any]:
+def _move(partial: Path, out: Path) -> None:
+    """Give the finished side folder its name. What stood there before waits inside, until it may go."""
+    remove(partial / "unpacked")
+    remove(partial / "plan")
+    if out.exists():
+        os.replace(out, partial / "old")
+    os.replace(partial, out)
+    remove(out / "old")
+
+
+def _put_back(partial: Path, out: Path) -> None:
+    """Tidy up where a run was killed in `_move`: the earlier dataset is there again, or goes where it was replaced."""
+    if (partial / "old").exists() and not out.exists():
+        os.replace(partial / "old", out)
+    elif all((folder / INFO_FILE).is_file() for folder in (out, out / "old")):
+        remove(out / "old")
+
+
+def _summary(builder: Builder, plan: Plan, written: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of `splip_dataset.json`."""
-    plan = getattr(builder, "plan", None)
-    classes = plan or builder.config
-    problems = {**(plan.problems if plan else {}), **written["problems"]}
-    summary = {
-        "name": _name(args, builder),
-        "prepared": args.name,
-        "version": "",
-        "seen": list(classes.seen),
-        "unseen": list(classes.unseen),
+    problems: dict[str, list[str]] = defaultdict(list)
+    for kind, names in (*plan.problems.items(), *written["problems"].items()):
+        problems[kind] += [name.encode(errors="replace").decode() for name in names]  # a path may be no text
+    content = json.dumps([builder.title, plan.seen, plan.unseen, written["digest"]])
+    return {
+        "name": builder.title,
+        "prepared": builder.name,
+        "version": plan.version or hashlib.blake2b(content.encode(), digest_size=6).hexdigest(),
+        "seen": plan.seen,
+        "unseen": plan.unseen,
         "counts": {split: written["rows"].get(split, {}) for split in SPLITS},
-        "problems": {kind: names for kind, names in problems.items() if names},
+        "problems": dict(problems),
         "per_class": written["per_class"],
-        "report": plan.report if plan else {},
+        "report": plan.report if plan.rows["train"] else {"lacks": NO_TRAIN, **plan.report},
     }
-    summary["version"] = _version(builder, summary, written["digest"])
-    return summary
 
 
 def _why_not(summary: Mapping[str, Any], strict: bool) -> str:
     """Return why the result may not be kept, "" where it may."""
-    empty = [split for split in SPLITS if not summary["counts"][split]]
+    needed = SPLITS if summary["seen"] else ("query", "gallery")
+    empty = [split for split in needed if not summary["counts"][split]]
     if empty:
-        need = "at least one seen class, and one unseen class with sketches and photos"
-        return f"no images for {quoted(empty)}: the data and the split must leave {need}"
+        return f"There are no images for {quoted(empty)}: some unseen class must have sketches and photos"
     if strict and summary["problems"]:
-        return f"--strict: {_first_problems(summary['problems'])}"
+        return f"--strict found {_first_problems(summary['problems'])}"
     return ""
-
-
-def _name(args: argparse.Namespace, builder: datasets.GeneratorBasedBuilder) -> str:
-    if args.name != "folder":
-        return builder.config.name
-    if args.title:
-        return args.title
-    name = load_split(args.split).name if args.split else Path(args.data_dir).absolute().name
-    return re.sub(NOT_IN_NAMES, "-", name)
-
-
-def _version(builder: datasets.GeneratorBasedBuilder, summary: Mapping[str, Any], digest: str) -> str:
-    """Return the configuration's `data_version` where it states one, otherwise a hash of the content."""
-    if stated := getattr(builder.config, "data_version", None):
-        return stated
-    content = json.dumps([summary["name"], summary["seen"], summary["unseen"], digest])
-    return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
-
-
-def _complete(partial: Path, out: Path, summary: Mapping[str, Any], builder: datasets.GeneratorBasedBuilder) -> None:
-    """Write the card and the summary, and give the folder its name."""
-    about = getattr(builder, "about", {})
-    (partial / "README.md").write_text(dataset_card(summary, about), "utf-8")
-    (partial / "splip_dataset.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    shutil.rmtree(partial / "unpacked", ignore_errors=True)
-    (partial / "plan").unlink()
-    if out.exists():
-        old = out.with_name(out.name + ".old")
-        os.replace(out, old)
-        os.replace(partial, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, out)
 
 
 def _report(out: Path, summary: Mapping[str, Any]) -> None:
     classes = f"{len(summary['seen'])} seen and {len(summary['unseen'])} unseen classes"
-    print(f"{summary['name']} (version {summary['version']}): {classes}")
+    lines = [f"{summary['name']} (version {summary['version']}): {classes}"]
     for split, counts in summary["counts"].items():
-        print(f"  {split:8} {counts.get('sketch', 0):>8,} sketches {counts.get('photo', 0):>8,} photos")
+        lines.append(f"  {split:8} {counts.get('sketch', 0):>8,} sketches {counts.get('photo', 0):>8,} photos")
     for key, value in summary["report"].items():
-        if value not in ("", [], {}, None):
-            print(f"  {key.replace('_', ' ')}: {_plain(value)}")
+        if value not in ("", [], {}, None, 0) or value is False:
+            lines.append(f"  {key.replace('_', ' ')}: {_plain(value)}")
     for kind, names in summary["problems"].items():
-        print(f"  {kind.replace('_', ' ')}: {len(names):,}: {quoted(names, 5)}")
+        lines.append(f"  {kind.replace('_', ' ')}: {len(names):,}: {quoted(names, 5)}")
+    print("\n".join(map(printable, lines)))
     print(f"written to {out}")
 
 
@@ -271,6 +271,6 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
     except Exception as error:  # network, rights or name: huggingface_hub raises errors of many families
-        reason = str(error).strip().partition("\n")[0]
-        raise OSError(f"'{folder}' is prepared, but pushing it to '{repo_id}' failed: {reason}") from error
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise OSError(f"'{folder}' is prepared, but pushing it to '{repo_id}' failed: {reason}.") from error
     print(f"pushed to {repo_id}")

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import datasets
-
-from .archive import Member, list_files, read_member
-from .base import Plan, Row, SbirBuilder, is_image, photo_id_of, stem
+from .archive import Member, list_files
+from .base import Builder, Plan, Row, empty_rows
+from .pictures import is_picture, photo_id_of, stem
 
 # (photos, sketches) of the training and the test half, by who counted them.
 COUNTS = {
@@ -27,29 +26,13 @@ HALVES |= {"testB": ("photo", "test")}
 
 
 @dataclass
-class QmulConfig(datasets.BuilderConfig):
-    """Settings of `Qmul`: `label` is the one class, in `train` and in `query` and `gallery` alike."""
+class Qmul(Builder):
+    """Builder of `splip prepare shoev2 | chairv2`.
 
-    label: str = ""
-    scratch: str | None = None
+    The one class is seen and unseen at once: what is unseen are the instances.
+    """
 
-    @property
-    def seen(self) -> list[str]:
-        """The one class: what is unseen are the instances."""
-        return [self.label]
-
-    @property
-    def unseen(self) -> list[str]:
-        """The one class again."""
-        return [self.label]
-
-
-class Qmul(SbirBuilder):
-    """Builder of `splip prepare shoev2 | chairv2`."""
-
-    BUILDER_CONFIG_CLASS = QmulConfig
-    BUILDER_CONFIGS: ClassVar = [QmulConfig(name="shoev2", label="shoe"), QmulConfig(name="chairv2", label="chair")]
-    config: QmulConfig
+    names = ("shoev2", "chairv2")
     about: ClassVar = {
         "title": "QMUL ShoeV2 and ChairV2 for fine-grained sketch-based image retrieval",
         "description": "Sketches of single shoes or chairs with their photos. Training and test data share the class "
@@ -58,31 +41,35 @@ class Qmul(SbirBuilder):
         "licence_note": "The archive states no explicit licence; research use.",
     }
 
-    def make_plan(self) -> Plan:
+    @property
+    def label(self) -> str:
+        """The one class."""
+        return self.name.removesuffix("v2")
+
+    def plan(self) -> Plan:
         """List the archive. Raises FileNotFoundError, ValueError: no known layout, no lists, SVG sketches only."""
-        if not self.config.data_dir:
-            raise ValueError(f"no data folder: --data-dir names the folder or archive that holds {self.config.name}")
-        files = _below(list_files(self.config.data_dir, self.config.scratch), self.config.label)
+        files = _below(list_files(self.data_dir, self.scratch), self.label)
         halves = {name: _in_folder(files, name) for name in HALVES}
         if all(halves.values()):
             layout, found = "trainA, trainB, testA, testB", _from_halves(halves)
         else:
-            layout, found = "photo and sketch folders with lists", _from_lists(files, self.config.label)
+            layout, found = "photo and sketch folders with lists", _from_lists(files, self.label)
         rows, unpaired = self._rows(found)
         problems = {"junk": found.junk, "on_no_list": found.unlisted, "unpaired": unpaired}
         report = {
             "split": "by instance",
             "layout": layout,
-            "counts_are_those_of": _known_counts(rows, self.config.label),
+            "counts_are_those_of": _known_counts(rows, self.label),
         }
         if not report["counts_are_those_of"]:
-            problems["counts_that_differ"] = [_count_line(rows, self.config.label)]
-        label = [self.config.label]
-        return Plan(label, label, rows, {kind: names for kind, names in problems.items() if names}, report)
+            problems["counts_that_differ"] = [_count_line(rows, self.label)]
+        return Plan(
+            [self.label], [self.label], rows, {kind: names for kind, names in problems.items() if names}, report
+        )
 
     def _rows(self, found: "_Found") -> tuple[dict[str, list[Row]], list[str]]:
-        label = self.config.label
-        rows: dict[str, list[Row]] = {"train": [], "query": [], "gallery": []}
+        label = self.label
+        rows = empty_rows()
         for photo, half in found.photos.items():
             row = Row(photo, "photo", label, f"{label}/{stem(photo.name)}", "qmul", 1)
             rows["train" if half == "train" else "gallery"].append(row)
@@ -96,7 +83,7 @@ class Qmul(SbirBuilder):
             else:
                 unpaired.append(sketch.path)
         for chosen in rows.values():
-            chosen.sort(key=lambda row: (row.modality, row.member.name))
+            chosen.sort(key=lambda row: (row.modality, row.picture.name))
         return rows, unpaired
 
 
@@ -123,7 +110,7 @@ def _from_halves(halves: Mapping[str, Sequence[Member]]) -> _Found:
     found = _Found({}, [], [], [])
     for name, (modality, half) in HALVES.items():
         for member in halves[name]:
-            if not is_image(member):
+            if not is_picture(member):
                 found.junk.append(member.path)
             elif modality == "photo":
                 found.photos[member] = half
@@ -139,22 +126,22 @@ def _from_lists(files: Sequence[Member], label: str) -> _Found:
     sketches = [f for f in files if re.search(r"(?:^|[/_])sketch(?:_png)?/[^/]+$", f.path, re.IGNORECASE)]
     if not photos or not sketches:
         raise ValueError(
-            f"no known layout of {label}v2 in --data-dir; expected trainA/, trainB/, testA/ and testB/, or "
-            f"{label.title()}V2_photo/ and {label.title()}V2_sketch_png/ with photo_train.txt and photo_test.txt"
+            f"--data-dir has no known layout of {label}v2: it must have trainA/, trainB/, testA/ and testB/, or "
+            f"{label.title()}V2_photo/ and {label.title()}V2_sketch_png/ with photo_train.txt and photo_test.txt."
         )
     half_of = _halves_of_lists(files)
     for member in photos:
-        if not is_image(member):
+        if not is_picture(member):
             found.junk.append(member.path)
         elif stem(member.name) not in half_of:
             found.unlisted.append(member.path)
         else:
             found.photos[member] = half_of[stem(member.name)]
-    drawn = [member for member in sketches if is_image(member)]
+    drawn = [member for member in sketches if is_picture(member)]
     if not drawn:
-        raise ValueError(f"the sketches of {label}v2 are SVG files; render them to PNG files of the same name first")
+        raise ValueError(f"The sketches of {label}v2 are SVG files: render them to PNG files of the same name first.")
     found.sketches = drawn
-    found.junk += [m.path for m in sketches if not is_image(m) and not m.name.lower().endswith(".svg")]
+    found.junk += [m.path for m in sketches if not is_picture(m) and not m.name.lower().endswith(".svg")]
     return found
 
 
@@ -163,8 +150,10 @@ def _halves_of_lists(files: Sequence[Member]) -> dict[str, str]:
     for half in ("train", "test"):
         member = next((f for f in files if f.name == f"photo_{half}.txt"), None)
         if member is None:
-            raise ValueError(f"photo_{half}.txt is missing: it says which photos are for {half}ing; put it beside them")
-        names = read_member(member).decode("utf-8", "replace").split()
+            raise ValueError(
+                f"photo_{half}.txt is missing: it says which photos are for {half}ing. Put it beside them."
+            )
+        names = member.read().decode("utf-8", "replace").split()
         half_of.update({stem(name.rpartition("/")[2]): half for name in names})
     return half_of
 

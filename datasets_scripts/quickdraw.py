@@ -2,13 +2,13 @@
 
 from typing import ClassVar
 
-from .benchmark import BenchmarkBuilder, configs
+from .benchmark import BenchmarkBuilder
 
 
 class QuickDraw(BenchmarkBuilder):
     """Builder of `splip prepare quickdraw | quickdraw-kdsbir`."""
 
-    BUILDER_CONFIGS = configs("quickdraw", "quickdraw-kdsbir")
+    names = ("quickdraw", "quickdraw-kdsbir")
     dataset = "quickdraw"
     photo_lists = ("all_photo_train.txt", "all_photo_zero.txt")
     train_sketch_list = "sketch_train.txt"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import datasets
 
 MODALITIES = ("sketch", "photo")
-SOURCES = ("sketchy", "extended", "tuberlin", "quickdraw", "qmul", "mini", "user")
+SOURCES = ("sketchy", "extended", "tuberlin", "quickdraw", "qmul", "mini", "open23", "user")
 SPLITS = ("train", "query", "gallery")
 
 

@@ -1,23 +1,40 @@
-"""Sketchy with its extended gallery, splits 1 and 2, with the photo that each sketch was drawn of."""
+"""Sketchy with its extended gallery: splits 1 and 2, its test classes alone, and folds of them, with instance pairs."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-from .archive import Member, list_files, read_member
-from .base import photo_id_of
-from .benchmark import BenchmarkBuilder, check_flaws, configs
+from modeling_splip.common.text import quoted
+
+from .archive import Member, list_files
+from .benchmark import BenchmarkBuilder
+from .pictures import photo_id_of
 
 ORIGINAL = re.compile(r"n\d+_\d+")  # an ImageNet id; added photos are called ext_<number>
+FLAWS = ("error", "ambiguous", "pose", "context")
 
 
+@dataclass
 class Sketchy(BenchmarkBuilder):
-    """Builder of `splip prepare sketchy1 | sketchy2 | sketchy1-sempcyc`."""
+    """Builder of `splip prepare sketchy1 | sketchy2 | ...`; sketch `n02691156_58-1.png` is of `n02691156_58.jpg`.
 
-    BUILDER_CONFIGS = configs("sketchy1", "sketchy2", "sketchy1-sempcyc")
+    `sketchy21` is `sketchy2` without its seen classes: for testing only. Its folds train on 14 of the 21 unseen classes
+    and test on 7.
+
+    Attributes:
+        drop_flawed: kinds of flawed sketches to leave out: any of `FLAWS`.
+        info_dir: folder or archive with the `invalid-<kind>.txt` lists; the data folder where "".
+    """
+
+    names = (
+        *("sketchy1", "sketchy2", "sketchy1-sempcyc"),
+        *("sketchy21", "sketchy21-fold0", "sketchy21-fold1", "sketchy21-fold2"),
+    )
     dataset = "sketchy"
     photo_lists = ("all_photo_filelist_train.txt", "all_photo_filelist_zero.txt")
     train_sketch_list = "sketch_tx_000000000000_ready_filelist_train.txt"
+    photo_of = staticmethod(photo_id_of)
     about: ClassVar = {
         "title": "Sketchy-Ext for sketch-based image retrieval",
         "description": "75,481 human-drawn sketches of 12,500 photos in 125 classes, and 60,502 further photos.",
@@ -32,27 +49,28 @@ class Sketchy(BenchmarkBuilder):
 }""",
     }
 
+    drop_flawed: Sequence[str] = ()
+    info_dir: str = ""
+
     def source(self, name: str) -> str:
         """Return "sketchy" for a sketch or a photo that sketches were drawn of, "extended" for an added photo."""
         return "sketchy" if ORIGINAL.match(name) else "extended"
 
-    def photo_of(self, name: str) -> str:
-        """Return the photo's stem: `n02691156_58-1.png` was drawn of `n02691156_58.jpg`."""
-        return photo_id_of(name)
-
-    def _flawed_sketches(self, files: Sequence[Member]) -> set[str]:
+    def flawed_sketches(self, files: Sequence[Member]) -> set[str] | None:
         """Return the ids of the sketches that `invalid-<kind>.txt` names."""
-        kinds = self.config.drop_flawed or []
-        check_flaws(kinds)
-        if self.config.info_dir:
-            files = list_files(self.config.info_dir, self.config.scratch)
+        if not self.drop_flawed:
+            return None
+        unknown = [kind for kind in self.drop_flawed if kind not in FLAWS]
+        if unknown:
+            raise ValueError(f"--drop-flawed does not know {quoted(unknown)}: take some of {', '.join(FLAWS)}.")
+        files = list_files(self.info_dir, self.scratch) if self.info_dir else files
         ids: set[str] = set()
-        for kind in kinds:
+        for kind in self.drop_flawed:
             member = next((m for m in files if m.name == f"invalid-{kind}.txt"), None)
             if member is None:
                 raise FileNotFoundError(
-                    f"invalid-{kind}.txt of Sketchy's info archive is missing; name it by --info-dir"
+                    f"invalid-{kind}.txt of Sketchy's info archive is missing: name its folder by --info-dir."
                 )
-            lines = read_member(member).decode("utf-8", "replace").split()
+            lines = member.read().decode("utf-8", "replace").split()
             ids.update(line.replace(",", "-").removesuffix(".png") for line in lines)
         return ids

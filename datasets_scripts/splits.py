@@ -73,23 +73,23 @@ def load_split(name: str) -> Split:
         path = Path(name).expanduser()
     if not path.is_file():
         known = ", ".join(split_names())
-        raise FileNotFoundError(f"split '{name}' is neither a file nor one of the known splits: {known}")
+        raise FileNotFoundError(f"Split '{name}' is neither a file nor one of the known splits: {known}.")
     try:
         data = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ValueError(f"split file '{path}' is not JSON: {error}") from error
+        raise ValueError(f"Split file '{path}' is not JSON ({error}).") from error
     return _checked(data, path)
 
 
 def _checked(data: object, path: Path) -> Split:
     if not isinstance(data, dict) or not _names(data.get("unseen")) or not _names(data.get("seen", [])):
-        raise ValueError(f'split file \'{path}\' must hold {{"seen": [names], "unseen": [names]}}')
+        raise ValueError(f'Split file \'{path}\' must hold {{"seen": [names], "unseen": [names]}}.')
     seen = None if "seen" not in data else tuple(data["seen"])
     about = {key: str(data.get(key, "")) for key in ("source", "title", "dataset", "lists")}
     split = Split(str(data.get("name", path.stem)), seen, tuple(data["unseen"]), **about)
     both = sorted({spelling_key(name) for name in seen or ()} & {spelling_key(name) for name in split.unseen})
     if both:
-        raise ValueError(f"split file '{path}' names {quoted(both)} both as seen and as unseen")
+        raise ValueError(f"Split file '{path}' names {quoted(both)} both as seen and as unseen.")
     return split
 
 
@@ -114,9 +114,9 @@ def resolve(names: Iterable[str], known: Mapping[str, str], where: str) -> list[
         found = {name: nearest(name, known.values()) for name in unknown[:10]}
         hints = [f"'{name}'" + (f" (nearest known: '{near}')" if near else "") for name, near in found.items()]
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise ValueError(f"unknown class among {where}: {', '.join(hints)}{more}")
+        raise ValueError(f"There is an unknown class among {where}: {', '.join(hints)}{more}.")
     found = [known[spelling_key(name)] for name in names]
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
-        raise ValueError(f"{quoted(twice)} occurs twice among {where}")
+        raise ValueError(f"{quoted(twice)} occurs twice among {where}.")
     return found

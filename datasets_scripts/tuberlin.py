@@ -2,13 +2,13 @@
 
 from typing import ClassVar
 
-from .benchmark import BenchmarkBuilder, configs
+from .benchmark import BenchmarkBuilder
 
 
 class TuBerlin(BenchmarkBuilder):
     """Builder of `splip prepare tuberlin | tuberlin-sempcyc | tuberlin-kdsbir`."""
 
-    BUILDER_CONFIGS = configs("tuberlin", "tuberlin-sempcyc", "tuberlin-kdsbir")
+    names = ("tuberlin", "tuberlin-sempcyc", "tuberlin-kdsbir")
     dataset = "tuberlin"
     photo_lists = ("ImageResized_ready_filelist_train.txt", "ImageResized_ready_filelist_zero.txt")
     train_sketch_list = "png_ready_filelist_train.txt"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
-from .archive import Member, read_member
+from .archive import Member
 from .layouts import Found, list_files_below
 from .splits import Classes
 
@@ -19,11 +19,13 @@ class Photo:
     - `member`: the file to keep: the original where there is one.
     - `label`: readable class name.
     - `members`: all its files by part, the kept one included.
+    - `copies`: how often the archive holds it, by its list where it has one.
     """
 
     member: Member
     label: str
     members: dict[str, list[Member]]
+    copies: int = 1
 
     @property
     def names(self) -> set[str]:
@@ -31,15 +33,15 @@ class Photo:
         return {member.name for members in self.members.values() for member in members}
 
 
-def count_differences(found: Found, classes: Classes) -> list[str]:
-    """Return one line for every class and part whose number of files is not the known one."""
+def count_differences(found: Found, classes: Classes, names: Sequence[str]) -> list[str]:
+    """Return one line for every class among `names` and part whose number of files is not the known one."""
     have: dict[tuple[str, str], int] = defaultdict(int)
     for part, members in found.parts.items():
         for name in members.values():
             have[name, part] += 1
     lines = []
-    for name, known in classes.counts.items():
-        for part, expected in known.items():
+    for name in names:
+        for part, expected in classes.counts[name].items():
             count = have[name, part]
             if part == "extended" and not found.parts["extended"] and found.parts["photo"]:
                 part, count = "photo", have[name, "photo"]  # one folder for all photos, which holds each once
@@ -56,7 +58,7 @@ def list_differences(files: Sequence[Member], classes: Classes) -> tuple[list[st
         folder, _, name = path.rpartition("/")
         member = list_files_below(files, folder).get(name)
         if member:
-            digest = hashlib.md5(read_member(member), usedforsecurity=False).hexdigest()
+            digest = hashlib.md5(member.read(), usedforsecurity=False).hexdigest()
             (same if digest == known else other).append(path)
     return same, other
 
@@ -128,7 +130,7 @@ def _digests(photo: Photo, size: int) -> set[bytes]:
     digests = set()
     for member in [m for members in photo.members.values() for m in members if m.size == size]:
         try:
-            digests.add(hashlib.blake2b(read_member(member), digest_size=16).digest())
+            digests.add(hashlib.blake2b(member.read(), digest_size=16).digest())
         except Exception:  # reported as unreadable when its turn comes
             continue
     return digests

@@ -1,4 +1,4 @@
-"""From a builder to Parquet files with embedded images: bounded memory, several processes, restart."""
+"""From a plan to Parquet files with embedded images: bounded memory, several processes, restart."""
 
 import gc
 import hashlib
@@ -7,31 +7,44 @@ import multiprocessing
 import os
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from modeling_splip.common.files import write_json, written_whole
+
+from .base import Plan, Row
+from .pictures import read_picture
+from .schema import features
+
 ROW_GROUP = 100  # images; what one read of a Parquet file has to hold in memory
 DIGEST_BYTES = 16
+SHARD_BYTES = 64 * 2**20  # the unit of restart and of parallel work
+SHARD_ROWS = 5000
 
-Job = tuple[str, int, dict[str, Any]]  # split, number of the shard in it, arguments of _generate_examples
-_worker_builder: datasets.GeneratorBasedBuilder  # set in every worker process
+
+class Job(NamedTuple):
+    """One Parquet file to write: its number among those of a split, and its rows."""
+
+    split: str
+    number: int
+    rows: list[Row]
 
 
-def write_shards(builder: datasets.GeneratorBasedBuilder, folder: Path, num_proc: int = 1) -> dict[str, Any]:
-    """Write every split of `builder` to `folder`/<split>-<i>-of-<n>.parquet and return what was written.
+def write_shards(plan: Plan, folder: Path, num_proc: int = 1) -> dict[str, Any]:
+    """Write every split of `plan` to `folder`/<split>-<i>-of-<n>.parquet and return what was written.
 
     A shard that an interrupted run finished is kept: its `.json` beside it says what it holds.
 
     Args:
-        builder: any generator-based builder; lists in its splits' `gen_kwargs` are the shards, as in `datasets`.
+        plan: what to write.
         folder: exists; holds nothing else but an earlier run's shards of the same plan.
         num_proc: worker processes; 1 works in this process.
 
@@ -39,83 +52,76 @@ def write_shards(builder: datasets.GeneratorBasedBuilder, folder: Path, num_proc
         {"rows": {split: {modality: count}}, "per_class": {label: {modality: count}}, "problems": {kind: [names]},
         "digest": hex digest of all rows and image bytes, whatever the shards}
     """
-    jobs = _jobs(builder)
+    jobs, columns = _jobs(plan), features(plan.class_names)
     results = {}
-    with tqdm(desc="images", unit="img", total=_total_rows(jobs)) as bar:
+    with tqdm(desc="images", unit="img", total=sum(len(job.rows) for job in jobs)) as bar:
         todo = []
         for job in jobs:
-            path = _shard_path(folder, job)
-            if path.with_suffix(".json").is_file():
-                results[job[:2]] = json.loads(path.with_suffix(".json").read_text("utf-8"))
-                bar.update(results[job[:2]]["read"])
+            marker = _shard_path(folder, job).with_suffix(".json")
+            if marker.is_file():
+                results[job[:2]] = json.loads(marker.read_text("utf-8"))
+                bar.update(len(job.rows))
             else:
                 todo.append(job)
-        for key, result in _run(builder, folder, todo, num_proc, bar.update):
-            results[key] = result
+        for job, result in _run(columns, folder, todo, num_proc, bar.update):
+            results[job[:2]] = result
     _finish(folder, jobs)
-    return _merge([(split, results[split, number]) for split, number, _ in jobs])
+    return _merge([(job.split, results[job[:2]]) for job in jobs])
 
 
-def plan_hash(builder: datasets.GeneratorBasedBuilder) -> str:
-    """Return a hash of what `builder` would write: an interrupted run is continued only where it is the same."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    digest.update(repr((type(builder).__name__, builder.config.name, builder.info.features)).encode())
-    for job in _jobs(builder):
+def plan_hash(plan: Plan) -> str:
+    """Return a hash of what would be written: an interrupted run is continued only where it is the same."""
+    digest = hashlib.blake2b(repr(plan.class_names).encode(), digest_size=DIGEST_BYTES)
+    for job in _jobs(plan):
         digest.update(repr(job).encode())
     return digest.hexdigest()
 
 
-def _jobs(builder: datasets.GeneratorBasedBuilder) -> list[Job]:
-    jobs = []
-    for generator in builder._split_generators(datasets.DownloadManager()):
-        parts = _one_by_one(generator.gen_kwargs)
-        jobs += [(str(generator.name), number, part) for number, part in enumerate(parts)]
-    return jobs
+def make_shards(rows: Iterable[Row], most_bytes: int = SHARD_BYTES, most_rows: int = SHARD_ROWS) -> list[list[Row]]:
+    """Cut rows, in order, into shards of at most that many bytes and rows (a single larger file is its own shard)."""
+    shards: list[list[Row]] = []
+    size = 0
+    for row in rows:
+        if not shards or len(shards[-1]) == most_rows or size + row.picture.size > most_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(row)
+        size += row.picture.size
+    return shards
 
 
-def _one_by_one(gen_kwargs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Cut the lists of `gen_kwargs` into lists of one item each, as `datasets` does for parallel work."""
-    lists = {key: value for key, value in gen_kwargs.items() if isinstance(value, list)}
-    lengths = {len(value) for value in lists.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        return [gen_kwargs]
-    return [{**gen_kwargs, **{key: [value[i]] for key, value in lists.items()}} for i in range(lengths.pop())]
-
-
-def _total_rows(jobs: list[Job]) -> int | None:
-    if all(set(part) == {"shards"} for _, _, part in jobs):
-        return sum(len(shard) for _, _, part in jobs for shard in part["shards"] if isinstance(shard, list)) or None
-    return None
+def _jobs(plan: Plan) -> list[Job]:
+    """Return the files to write; none for a split without rows, since `load_dataset` refuses an empty one."""
+    shards = {split: make_shards(rows) for split, rows in plan.rows.items()}
+    return [Job(split, number, rows) for split, parts in shards.items() for number, rows in enumerate(parts)]
 
 
 def _shard_path(folder: Path, job: Job) -> Path:
-    return folder / f"{job[0]}-{job[1]:05d}.parquet"
+    return folder / f"{job.split}-{job.number:05d}.parquet"
 
 
 def _run(
-    builder: datasets.GeneratorBasedBuilder, folder: Path, jobs: list[Job], num_proc: int, update: Callable[[int], Any]
-) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+    columns: datasets.Features, folder: Path, jobs: list[Job], num_proc: int, update: Callable[[int], Any]
+) -> Iterator[tuple[Job, dict[str, Any]]]:
     if num_proc <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield job[:2], _write_shard(builder, job, _shard_path(folder, job), update)
+            yield job, _write_shard(columns, job, _shard_path(folder, job), update)
         return
     gc.freeze()  # a forked worker's garbage collection would touch, and so copy, all that this process has in memory
-    with ProcessPoolExecutor(min(num_proc, len(jobs)), initializer=_start_worker, initargs=(builder,)) as pool:
-        futures = {pool.submit(_work, job, _shard_path(folder, job)): job[:2] for job in jobs}
+    with ProcessPoolExecutor(min(num_proc, len(jobs)), initializer=_start_worker) as pool:
+        futures = {pool.submit(_work, columns, job, _shard_path(folder, job)): job for job in jobs}
         gc.unfreeze()
         try:
             for future in as_completed(futures):
-                result = future.result()
-                update(result["read"])
-                yield futures[future], result
+                job = futures[future]
+                update(len(job.rows))
+                yield job, future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _start_worker(builder: datasets.GeneratorBasedBuilder) -> None:
-    global _worker_builder
-    _worker_builder = builder
+def _start_worker() -> None:
     threading.Thread(target=_end_with_main_process, daemon=True).start()
 
 
@@ -127,72 +133,68 @@ def _end_with_main_process() -> None:
         os._exit(1)
 
 
-def _work(job: Job, path: Path) -> dict[str, Any]:
-    return _write_shard(_worker_builder, job, path, lambda count: None)
+def _work(columns: datasets.Features, job: Job, path: Path) -> dict[str, Any]:
+    return _write_shard(columns, job, path, lambda count: None)
 
 
-def _write_shard(
-    builder: datasets.GeneratorBasedBuilder, job: Job, path: Path, update: Callable[[int], Any]
-) -> dict[str, Any]:
+def _write_shard(columns: datasets.Features, job: Job, path: Path, update: Callable[[int], Any]) -> dict[str, Any]:
     """Write one Parquet file and its `.json`, each under its final name only when it is complete."""
-    getattr(builder, "problems", {}).clear()
-    features = builder.info.features
-    result: dict[str, Any] = {"read": 0, "rows": Counter(), "per_class": defaultdict(Counter), "digest": 0}
-    examples = (_encoded(features, example) for _, example in builder._generate_examples(**job[2]))
-    aside = path.with_suffix(".tmp")
-    with pq.ParquetWriter(aside, features.arrow_schema) as writer:
-        while batch := list(islice(examples, ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
-            for row in batch:
-                _count(result, row, job[0], features["label"].names)
+    result: dict[str, Any] = {"rows": Counter(), "per_class": defaultdict(Counter), "problems": defaultdict(list)}
+    digest = 0
+    rows = iter(job.rows)
+    with written_whole(path) as aside, pq.ParquetWriter(aside, columns.arrow_schema) as writer:
+        while batch := list(islice(rows, ROW_GROUP)):
+            read = [_read(row, columns, result["problems"]) for row in batch]
+            good = [(row, values) for row, values in zip(batch, read, strict=True) if values is not None]
+            if good:
+                writer.write_table(pa.Table.from_pylist([values for _, values in good], schema=columns.arrow_schema))
+            for row, values in good:
+                result["rows"][row.modality] += 1
+                result["per_class"][row.label][row.modality] += 1
+                digest = _added(digest, _digest(job.split, row, values["image"]))
             update(len(batch))
-    problems = {kind: list(names) for kind, names in getattr(builder, "problems", {}).items()}
-    missing = len(problems.get("unreadable", ()))
-    update(missing)
-    result |= {"problems": problems, "read": sum(result["rows"].values()) + missing, "digest": f"{result['digest']:x}"}
-    os.replace(aside, path)
-    aside.write_text(json.dumps(result), "utf-8")
-    os.replace(aside, path.with_suffix(".json"))
+    result["digest"] = f"{digest:x}"
+    write_json(path.with_suffix(".json"), result)
     return result
 
 
-def _encoded(features: datasets.Features, example: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as Parquet stores it.
+def _read(row: Row, columns: datasets.Features, problems: dict[str, list[str]]) -> dict[str, Any] | None:
+    """Return a row as Parquet stores it, None where its picture cannot be read; notes what is wrong."""
+    content, wrong = read_picture(row.picture)
+    for kind, words in wrong.items():
+        problems[kind].append(words)
+    if content is None:
+        return None
+    image = {"bytes": content, "path": row.picture.name}
+    label = columns["label"].str2int(row.label)
+    values = {"modality": row.modality, "label": label, "instance_id": row.instance_id}
+    return {"image": image, **values, "source": row.source, "copies": row.copies}
 
-    `Image.encode_example` would drop the bytes where the current folder happens to hold a file of the same path.
-    """
-    image = example["image"]
-    if not (isinstance(image, dict) and image.get("bytes") is not None):
-        image = features["image"].encode_example(image)
-    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-    name = os.path.basename(image["path"]) if image["path"] else None
-    label = features["label"].encode_example(example["label"])
-    return {**example, "image": {"bytes": content, "path": name}, "label": label}
 
-
-def _count(result: dict[str, Any], row: dict[str, Any], split: str, names: list[str]) -> None:
-    """Add one row to a shard's counts, and to its digest: a sum of hashes, which no order and no cut changes."""
-    label = names[row["label"]]
-    result["rows"][row["modality"]] += 1
-    result["per_class"][label][row["modality"]] += 1
-    columns = (split, row["modality"], label, row["instance_id"], row["source"], row["copies"], row["image"]["path"])
+def _digest(split: str, row: Row, image: dict[str, Any]) -> int:
+    columns = (split, row.modality, row.label, row.instance_id, row.source, row.copies, image["path"])
     digest = hashlib.blake2b(repr(columns).encode(), digest_size=DIGEST_BYTES)
-    digest.update(row["image"]["bytes"])
-    result["digest"] = (result["digest"] + int.from_bytes(digest.digest(), "big")) % (1 << 8 * DIGEST_BYTES)
+    digest.update(image["bytes"])
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _added(one: int, other: int) -> int:
+    """Return the sum of two hashes, which no order and no cut into shards changes."""
+    return (one + other) % (1 << 8 * DIGEST_BYTES)
 
 
 def _finish(folder: Path, jobs: list[Job]) -> None:
     """Give the shards their final names, with how many there are, and remove the files beside them."""
-    totals = Counter(split for split, _, _ in jobs)
+    totals = Counter(job.split for job in jobs)
     for job in jobs:
         path = _shard_path(folder, job)
         if path.is_file():  # an earlier run may have been interrupted right here
-            os.replace(path, folder / f"{job[0]}-{job[1]:05d}-of-{totals[job[0]]:05d}.parquet")
+            os.replace(path, folder / f"{job.split}-{job.number:05d}-of-{totals[job.split]:05d}.parquet")
     for job in jobs:
         _shard_path(folder, job).with_suffix(".json").unlink()
 
 
-def _merge(results: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+def _merge(results: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     per_class: dict[str, Counter[str]] = defaultdict(Counter)
     problems: dict[str, list[str]] = defaultdict(list)
@@ -203,7 +205,7 @@ def _merge(results: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
             per_class[label].update(counts)
         for kind, names in result["problems"].items():
             problems[kind] += names
-        digest = (digest + int(result["digest"], 16)) % (1 << 8 * DIGEST_BYTES)
+        digest = _added(digest, int(result["digest"], 16))
     return {
         "rows": {split: dict(counts) for split, counts in rows.items()},
         "per_class": {label: dict(counts) for label, counts in per_class.items()},

@@ -165,7 +165,7 @@ def make_instance(
         ValueError: where the world has no such category.
     """
     if category not in CATEGORIES:
-        raise ValueError(f"unknown category {category!r}: the drawn world has {', '.join(sorted(CATEGORIES))}.")
+        raise ValueError(f"There is no category {category!r}: the drawn world has {', '.join(sorted(CATEGORIES))}.")
     kind, photo = CATEGORIES[category], knobs.photo
     rng = generator(WORLD_VERSION, seed, stream, category, number)
     u = rng.random(11 + len(kind.attributes)).tolist()

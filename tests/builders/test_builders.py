@@ -81,7 +81,7 @@ def test_a_list_file_with_the_known_checksum_is_said_to_be_known(tmp_path, sketc
     ],
 )
 def test_originals_are_known_by_their_names(name, source):
-    assert Sketchy.source(None, name) == source
+    assert Sketchy("sketchy2").source(name) == source
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
@@ -138,7 +138,7 @@ def test_flawed_sketches_can_be_left_out(tmp_path, sketchy_tree):
     arguments = ("sketchy2", "--data-dir", root, "--out", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"invalid-error\.txt of Sketchy's info archive is missing"):
         run(*arguments, "--drop-flawed", "error")
-    with pytest.raises(ValueError, match="unknown 'ugly'; known: error, ambiguous, pose, context"):
+    with pytest.raises(ValueError, match="does not know 'ugly': take some of error, ambiguous, pose, context"):
         run(*arguments, "--drop-flawed", "ugly")
     archives.write(info, tmp_path / "info.zip")
     summary = run(*arguments, "--drop-flawed", "error,pose", "--info-dir", tmp_path / "info.zip")
@@ -222,13 +222,13 @@ def test_qmul_without_lists_or_with_vector_sketches_stops(tmp_path):
         run("shoev2", "--data-dir", archives.write(lists, tmp_path / "lists"), "--out", tmp_path / "out")
     vectors = {path.replace("_sketch_png/", "_sketch/").replace("_1.png", "_1.svg"): c for path, c in tree.items()}
     vectors = {path: b"<svg/>" if path.endswith("svg") else c for path, c in vectors.items() if "_2.png" not in path}
-    with pytest.raises(ValueError, match="are SVG files; render them to PNG"):
+    with pytest.raises(ValueError, match="are SVG files: render them to PNG"):
         run("shoev2", "--data-dir", archives.write(vectors, tmp_path / "svg"), "--out", tmp_path / "out")
 
 
 def test_benchmarks_need_a_data_folder(tmp_path):
     for name in ("sketchy2", "shoev2", "folder"):
-        with pytest.raises(ValueError, match="no data folder: --data-dir"):
+        with pytest.raises(ValueError, match="There is no data folder: --data-dir"):
             run(name, "--out", tmp_path / "out")
 
 

@@ -1,13 +1,14 @@
 """Every archive layout in circulation is recognised by itself, from lists of files."""
 
 import tarfile
+import zipfile
 from collections import Counter
 
 import archives
 import pytest
 
-from datasets_scripts.archive import Member, list_files, read_member
-from datasets_scripts.layouts import find, read_list
+from datasets_scripts.archive import Member, list_files
+from datasets_scripts.layouts import check_complete, find, read_list
 from datasets_scripts.splits import load_classes
 from datasets_scripts.verify import count_differences, merge_photos, names_taken_twice
 
@@ -98,14 +99,14 @@ def test_the_official_archive_alone_is_enough_for_instance_pairs():
 
 def test_two_copies_of_one_dataset_stop():
     tree = archives.forked(archives.sketchy_sempcyc(), "one/") | archives.forked(archives.sketchy_sempcyc(), "two/")
-    with pytest.raises(ValueError, match="both 'one/sketch', 'two/sketch'; keep one of them"):
+    with pytest.raises(ValueError, match="both 'one/sketch', 'two/sketch': keep one of them"):
         recognise(tree)
 
 
 def test_two_names_of_one_folder_are_two_copies_and_halves_are_one():
     tree = archives.tuberlin_sempcyc()
     tree |= {path.replace("/sketches/", "/png/"): content for path, content in tree.items() if "/sketches/" in path}
-    with pytest.raises(ValueError, match="in both 'TU-Berlin/png', 'TU-Berlin/sketches'; keep one of them"):
+    with pytest.raises(ValueError, match="in both 'TU-Berlin/png', 'TU-Berlin/sketches': keep one of them"):
         recognise(tree, "tuberlin")
     del tree["TU-Berlin/png/giraffe/1.png"]  # no longer a whole copy
     assert set(recognise(tree, "tuberlin").parts["sketch"].values()) == set(load_classes("tuberlin").counts)
@@ -138,12 +139,16 @@ def test_a_missing_class_stops_with_its_name():
         for path, content in archives.sketchy_sake().items()
         if "sketch/tx_" not in path or "/bat/" not in path
     }
-    with pytest.raises(ValueError, match="no sketch in a folder for 'bat'"):
-        recognise(tree)
+    found = recognise(tree)
+    check_complete(found, ["cat"])
+    with pytest.raises(ValueError, match="There is no sketch in a folder for 'bat'"):
+        check_complete(found, ["cat", "bat"])
 
 
 def test_no_known_layout_says_what_is_expected():
-    with pytest.raises(ValueError, match=r"no known layout of sketchy.*EXTEND_image_sketchy_ready/<class>/"):
+    with pytest.raises(
+        ValueError, match=r"--data-dir has no known layout of sketchy.*EXTEND_image_sketchy_ready/<class>/"
+    ):
         recognise({"a/b/c.jpg": b""})
     with pytest.raises(ValueError, match=r"unpack 'Sketchy\.7z' first"):
         recognise({"Sketchy.7z": b""})
@@ -151,11 +156,12 @@ def test_no_known_layout_says_what_is_expected():
 
 def test_known_counts_are_compared_per_class_and_part():
     found = recognise(archives.sketchy_sake())
-    lines = count_differences(found, load_classes("sketchy"))
-    assert len(lines) == 3 * 125
+    classes = load_classes("sketchy")
+    lines = count_differences(found, classes, classes.counts)
+    assert len(lines) == 3 * 125 and len(count_differences(found, classes, ["bat", "cow"])) == 3 * 2
     assert "skyscraper: 3 extended files, 161 known" in lines
     found = recognise(archives.forked(archives.sketchy_sempcyc()))
-    assert "skyscraper: 3 photo files, 161 known" in count_differences(found, load_classes("sketchy"))
+    assert "skyscraper: 3 photo files, 161 known" in count_differences(found, classes, classes.counts)
 
 
 @pytest.mark.parametrize("suffix", ["", ".zip", ".tar", ".tar.gz"])
@@ -163,7 +169,7 @@ def test_folders_and_archives_list_and_read_the_same(tmp_path, suffix):
     tree = archives.quickdraw()
     root = archives.write(tree, tmp_path / f"data{suffix}")
     files = list_files(root, scratch=tmp_path / "scratch")
-    assert {file.path: read_member(file) for file in files} == tree
+    assert {file.path: file.read() for file in files} == tree
     assert all(file.size == len(tree[file.path]) for file in files)
 
 
@@ -177,17 +183,33 @@ def test_links_in_a_tar_file_are_the_files_that_they_name(tmp_path):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             archive.addfile(info)
-    read = {file.path: read_member(file) for file in list_files(root)}
+    read = {file.path: file.read() for file in list_files(root)}
     zero, one = tree.values()
     linked = {"photo/hard.jpg": zero, "photo/soft.jpg": one, "other/two.jpg": one, "gone.jpg": b""}
     assert read == {"photo/0.jpg": zero, "photo/1.jpg": one} | linked
+
+
+def test_zip_files_of_careless_packers(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for name in ("photo\\", "photo\\cat\\"):  # folders, as some packers for Windows write them
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name
+            archive.writestr(entry, b"")
+        archive.writestr("photo/cat/a.jpg", b"old")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("photo/cat/a.jpg", b"new")
+        archive.writestr("photo/kXXr/a.jpg", b"accent")
+    content = (tmp_path / "data.zip").read_bytes()
+    (tmp_path / "data.zip").write_bytes(content.replace(b"kXXr", "kür".encode()))  # in UTF-8, and no flag that says so
+    files = list_files(tmp_path / "data.zip")
+    assert {file.path: file.read() for file in files} == {"photo/cat/a.jpg": b"new", "photo/kür/a.jpg": b"accent"}
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
 def test_a_torn_archive_stops_and_leaves_nothing(tmp_path, suffix):
     root = archives.write(archives.quickdraw(), tmp_path / f"data{suffix}")
     root.write_bytes(root.read_bytes()[: root.stat().st_size // 2 + 100])
-    with pytest.raises(ValueError, match=r"damaged or incomplete|only a part of one; get the file again"):
+    with pytest.raises(ValueError, match=r"damaged or incomplete|only a part of one: get the file again"):
         list_files(root, scratch=tmp_path / "scratch")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != root]
 
@@ -203,7 +225,7 @@ def test_a_folder_that_links_to_itself_is_listed_once(tmp_path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("missing", FileNotFoundError, "does not exist"),
+        ("missing", FileNotFoundError, "There is no data folder"),
         ("empty", ValueError, "is empty"),
         ("file.7z", ValueError, "neither a folder, a zip file nor a tar file"),
         ("void.tar", ValueError, "neither a folder"),

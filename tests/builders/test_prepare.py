@@ -1,6 +1,7 @@
 """`splip prepare`: from miniature archives and real pictures to Parquet that `datasets` reads."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -11,14 +12,19 @@ from pathlib import Path
 
 import archives
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
 from preparing import rows, run, tree_of
 
 from datasets_scripts import prepare, writing
 from datasets_scripts.archive import Member, list_files
-from datasets_scripts.base import Plan, Row, SbirBuilder, make_shards, photo_id_of
+from datasets_scripts.base import Plan, Row
 from datasets_scripts.folder import Folder
+from datasets_scripts.mini import Mini
+from datasets_scripts.pictures import photo_id_of
+from modeling_splip.common.files import remove
+from modeling_splip.data.dataset import PROTOCOLS, open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -133,7 +139,7 @@ def test_equal_photos_are_one_row_that_pairs_know_by_both_names(pairs_folder, tm
 
 def test_several_places_stop(own_folder, tmp_path):
     shutil.copytree(own_folder / "photo", own_folder / "more" / "images")
-    with pytest.raises(ValueError, match=r"photo folders in several places \('more/images', 'photo'\); keep one"):
+    with pytest.raises(ValueError, match=r"photo folders in several places \('more/images', 'photo'\): keep one"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
 
 
@@ -147,7 +153,7 @@ def test_names_that_no_configuration_may_have(own_folder, tmp_path):
 def test_instance_pairs_can_be_refused_and_demanded(pairs_folder, own_folder, tmp_path):
     run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "dog", "--no-pairs")
     assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
-    with pytest.raises(ValueError, match="--pairs: no sketch names a photo"):
+    with pytest.raises(ValueError, match="--pairs finds no sketch that names a photo"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "no", "--unseen", "cat", "--pairs")
 
 
@@ -158,9 +164,9 @@ def test_instance_pairs_can_be_refused_and_demanded(pairs_folder, own_folder, tm
     ("arguments", "error", "message"),
     [
         (["--unseen", "catt"], ValueError, r"'catt' \(nearest known: 'cat'\)"),
-        ([], ValueError, "no split: give --unseen"),
-        (["--unseen", "cat", "--split", "real-mini"], ValueError, "either a split or --unseen"),
-        (["--split", "nowhere.json"], FileNotFoundError, r"split 'nowhere\.json' is neither a file nor"),
+        ([], ValueError, "There is no split: give --unseen"),
+        (["--unseen", "cat", "--split", "real-mini"], ValueError, "Give either a split or --unseen"),
+        (["--split", "nowhere.json"], FileNotFoundError, r"Split 'nowhere\.json' is neither a file nor"),
         (["--unseen", "cat", "--num-proc", "0"], ValueError, "--num-proc is 0"),
         (["--unseen", "cat", "--sketch-list", "all"], ValueError, "--sketch-list does not go with 'folder'"),
     ],
@@ -172,20 +178,20 @@ def test_wrong_arguments_stop_with_nothing_written(own_folder, tmp_path, argumen
 
 
 def test_an_unknown_dataset_names_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown dataset 'sketchy3'.*sketchy2"):
+    with pytest.raises(ValueError, match=r"There is no dataset 'sketchy3'; did you mean 'sketchy2'"):
         run("sketchy3", "--out", tmp_path / "out")
 
 
 def test_missing_photos_and_sketches_stop(own_folder, tmp_path):
     shutil.rmtree(own_folder / "photo" / "cat")
-    with pytest.raises(ValueError, match="no photos for 'cat'"):
+    with pytest.raises(ValueError, match="There are no photos for 'cat'"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "T-Rex")
     shutil.rmtree(own_folder / "sketch" / "T-Rex")
     shutil.rmtree(own_folder / "sketch" / "cat")
-    with pytest.raises(ValueError, match="no sketches for seen 'T-Rex'"):
+    with pytest.raises(ValueError, match="There are no sketches for seen 'T-Rex'"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "stop sign")
     shutil.rmtree(own_folder / "photo")
-    with pytest.raises(ValueError, match="no images in photo/<class>/"):
+    with pytest.raises(ValueError, match="There are no images in photo/<class>/"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
     assert list(tmp_path.iterdir()) == [own_folder]
 
@@ -197,12 +203,113 @@ def test_an_unseen_class_without_sketches_is_named(own_folder, tmp_path):
     assert summary["counts"]["gallery"] == {"photo": 6}
 
 
-@pytest.mark.parametrize(("unseen", "empty"), [("cat,stop sign,T-Rex", "train"), ("cat", "query")])
+@pytest.mark.parametrize(("unseen", "empty"), [("cat", "query")])
 def test_an_empty_split_stops(own_folder, tmp_path, unseen, empty):
     shutil.rmtree(own_folder / "sketch" / "cat")
-    with pytest.raises(ValueError, match=f"no images for '{empty}'.*nothing was written"):
+    with pytest.raises(ValueError, match=f"There are no images for '{empty}'.*Nothing was written"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", unseen)
     assert list(tmp_path.iterdir()) == [own_folder]
+
+
+def test_a_test_set_is_prepared_opened_and_trains_nothing(pairs_folder, tmp_path, capsys):
+    summary = run("folder", "--data-dir", pairs_folder, "--out", tmp_path / "out", "--unseen", "all")
+    assert summary["seen"] == [] and summary["unseen"] == ["cat", "dog"]
+    assert summary["counts"]["train"] == {} and not list((tmp_path / "out/data").glob("train*"))
+    assert "lacks: pictures of seen classes: it tests models" in capsys.readouterr().out
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == {"query", "gallery"}
+    dataset = open_dataset(tmp_path / "out")
+    assert len(dataset.train) == 0 and dataset.class_names == ["cat", "dog"]
+    assert len(dataset.view("zs").query[0].rows) == 13 and len(dataset.view("fg-class").query[0].rows) == 12
+    for protocol in PROTOCOLS:
+        if protocol.startswith("gzs"):
+            with pytest.raises(ValueError, match=r"adds no seen photos to dataset 'pairs' \(0 seen classes"):
+                dataset.view(protocol)
+    with pytest.raises(ValueError, match="'pairs' is a test set without seen classes, so nothing can be trained on it"):
+        dataset.hold_back(0, seed=0)
+
+
+def test_what_a_kill_between_the_renames_leaves_is_put_back(own_folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ("folder", "--data-dir", own_folder, "--out", out, "--unseen")
+    run(*arguments, "cat")
+    before, real = tree_of(out), os.replace
+
+    def killed(source, target):
+        if Path(source).name == "out.partial":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    for overwrite in ((), ("--overwrite",)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(prepare.os, "replace", killed)
+            run(*arguments, "T-Rex", "--overwrite")
+        assert not out.exists()
+        if not overwrite:
+            with pytest.raises(ValueError, match="exists: choose another --out"):
+                run(*arguments, "T-Rex")
+            assert tree_of(out) == before
+        else:
+            assert run(*arguments, "T-Rex", "--overwrite")["unseen"] == ["T-Rex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
+    assert not (out / "old").exists()
+
+
+def test_what_a_kill_after_the_renames_leaves_goes_with_the_next_run(own_folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ("folder", "--data-dir", own_folder, "--out", out, "--overwrite", "--unseen")
+    run(*arguments, "cat")
+
+    def killed(path):
+        if path == out / "old":
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "remove", killed)
+        run(*arguments, "T-Rex")
+    assert (out / "old").is_dir()
+    run(*arguments, "T-Rex")
+    assert not (out / "old").exists()
+
+
+def test_side_files_of_file_managers_do_not_fill_a_folder(own_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"")
+    run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert not (tmp_path / "out" / ".DS_Store").exists()
+
+
+def test_only_the_formats_that_everything_reads_are_taken(own_folder, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 40 40 rectfill\nshowpage\n%%EOF\n"
+    cat = own_folder / "photo" / "cat"
+    (cat / "e.jpg").write_bytes(eps)
+    (cat / "e.eps").write_bytes(eps)
+    for name, kind in (("i.ico", "ICO"), ("t.tga", "TGA"), ("p.pcx", "PCX")):
+        Image.new("RGB", (32, 32), "red").save(cat / name, kind)
+    for name, high in (("bright.tif", 255.0), ("fine.tif", 1.0)):
+        Image.fromarray(np.linspace(0, high, 64, dtype=np.float32).reshape(8, 8)).save(cat / name)
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert not (tmp_path / "started").exists()
+    assert summary["problems"] == {
+        "junk": [f"photo/cat/{name}" for name in ("e.eps", "i.ico", "p.pcx", "t.tga")],
+        "unreadable": [
+            "photo/cat/bright.tif (Floats must lie in 0..1, got 0.0..255.0.)",
+            "photo/cat/e.jpg (no image of a known kind)",
+        ],
+    }
+    assert summary["counts"]["gallery"] == {"photo": 4}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_a_file_whose_name_is_no_text_is_named_and_left_out(own_folder, tmp_path):
+    (own_folder / "photo" / "cat" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(archives.image("x"))
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat")
+    assert summary["problems"] == {"junk": ["photo/cat/caf?.jpg"]}
 
 
 @pytest.fixture
@@ -221,14 +328,19 @@ def test_bad_files_are_named_and_the_rest_goes_on(damaged_folder, tmp_path):
     summary = run("folder", "--data-dir", damaged_folder, "--out", tmp_path / "out", "--unseen", "cat")
     assert summary["problems"] == {
         "junk": ["photo/Thumbs.db", "photo/cat/notes.txt"],
-        "unreadable": ["photo/cat/0.jpg (OSError)", "sketch/cat/s0.png (UnidentifiedImageError)"],
+        "unreadable": [
+            "photo/cat/0.jpg (image file is truncated (113 bytes not processed))",
+            "sketch/cat/s0.png (no image of a known kind)",
+        ],
         "wrong_extension": ["photo/cat/1.jpg (PNG)", "photo/cat/a cat in the sun (JPEG)"],
     }
     assert summary["counts"]["query"] == {"sketch": 1} and summary["counts"]["gallery"] == {"photo": 3}
 
 
 def test_strict_stops_and_leaves_nothing(damaged_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"--strict: 2 junk.*2 unreadable: 'photo/cat/0\.jpg.*nothing was written"):
+    with pytest.raises(
+        ValueError, match=r"--strict found 2 junk.*2 unreadable: 'photo/cat/0\.jpg.*Nothing was written"
+    ):
         run("folder", "--data-dir", damaged_folder, "--out", tmp_path / "out", "--unseen", "cat", "--strict")
     assert list(tmp_path.iterdir()) == [damaged_folder]
 
@@ -238,7 +350,7 @@ def test_an_output_that_exists_is_not_touched(own_folder, tmp_path):
     arguments = ("folder", "--data-dir", own_folder, "--out", out, "--unseen")
     first = run(*arguments, "cat")
     before = tree_of(out)
-    with pytest.raises(ValueError, match="exists; choose another --out"):
+    with pytest.raises(ValueError, match="exists: choose another --out"):
         run(*arguments, "cat")
     assert tree_of(out) == before
     assert run(*arguments, "T-Rex", "--overwrite")["version"] != first["version"]
@@ -250,7 +362,7 @@ def test_an_output_that_exists_is_not_touched(own_folder, tmp_path):
 
 def test_an_output_that_cannot_be_written_stops(own_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write to.*file'.*choose another --out"):
+    with pytest.raises(OSError, match=r"Cannot write to.*file'.*choose another --out"):
         run("folder", "--data-dir", own_folder, "--out", tmp_path / "file" / "out", "--unseen", "cat")
 
 
@@ -262,11 +374,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(own_folder, tmp_path, monke
     whole = run(*arguments, tmp_path / "whole")
     real, calls = writing._write_shard, []
 
-    def interrupted(builder, job, path, update):
+    def interrupted(columns, job, path, update):
         if len(calls) == 2:
             raise KeyboardInterrupt
-        calls.append(job[0])
-        return real(builder, job, path, update)
+        calls.append(job.split)
+        return real(columns, job, path, update)
 
     monkeypatch.setattr(writing, "_write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -274,7 +386,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(own_folder, tmp_path, monke
     assert not (tmp_path / "out").exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial/data").glob("*.parquet")}
     assert len(kept) == 2
-    monkeypatch.setattr(writing, "_write_shard", lambda *a: calls.append(a[1][0]) or real(*a))
+    monkeypatch.setattr(writing, "_write_shard", lambda *a: calls.append(a[1].split) or real(*a))
     again = run(*arguments, tmp_path / "out")
     assert calls == ["train", "query", "gallery"]
     assert again == whole
@@ -339,8 +451,8 @@ def test_the_photo_of_a_sketch(name, photo):
 def test_shards_are_cut_by_bytes_and_rows():
     sizes = [5, 5, 5, 20, 1, 1, 1, 1]
     made = [Row(Member(str(i), size, "", ""), "photo", "x", "", "user", 1) for i, size in enumerate(sizes)]
-    shards = make_shards(made, most_bytes=10, most_rows=3)
-    assert [[row.member.size for row in shard] for shard in shards] == [[5, 5], [5], [20], [1, 1, 1], [1]]
+    shards = writing.make_shards(made, most_bytes=10, most_rows=3)
+    assert [[row.picture.size for row in shard] for shard in shards] == [[5, 5], [5], [20], [1, 1, 1], [1]]
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
@@ -350,15 +462,11 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     count = 600
     assert member.size > 190_000
 
-    class Large(SbirBuilder):
-        def make_plan(self):
-            many = [Row(member._replace(path=f"{i}.png"), "photo", "x", str(i), "user", 1) for i in range(count)]
-            return Plan(["x"], [], {"train": many, "query": [], "gallery": []})
-
-    builder = Large(cache_dir=str(tmp_path / "cache"))
+    many = [Row(member._replace(path=f"{i}.png"), "photo", "x", str(i), "user", 1) for i in range(count)]
+    plan = Plan(["x"], [], {"train": many, "query": [], "gallery": []})
     (tmp_path / "data").mkdir()
     tracemalloc.start()
-    writing.write_shards(builder, tmp_path / "data")
+    writing.write_shards(plan, tmp_path / "data")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < count * member.size / 2
@@ -390,22 +498,23 @@ def test_real_pairs(tmp_path):
     assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} <= photos
 
 
-def test_the_drawn_world_is_prepared_by_name(tmp_path):
-    args = argparse.Namespace(name="mini", **dict.fromkeys((*prepare.LISTS, *prepare.PLAIN)))
-    builder = prepare.make_builder(args, str(tmp_path), tmp_path)
-    assert builder.config.name == "mini-fold0"
-    assert set(builder.config.seen).isdisjoint(builder.config.unseen)
+def test_the_drawn_world_is_prepared_by_name():
+    args = argparse.Namespace(name="mini", **dict.fromkeys(prepare.OPTIONS))
+    builder = prepare.make_builder(args)
+    plan = builder.plan()
+    assert builder.title == "mini-fold0"
+    assert set(plan.seen).isdisjoint(plan.unseen)
     args.name = "mini-fold9"
-    with pytest.raises(ValueError, match="unknown dataset 'mini-fold9'; known: mini, mini-fold0"):
-        prepare.make_builder(args, str(tmp_path), tmp_path)
+    with pytest.raises(ValueError, match="There is no dataset 'mini-fold9'; did you mean 'mini-fold2'"):
+        prepare.make_builder(args)
 
 
 def test_the_builder_works_without_the_command(own_folder, tmp_path):
-    builder = Folder(cache_dir=str(tmp_path / "cache"), data_dir=str(own_folder), unseen=["cat"])
-    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
-    loaded = datasets.load_dataset("parquet", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    assert len(loaded["train"]) == 10
-    assert len(list(builder.as_streaming_dataset("gallery"))) == 3
+    summary = prepare.prepare(Folder("folder", str(own_folder), unseen=["cat"], own_title="x"), tmp_path / "out")
+    by_command = run("folder", "--data-dir", own_folder, "--unseen", "cat", "--title", "x", "--out", tmp_path / "two")
+    assert summary == by_command
+    small = Mini("mini-tuning", train_photos=1, gallery_photos=1, fine_photos=1, fine_sketches=1)
+    assert prepare.prepare(small, tmp_path / "small")["counts"]["query"] == {"sketch": 10}
 
 
 def test_pushing_creates_a_repository_and_uploads_the_folder(own_folder, tmp_path, monkeypatch):
