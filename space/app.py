@@ -21,9 +21,10 @@ from modeling_splip.search.service import (
     OWN_PHOTOS,
     Finder,
     OwnPhotos,
+    check_address,
     read_sketch,
+    stop_on_signals,
 )
-from modeling_splip.search.serving import check_address, stop_on_signals
 
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
 MAX_FILE = "15mb"

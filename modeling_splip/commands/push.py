@@ -1,11 +1,9 @@
 """Share a model on the Hub: weights, processor, code, card, adapters for PEFT, and a gallery."""
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
@@ -17,8 +15,7 @@ from ..modeling_retriever import Retriever
 from ..search.table import CARD, MANIFEST, read_manifest
 from ..sharing.model_card import CardFacts, model_card, shared_base
 from ..sharing.peft_export import export_peft
-
-CARD_FILE = "README.md"
+from ..sharing.run_records import CARD_FILE, read_records, read_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,27 +86,11 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
     (stage / CARD_FILE).write_text(model_card(facts), "utf-8")
 
 
-def read_run(model_folder: Path) -> dict[str, Any] | None:
-    """Return the record of the run that wrote `RUN/model`, or None where there is none."""
-    path = model_folder / ".." / "run.json"
-    if model_folder.resolve().name != "model" or not path.is_file():
-        return None
-    return _read_json(path, "run record", dict)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records in a file of `splip evaluate --out`."""
-    found = _read_json(path, "result file", (dict, list))
-    records = found if isinstance(found, list) else [found]
-    if not all(isinstance(record, dict) and {"fingerprint", "metrics"} <= set(record) for record in records):
-        raise ValueError(f"'{path}' holds no result records: pass a file that `splip evaluate --out` wrote.")
-    return records
-
-
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
-    """Copy a gallery without its index, which is only read where it was built, and without this machine's paths."""
+    """Copy a gallery, without this machine's paths."""
     manifest = read_manifest(gallery)
-    shutil.copytree(gallery / manifest["data"], stage / manifest["data"])
+    # Galleries of earlier versions hold an index.
+    shutil.copytree(gallery / manifest["data"], stage / manifest["data"], ignore=shutil.ignore_patterns("index.*"))
     write_json(stage / MANIFEST, manifest | {"root": "", "model": model})
     (stage / CARD_FILE).write_text(CARD.format(data=manifest["data"]), "utf-8")
 
@@ -142,13 +123,3 @@ def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | Non
             f"'{repo}' was not pushed ({reason}): log in with `hf auth login`, check the name and the network."
         ) from error
     return str(commit.repo_url)
-
-
-def _read_json(path: Path, what: str, kinds: Any) -> Any:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"The {what} '{path}' is damaged ({error}): write it again.") from error
-    if not isinstance(found, kinds):
-        raise ValueError(f"The {what} '{path}' is not of the expected form: write it again.")
-    return found

@@ -1,4 +1,4 @@
-"""Prepare, train and evaluate a published experiment, show it beside the published numbers, and write its card."""
+"""Run a published experiment: prepare the data, train, evaluate, compare with the published numbers."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ from ..data.dataset import INFO_FILE, SbirDataset, open_dataset
 from ..evaluation.report import RECORDS
 from ..loading import load_retriever
 from ..sharing.model_card import CardFacts, model_card
+from ..sharing.run_records import CARD_FILE, read_records, read_run
 from ..training.arguments import TrainingArguments, load_recipe, parse_arguments, recipe_names
 from ..training.plan import MEASURED_STEPS, TrainingPlan, plan_training
-from .push import CARD_FILE, read_records, read_run
 
 # The set-ups that the published numbers most likely follow; docs/protocol.md weighs them.
 PROTOCOLS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class", "fg-pooled")}

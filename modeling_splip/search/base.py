@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..loading import load_retriever
 from ..processing_splip import to_rgb
+from .model import for_search, load_for_search
 from .result import Result
 
 _BATCH = 32
@@ -27,7 +27,7 @@ class SearchableGallery(ABC):
     def __init__(self, name: str, manifest: dict[str, Any]):
         self.name = name
         self.manifest = manifest
-        self._model: tuple[Any, Any] | None = None
+        self._pair: tuple[Any, Any] | None = None
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -55,21 +55,32 @@ class SearchableGallery(ABC):
         return self.manifest["model"]
 
     @property
-    def model(self) -> tuple[Any, Any]:
-        """Model and processor; loaded when first needed."""
+    def model(self) -> Any:
+        """The model that encodes queries; loaded when first needed."""
+        return self._loaded()[0]
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor; loaded when first needed."""
+        return self._loaded()[1]
+
+    def _loaded(self) -> tuple[Any, Any]:
         with self._lock:
-            if self._model is None:
+            if self._pair is None:
                 self.use(self.model_folder())
-            assert self._model is not None
-            return self._model
+            assert self._pair is not None
+            return self._pair
 
     def use(self, model: str | tuple[Any, Any]) -> None:
-        """Search with this model, by name or loaded with its processor.
+        """Search with this model from now on.
+
+        Args:
+            model: its name, or the loaded model with its processor.
 
         Raises:
-            ValueError: if the photos were encoded by another.
+            ValueError: if the photos were encoded by another model.
         """
-        pair = load_retriever(model) if isinstance(model, str) else model
+        pair = load_for_search(model) if isinstance(model, str) else model
         found, expected = pair[0].fingerprint(pair[1]), self.manifest["fingerprint"]
         if found != expected:
             name = model if isinstance(model, str) else getattr(model[0], "name_or_path", "") or "the model passed"
@@ -77,7 +88,7 @@ class SearchableGallery(ABC):
                 f"Gallery '{self.name}' was built with model '{self.manifest['model']}' (fingerprint {expected}); "
                 f"'{name}' is another (fingerprint {found}): pass that model, or index the photos again with this one."
             )
-        self._model = pair
+        self._pair = for_search(pair[0]), pair[1]
 
     def encode(self, images: Sequence[Any], modality: str = "sketch") -> np.ndarray:
         """Return embeddings (Q, D) of sketches or photos: PIL images, paths or arrays.
@@ -85,7 +96,7 @@ class SearchableGallery(ABC):
         Raises:
             ValueError: if a sketch is blank or no image.
         """
-        model, processor = self.model
+        model, processor = self._loaded()
         if not images:
             raise ValueError("The list of sketches is empty: pass at least one.")
         batches = []
@@ -105,7 +116,7 @@ class SearchableGallery(ABC):
         Raises:
             ValueError: if a text is empty or no string, or the model keeps no text tower.
         """
-        model, processor = self.model
+        model, processor = self._loaded()
         for text in texts:
             if not isinstance(text, str):
                 raise ValueError(f"text must be a string such as 'red', got {text!r}.")
