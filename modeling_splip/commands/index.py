@@ -67,6 +67,9 @@ def _print_report(out: str, report: BuildReport) -> None:
     """Say what was done, and on standard error what is not in the gallery."""
     known = report.count - report.encoded
     print(f"{out}: {report.count} photos ({report.encoded} encoded, {known} already known, {report.removed} removed)")
+    if "instead_of" in report.index:
+        wanted, recall = report.index["instead_of"], 100 * report.index["its_recall"]
+        print(f"Index: exact, since {wanted} finds only {recall:.1f} % of the nearest photos.", file=sys.stderr)
     if report.left_out:
         print(left_out_sentence(report.left_out), file=sys.stderr)
     if report.unreadable:

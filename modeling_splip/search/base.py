@@ -1,4 +1,4 @@
-"""What can be asked of every gallery, wherever its photos are stored: encode queries with its model, and search."""
+"""What every gallery can be asked, wherever its photos are stored: to encode queries by its model, and to search."""
 
 import os
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ class SearchableGallery(ABC):
     """Photos encoded by one model. Searching is safe from several threads.
 
     Attributes:
-        name: where it lies, for messages.
+        name: the folder, or the name on the server; for messages.
         manifest: model, fingerprint, dim, count, index, unreadable photos.
     """
 
@@ -44,14 +44,14 @@ class SearchableGallery(ABC):
 
     @abstractmethod
     def nearest(self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the largest dot products, (Q, k); row -1 where there are fewer."""
+        """Return scores and rows of the k largest dot products, (Q, k), highest first; row -1 where there are fewer."""
 
     @abstractmethod
     def results(self, rows: Sequence[int], scores: Sequence[float]) -> list[Result]:
         """Return photos by their rows."""
 
     def model_folder(self) -> str:
-        """Return the name of the model to load."""
+        """Return the name or folder of the model to load."""
         return self.manifest["model"]
 
     @property
@@ -141,16 +141,16 @@ class SearchableGallery(ABC):
     ) -> Any:
         """Find the photos nearest to a sketch, to words, or to both.
 
-        The score of a photo is its cosine with the sketch; with words, `(1 - text_weight) * cosine with the sketch +
-        text_weight * cosine with the words` (ours).
+        A photo's score is its cosine with the sketch. With words it is `(1 - text_weight) * cosine with the sketch +
+        text_weight * cosine with the words`; this formula is our choice.
 
         Args:
             sketch: a PIL image, path or array; or a list of them; None to search by words alone.
             k: number of photos wanted.
             text: what the photo shows, beside the sketch.
-            where: column -> value, or list of allowed values, read as the column's type. A filtered search is exact.
+            where: column -> allowed value or list of them, read as the column's type. A filtered search is exact.
             text_weight: in [0, 1].
-            collapse: show only the best of near-duplicates: photos whose cosine is at least this, such as 0.95.
+            collapse: of photos whose cosine with each other is at least this, such as 0.95, show only the best one.
 
         Returns:
             At most k `Result`, best first; for a list of sketches, a list of such lists.
@@ -170,7 +170,7 @@ class SearchableGallery(ABC):
         return found if several else found[0]
 
     def similar(self, photo: Result | Any, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Result]:
-        """Find the photos nearest to a photo: one of this gallery's results, without itself, or any image."""
+        """Find the photos nearest to any image, or to one of this gallery's results, which itself is left out."""
         _check_count(k)
         if not isinstance(photo, Result):
             return self.search_vectors(self.encode([photo], "photo"), k, where)[0]
@@ -206,7 +206,7 @@ class SearchableGallery(ABC):
         while True:
             scores, found = self.nearest(queries, wanted, where)
             kept = [self._distinct(row[row >= 0], k, collapse) for row in found]
-            # Without collapsing, or with nothing more to be had, one round is enough.
+            # One round is enough without collapsing, or when there are no further photos.
             exhausted = wanted == len(self) or (found < 0).any(axis=1).all() or found.shape[1] < wanted
             if collapse is None or exhausted or all(len(positions) == k for positions in kept):
                 break
@@ -218,7 +218,7 @@ class SearchableGallery(ABC):
         ]
 
     def _distinct(self, rows: np.ndarray, k: int, collapse: float | None) -> list[int]:
-        """Return the first k positions in `rows`, best first, without those nearer than `collapse` to a better one."""
+        """Return the first k positions in `rows`, best first, without photos that resemble a better one too closely."""
         if collapse is None:
             return list(range(min(k, len(rows))))
         vectors = self.vectors(rows)  # (M, D)

@@ -52,6 +52,7 @@ class BuildReport:
         removed: photos of the former gallery that are gone.
         unreadable: path and reason of photos that cannot be read.
         left_out: suffix in lower case -> number of files in the folder that are no photos of a kind that is read.
+        index: what the manifest records of the index.
     """
 
     count: int
@@ -59,6 +60,7 @@ class BuildReport:
     removed: int
     unreadable: list[dict[str, str]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    index: dict[str, Any] = field(default_factory=dict)
 
 
 def build_gallery(
@@ -149,11 +151,11 @@ def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
 
 
 def _old_table(out: Path, fingerprint: str, features: Any) -> list[TableReader]:
-    """Open the table that is replaced, if its rows are the same model's and have the same columns."""
+    """Return the former table if this model encoded it and its columns are the same; otherwise nothing."""
     try:
         manifest = read_manifest(out)
         reader = TableReader(sorted((out / manifest["data"]).glob("photos-*.parquet")))
-    except (OSError, ValueError):  # none, or damaged: everything is encoded anew
+    except (OSError, ValueError):  # there is none, or it is damaged: all photos are encoded
         return []
     return [reader] if manifest["fingerprint"] == fingerprint and reader.has_columns(features.arrow_schema) else []
 
@@ -189,7 +191,7 @@ def _finish(
     data.mkdir()
     embeddings = _write_table(job, known, [known.place(photo) for photo in photos], data)
     index, facts = build_index(embeddings, choose_kind(len(photos), kind), progress)
-    digest = embeddings_hash(embeddings)
+    report.index, digest = facts, embeddings_hash(embeddings)
     keep_index(index, digest, facts["kind"])
     manifest = {
         "schema": SCHEMA,
@@ -223,7 +225,7 @@ def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data
 
 
 def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
-    """Return how to find the model again: its name or absolute folder, and the folder as seen from the gallery."""
+    """Return how to find the model again: by its name or absolute folder, and by the way from the gallery to it."""
     name = name or getattr(model, "name_or_path", "") or "clip"
     if not os.path.isdir(name):
         return {"model": name, "model_beside": None}
@@ -231,10 +233,10 @@ def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
 
 
 def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> None:
-    """Move the finished data folder in, switch the manifest, and clear what is left over."""
+    """Move the finished data folder in, replace the manifest, and remove what is no longer used."""
     out.mkdir(exist_ok=True)
     os.rename(data, out / data.name)
-    # The card names the data folder: `load_dataset` caches by the card's text, not by the files' content.
+    # The card names the data folder, so that its text changes: `load_dataset` caches by it, not by the files' content.
     card = CARD.format(data=data.name)
     for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1))):
         (side / name).write_text(text, encoding="utf-8")

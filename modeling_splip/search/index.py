@@ -14,7 +14,7 @@ KINDS = ("exact", "hnsw", "ivf")
 # Exact search over this many photos takes 5 ms on one core at 512 dimensions.
 EXACT_UP_TO = 50_000
 HNSW_UP_TO = 2_000_000
-# Above the 0.98 that a sketch shall meet: sketches lie further out than the stored photos that are asked here.
+# More than the 0.98 that sketches shall reach: they lie further from photos than the stored photos that are asked here.
 RECALL_TARGET = 0.995
 _RECALL_QUERIES = 200
 _RECALL_DEPTH = 100
@@ -44,12 +44,13 @@ def build_index(embeddings: np.ndarray, kind: str, progress: bool = True) -> tup
     Args:
         embeddings: (N, D) float32 of unit norm.
         kind: "exact", "hnsw" or "ivf".
-        progress: show a bar if it takes longer than some seconds.
+        progress: show a bar if it takes longer than five seconds.
 
     Returns:
-        The index, and what the manifest records: kind, depth of search (HNSW's ef, IVF's probed lists) and the measured
-        recall at `recall_at`: the share of the exact best photos found, with stored photos themselves as queries, so
-        that it is an upper estimate for sketches.
+        The index, and what the manifest records: its kind, the depth of search (HNSW's ef, IVF's probed lists) and the
+        recall. That is the measured share of the exact first `recall_at` photos that are found. The queries are stored
+        photos, so it is an upper estimate for sketches. An index that cannot reach the target is replaced by an exact
+        one; then `instead_of` and `its_recall` are recorded too.
     """
     count, dim = embeddings.shape
     index: Any = faiss.IndexFlatIP(dim)
@@ -68,6 +69,9 @@ def build_index(embeddings: np.ndarray, kind: str, progress: bool = True) -> tup
             index.add(block)
             bar.update(len(block))
     depth, recall = _tune(index, kind, embeddings)
+    if recall < RECALL_TARGET:  # as where very many photos are equal
+        exact, facts = build_index(embeddings, "exact", progress)
+        return exact, facts | {"instead_of": kind, "its_recall": round(recall, 4)}
     return FaissIndex(custom_index=index), {
         "kind": kind,
         "depth": depth,
@@ -100,7 +104,7 @@ def _tune(index: Any, kind: str, embeddings: np.ndarray) -> tuple[int, float]:
         _set_depth(index, kind, depth)
         rows = index.search(queries, best)[1]  # -1 where there are fewer
         scores = np.einsum("qd,qkd->qk", queries, embeddings[rows])
-        # By exact score, not by number: among equal scores any photo is right.
+        # Compared by exact score, not by row: of photos with equal scores any is right.
         recall = float(((scores >= exact[:, -1:] - 1e-6) & (rows >= 0)).mean())
         if recall >= RECALL_TARGET or depth == deepest:
             return depth, recall
@@ -115,7 +119,7 @@ def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray
         rows: (M,) the rows allowed, M > 0.
 
     Returns:
-        Scores (Q, min(k, M)), falling, and rows of the same shape.
+        Scores (Q, min(k, M)), highest first, and rows of the same shape.
     """
     best_scores = np.empty((len(queries), 0), np.float32)
     best_rows = np.empty((len(queries), 0), np.int64)

@@ -29,7 +29,7 @@ class Photo:
         path: its name in the gallery, unique: relative to the folder, or `split/number` in a dataset.
         label: its class; in a folder the sub-folder that it lies in, "" at the top.
         size: bytes; 0 where it is not a file.
-        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that only its content is compared.
+        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that its content is compared.
         read: returns the encoded image.
         metadata: further columns.
     """
@@ -100,7 +100,7 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def limit_images(max_pixels: int) -> None:
-    """Let PIL open nothing else than `decode_photo` does, also where another package calls it in this process."""
+    """Let PIL, wherever this process calls it, open only what `decode_photo` opens. Gradio opens images by PIL too."""
     Image.ID[:] = image_formats()
     Image.MAX_IMAGE_PIXELS = max_pixels // 2  # PIL refuses an image of more than twice this before decoding it
 
@@ -109,7 +109,7 @@ def _file_photo(file: Path, name: str, label: str) -> Photo:
     try:
         facts = file.stat()
         size, mtime_ns = facts.st_size, facts.st_mtime_ns
-    except OSError:  # a dangling link: reading it fails later and names it
+    except OSError:  # a dangling link: when it is read, it is named
         size, mtime_ns = 0, NOT_A_FILE
     return Photo(name, label, size, mtime_ns, partial(_read_file, file))
 

@@ -35,7 +35,7 @@ class OwnPhotos:
     """A visitor's photos, as a gallery in a temporary folder.
 
     Attributes:
-        lock: of the folder; held while the process lives that made it.
+        lock: on the folder, held as long as the process that made it lives.
     """
 
     gallery: Gallery
@@ -55,7 +55,7 @@ class OwnPhotos:
     @staticmethod
     def sweep() -> None:
         """Remove what processes that were killed left of their visitors' photos."""
-        # A folder is locked before its photos are there: while it holds none, its process may be about to lock it.
+        # A folder is locked before its gallery is there. One without may be a process' that has not locked it yet.
         for folder in {found.parent for found in Path(tempfile.gettempdir()).glob(f"{_OWN_PREFIX}*/gallery*")}:
             lock = folder / "lock"
             with contextlib.suppress(OSError):  # the process lives, or the folder is another user's
@@ -65,7 +65,7 @@ class OwnPhotos:
 
 
 class Finder:
-    """Searches galleries by name. It keeps nothing of a visitor: own photos are passed in at every call.
+    """Searches galleries by name. It keeps nothing of a visitor, whose own photos are passed in at every call.
 
     Args:
         galleries: by the name shown; the first is the default.
@@ -81,7 +81,7 @@ class Finder:
         Args:
             folders: default: those in the environment variable SPLIP_GALLERY, separated by commas, otherwise the one
                 that `make demo` leaves.
-            model: name of the model; default: the ones that the galleries name.
+            model: name of the model; default: of each gallery the one that it was built with.
 
         Raises:
             FileNotFoundError, ValueError, OSError: in one sentence, as `Gallery.open`.
@@ -100,14 +100,14 @@ class Finder:
             gallery = Gallery.open(folder, pair)
             fingerprint = gallery.manifest["fingerprint"]
             if fingerprint in loaded:
-                gallery = Gallery.open(folder, loaded[fingerprint])
+                gallery.use(loaded[fingerprint])
             loaded[fingerprint] = gallery.model, gallery.processor
             name = Path(folder).resolve().name if os.path.isdir(folder) else folder
             opened[str(folder) if name in opened else name] = gallery
         return cls(opened)
 
     def titles(self) -> list[tuple[str, str]]:
-        """Return what a visitor reads of each gallery (its name, size and model), and its name."""
+        """Return two texts for each gallery: its name, size and model for a visitor to read, and its name alone."""
         galleries = self.galleries.items()
         return [(f"{name} ({len(it)} photos, {Path(it.manifest['model']).name})", name) for name, it in galleries]
 

@@ -1,4 +1,4 @@
-"""A gallery's folder: its manifest, the columns of its table, and reading rows without loading all of them."""
+"""A gallery's folder: its manifest, the columns of its table, and reading single rows."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from ..common.hub import is_hub_id
 
 SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
-# Rows of one row group: what is read to show one thumbnail, about 1 MB.
+# Rows of a row group. To show one thumbnail a whole group is read, about 1 MB.
 GROUP_ROWS = 128
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
@@ -55,7 +55,7 @@ def table_features(dim: int, metadata: dict[str, datasets.Value]) -> datasets.Fe
 
 
 def data_folders(folder: Path) -> list[Path]:
-    """Return the data folders in a gallery: one, or more after a crash between publishing and cleaning up."""
+    """Return the data folders in a gallery: one, or two if a build was killed before it removed the former one."""
     return [path for path in folder.iterdir() if path.is_dir() and _DATA_FOLDER.fullmatch(path.name)]
 
 

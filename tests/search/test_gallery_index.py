@@ -54,3 +54,14 @@ def test_large_kinds_hold_half_the_bytes_and_are_searched_no_deeper_than_needed(
     for kind in ("hnsw", "ivf"):
         facts = gallery_index.build_index(vectors, kind)[1]
         assert 0.8 <= facts["recall"] < 0.995 and facts["depth"] < depths[kind]
+
+
+def test_an_index_that_cannot_find_enough_is_replaced_by_an_exact_one():
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(4000, 32)).astype(np.float32)
+    vectors[:2000] = vectors[0]  # one placeholder picture, two thousand times
+    vectors = rng.permutation(vectors)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index, facts = gallery_index.build_index(vectors, "hnsw")
+    assert (facts["kind"], facts["recall"], facts["instead_of"]) == ("exact", 1.0, "hnsw")
+    assert facts["its_recall"] < gallery_index.RECALL_TARGET and index.faiss_index.ntotal == 4000
