@@ -1,4 +1,4 @@
-"""A gallery's index: built from the stored embeddings, and kept in the user's cache where building takes long.
+"""A gallery's index: built from the stored embeddings, and kept in the user's cache where there are many photos.
 
 Native code parses an index file and trusts it. So none is ever read from a gallery's folder, which may come from
 elsewhere: the cache holds only what this user built here, under the SHA-256 of the embeddings that it was built from.
@@ -18,27 +18,29 @@ from datasets.search import FaissIndex
 from .index import KINDS, build_index, load_index, save_index
 from .table import TableReader, embedding_array
 
+# With fewer photos an index is built at every opening, which takes less than a second.
+KEPT_FROM = 10_000
 # The indices that were not opened for longest are removed when all together take more.
 MOST_BYTES = 20 << 30
 _CHECKED_ROWS = 64
-# Indices hold 16-bit floats: an entry of a unit vector changes by 0.0005 at most.
+# Some indices hold 16-bit floats: an entry of a unit vector changes by 0.0005 at most.
 _ROUNDING = 1e-3
 
 
 def embeddings_hash(embeddings: np.ndarray) -> str:
     """Return the SHA-256, in hex, of embeddings (N, D) float32 and their shape."""
     digest = hashlib.sha256(repr(embeddings.shape).encode())
-    digest.update(np.ascontiguousarray(embeddings, dtype="<f4"))
+    digest.update(np.ascontiguousarray(embeddings, dtype="<f4").data)
     return digest.hexdigest()
 
 
 def open_index(reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:
     """Return the index of a gallery.
 
-    An exact index is a copy of the embeddings, so it is always made from the table. An HNSW or IVF index is looked for
-    in the cache, else built and kept there. The manifest's hash only says which file to look at. The file is used if
-    random rows of it are those of the table, and a new one is kept under the hash of what it was built from. So a
-    gallery with a false hash can neither be searched by another's index nor put its own in another's place.
+    From `KEPT_FROM` photos on it is looked for in the cache, else built and kept there. The manifest's hash only says
+    which file to look at. The file is used if random rows of it are those of the table, and a new one is kept under the
+    hash of what it was built from. So a gallery with a false hash can neither be searched by another's index nor put
+    its own in another's place.
 
     Raises:
         ValueError: if the embeddings are not those that the gallery was built with.
@@ -48,7 +50,7 @@ def open_index(reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:
         raise ValueError(f"index of unknown kind {kind!r}")
     # Galleries of earlier versions name no hash.
     named = manifest.get("embeddings") or embeddings_hash(reader.embeddings())
-    kept = None if kind == "exact" else kept_index(named, kind)
+    kept = kept_index(named, kind) if manifest["count"] >= KEPT_FROM else None
     if kept is not None and _holds(kept, reader, manifest):
         return kept
     embeddings = np.ascontiguousarray(reader.embeddings())
@@ -75,15 +77,15 @@ def kept_index(name: str, kind: str) -> FaissIndex | None:
 
 
 def keep_index(index: FaissIndex, name: str, kind: str) -> None:
-    """Keep an HNSW or IVF index in the cache, if that can be written.
+    """Keep an index of many photos in the cache, if that can be written.
 
     Args:
         index: to keep.
         name: the hash of the embeddings that it was built from.
-        kind: of the index; an exact one is not kept.
+        kind: of the index.
     """
     path = _place(name, kind)
-    if kind == "exact" or path is None:
+    if path is None or index.faiss_index.ntotal < KEPT_FROM:
         return
     with contextlib.suppress(OSError, RuntimeError, filelock.Timeout):  # faiss raises RuntimeError on a full disk
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -19,7 +19,9 @@ photos, gallery = galleries.photos, galleries.gallery
 
 
 @pytest.fixture
-def hnsw(photos, pair, name, tmp_path):
+def hnsw(photos, pair, name, tmp_path, monkeypatch):
+    """A gallery whose index is kept, small as it is."""
+    monkeypatch.setattr(index_cache, "KEPT_FROM", 24)
     return Gallery.build(photos, *pair, tmp_path / "H", model_name=name, index="hnsw", progress=False)
 
 
@@ -52,7 +54,7 @@ def test_a_gallery_holds_table_manifest_and_card_only(gallery, hnsw, cache):
     for it in (gallery, hnsw):
         data = it.manifest["data"]
         assert files(it.folder) == ["README.md", data, f"{data}/photos-00000.parquet", "manifest.json"]
-    # An exact index is a copy of the table: of a visitor's photos, say, nothing stays behind.
+    # Of a gallery with few photos, such as a visitor's own, nothing stays behind when it is deleted.
     assert kept(cache) == [f"{hnsw.manifest['embeddings']}-hnsw.faiss"]
 
 
