@@ -13,17 +13,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
+from modeling_splip.search import service
 from modeling_splip.search.photos import limit_images
-from modeling_splip.search.service import (
-    MAX_OWN_PHOTOS,
-    MAX_RESULTS,
-    MAX_WORDS,
-    OWN_PHOTOS,
-    Finder,
-    OwnPhotos,
-    read_sketch,
-)
-from modeling_splip.search.serving import check_address, stop_on_signals
+from modeling_splip.search.service import Finder, OwnPhotos, check_address, read_sketch, stop_on_signals
 
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
 MAX_FILE = "15mb"
@@ -40,8 +32,9 @@ TAKE_BRUSH = """function take() {
   const brush = document.querySelector('#sketch .toolbar-wrap button:nth-of-type(2)');
   brush ? brush.click() : setTimeout(take, 100);
 }"""
-# Describe the examples' pictures; search when the hand rests, one search at a time: no earlier drawing's photos replace
-# a later one's. The canvas' own change event would search at once, and leave drawings in the server's memory.
+# Describes the examples' pictures, and searches when the hand rests. Only one search runs at a time, so that an earlier
+# drawing's photos never replace a later one's. The canvas' own change event would search at once, and keep drawings in
+# the server's memory.
 ON_LOAD = """() => {
   const examples = () => document.querySelectorAll('#examples img[alt=""]');
   const describe = () => examples().forEach((img) => { img.alt = img.src.match(/([^/]+)[.]png$/)[1]; });
@@ -86,7 +79,8 @@ class Actions:
         new = _sentence(self.finder.index, files, gallery, MAX_PIXELS)
         self.leave(request)
         self._own[request.session_hash] = new
-        return new, gr.Dropdown(choices=[*self.finder.titles(), OWN_PHOTOS], value=OWN_PHOTOS), new.summary()
+        choices = [*self.finder.titles(), service.OWN_PHOTOS]
+        return new, gr.Dropdown(choices=choices, value=service.OWN_PHOTOS), new.summary()
 
     def leave(self, request: gr.Request) -> None:
         """Delete the photos of a session that ends."""
@@ -163,6 +157,8 @@ def build_app(finder: Finder) -> gr.Blocks:
 
 
 def _drawing() -> tuple:
+    tools: dict[str, Any] = {"brush": gr.Brush(4, colors=["#000000"], color_mode="fixed"), "eraser": gr.Eraser(28)}
+    tools |= {"layers": False, "transforms": (), "buttons": []}
     sketch = gr.Sketchpad(
         label="Your sketch",
         elem_id="sketch",
@@ -171,40 +167,30 @@ def _drawing() -> tuple:
         sources=("upload", "clipboard"),
         canvas_size=(512, 512),
         fixed_canvas=True,
-        brush=gr.Brush(4, colors=["#000000"], color_mode="fixed"),
-        eraser=gr.Eraser(28),
-        layers=False,
-        transforms=(),
-        buttons=[],
+        **tools,
     )
     button = gr.Button("Search", variant="primary", elem_id="search")
     live = gr.Checkbox(True, label="Search after each stroke")
-    words = gr.Textbox(label="Words beside the sketch", value="", placeholder="for example: red", max_length=MAX_WORDS)
+    words = gr.Textbox(
+        label="Words beside the sketch", value="", placeholder="for example: red", max_length=service.MAX_WORDS
+    )
     return sketch, button, live, words
 
 
 def _settings(titles: list[tuple[str, str]]) -> tuple:
     with gr.Accordion("Settings and your own photos", open=False):
         name = gr.Dropdown(titles, value=titles[0][1], label="Gallery and its model")
-        k = gr.Slider(1, MAX_RESULTS, 12, step=1, label="Photos wanted")
+        k = gr.Slider(1, service.MAX_RESULTS, 12, step=1, label="Photos wanted")
         weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the words")
-        text = f"Upload up to {MAX_OWN_PHOTOS} photos to search"
+        text = f"Upload up to {service.MAX_OWN_PHOTOS} photos to search"
         files = gr.UploadButton(text, file_count="multiple", file_types=["image"], elem_id="own")
     return name, k, weight, files
 
 
 def _found() -> tuple:
     status = gr.Markdown("Draw the outline of a thing, then press **Search**.", elem_id="status")
-    photos = gr.Gallery(
-        label="Photos found",
-        show_label=False,
-        elem_id="photos",
-        height="auto",
-        object_fit="contain",
-        allow_preview=False,
-        format="jpeg",
-        buttons=[],
-    )
+    look: dict[str, Any] = {"show_label": False, "height": "auto", "object_fit": "contain", "buttons": []}
+    photos = gr.Gallery(label="Photos found", elem_id="photos", allow_preview=False, format="jpeg", **look)
     return status, photos
 
 

@@ -18,7 +18,7 @@ from ..common.text import spelling_key
 from ..data.descriptions import PACKAGED, Descriptions, read_descriptions, sentence_fault
 
 TRIES = 3
-# Room for an answer that is over-long, so that it is seen to be.
+# More than a good answer needs: one that is too long shall be seen as that, not be cut to a good length.
 MAX_TOKENS = 96
 INSTRUCTION = (
     "Answer in one English sentence of 6 to 20 words. Name the {class}, end with a full stop, and say only what a "
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe what is not yet described; returns 1 if classes are left over, which it names."""
+    """Describe the classes that are not yet described; name those that are left over, and return 1 if there are any."""
     if args.local and args.base_url:
         raise ValueError("--local and --base-url exclude each other: pass one of them.")
     names = read_classes(args.classes)
@@ -90,7 +90,7 @@ def read_classes(path: Path) -> list[str]:
 
 
 def open_descriptions(path: Path, model: str) -> Descriptions:
-    """Return what the file holds, its own prompts included, or nothing yet, with the packaged prompts."""
+    """Return the descriptions and prompts in the file; where there is none, the packaged prompts alone."""
     if not path.exists():
         return Descriptions(model, read_descriptions(PACKAGED).prompts)
     descriptions = read_descriptions(path)
@@ -100,7 +100,7 @@ def open_descriptions(path: Path, model: str) -> Descriptions:
 
 
 def not_described(names: list[str], descriptions: Descriptions) -> list[str]:
-    """Drop faulty classes, and return the listed ones that are not there, then the faulty ones."""
+    """Remove classes with faults, and return which to describe: the listed ones that are missing, then the removed."""
     faulty = list(descriptions.faults())
     for name in faulty:
         del descriptions.classes[name]
@@ -110,7 +110,7 @@ def not_described(names: list[str], descriptions: Descriptions) -> list[str]:
 
 
 def describe(name: str, descriptions: Descriptions, ask: Ask) -> str:
-    """Add a class with its sentences, or nothing at all; returns what is wrong with the last answer, "" if nothing."""
+    """Add a class if all its sentences are good; return what is wrong with the last answer, "" if nothing."""
     others = {sentence.casefold() for answers in descriptions.classes.values() for sentence in answers.values()}
     answers = {}
     for prompt, question in descriptions.prompts.items():
@@ -124,7 +124,7 @@ def describe(name: str, descriptions: Descriptions, ask: Ask) -> str:
 
 
 def answer(text: str, name: str, ask: Ask, others: Collection[str]) -> tuple[str, str]:
-    """Ask until the sentence has no fault, at most TRIES times; returns the last sentence and its fault."""
+    """Ask until the sentence has no fault, at most TRIES times; return the last sentence and its fault."""
     request = text
     for _ in range(TRIES):
         sentence = " ".join(ask(request).split()).strip("\"'")

@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from typing import Any
 
 from ..common.text import printable
-from ..loading import load_retriever
-from ..search.build import build_gallery, process_state
+from ..search.build import BuildReport, build_gallery, process_state
 from ..search.index import KINDS
-from ..search.milvus_store import collection_name, connect, ingest
+from ..search.milvus_store import collection_name, ingest
+from ..search.model import load_for_search
+from ..search.photo_files import left_out_sentence
+from ..search.stores import add_store_arguments, connect_store
 
 _SHOWN = 20
 
@@ -25,13 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="photos encoded at once (default: 32)")
     parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores, at most 8)")
     parser.add_argument("--device", help="torch device (default: cuda where there is one)")
-    parser.add_argument(
-        "--store",
-        choices=("folder", "milvus"),
-        default="folder",
-        help="also send it to a Milvus server (default: folder)",
-    )
-    parser.add_argument("--uri", help="of Milvus: http://host:19530, or a file for Milvus Lite")
+    add_store_arguments(parser, "milvus: also send it to a Milvus server")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -41,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-    client = connect_store(args)
-    model, processor = load_retriever(args.model)
+    client = connect_store(args.store, args.uri)
+    model, processor = load_for_search(args.model)
     model.to(args.device or process_state().device)
     report = build_gallery(
         args.photos,
@@ -58,18 +53,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if report.count == 0:  # not the main process of several
         return 0
-    known = report.count - report.encoded
-    print(
-        f"{args.out}: {report.count} photos ({report.encoded} encoded, {known} already known, {report.removed} removed)"
-    )
-    if report.unreadable:
-        print(f"Left out, because they cannot be read: {len(report.unreadable)}", file=sys.stderr)
-        for entry in report.unreadable[:_SHOWN]:
-            print(f"  {printable(entry['path'])}: {printable(entry['reason'])}", file=sys.stderr)
-        if len(report.unreadable) > _SHOWN:
-            print(
-                f"  and {len(report.unreadable) - _SHOWN} more, all named in {args.out}/manifest.json", file=sys.stderr
-            )
+    _print_report(args.out, report)
     options = ""
     if client is not None:
         sent = ingest(args.out, client, progress=not args.quiet)
@@ -79,8 +63,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def connect_store(args: argparse.Namespace) -> Any:
-    """Connect to the store that `--store` and `--uri` name; None for a folder."""
-    if (args.store == "milvus") != (args.uri is not None):
-        raise ValueError("--store milvus and --uri belong together: pass both or neither.")
-    return connect(args.uri) if args.store == "milvus" else None
+def _print_report(out: str, report: BuildReport) -> None:
+    """Say what was done, and on standard error what is not in the gallery."""
+    known = report.count - report.encoded
+    print(f"{out}: {report.count} photos ({report.encoded} encoded, {known} already known, {report.removed} removed)")
+    if "instead_of" in report.index:
+        wanted, recall = report.index["instead_of"], 100 * report.index["its_recall"]
+        print(f"Index: exact, since {wanted} finds only {recall:.1f} % of the nearest photos.", file=sys.stderr)
+    if report.left_out:
+        print(left_out_sentence(report.left_out), file=sys.stderr)
+    if report.unreadable:
+        print(f"Left out, because they cannot be read: {len(report.unreadable)}", file=sys.stderr)
+        for entry in report.unreadable[:_SHOWN]:
+            print(f"  {printable(entry['path'])}: {printable(entry['reason'])}", file=sys.stderr)
+        if len(report.unreadable) > _SHOWN:
+            print(f"  and {len(report.unreadable) - _SHOWN} more, all named in {out}/manifest.json", file=sys.stderr)

@@ -1,12 +1,18 @@
-"""The `splip` command: finds its sub-commands by name and turns errors into one sentence."""
+"""The `splip` command: runs a sub-command by its name, and turns an error into one sentence.
+
+Only the sub-command that runs is imported. The help reads what the others do from their source files, so that it needs
+neither torch nor transformers.
+"""
 
 import argparse
+import ast
 import importlib
 import sys
-from importlib.metadata import entry_points
-from types import ModuleType
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
-from ..common.text import one_line
+from ..common.text import hint, one_line, printable
 
 # Commands of this package; others (`prepare`, `space`) come through the entry point group below.
 COMMANDS = {
@@ -17,47 +23,99 @@ COMMANDS = {
     "reproduce": "modeling_splip.commands.reproduce",
     "search": "modeling_splip.commands.search",
 }
-GROUP = "splip.commands"
+ENTRY_POINTS = "splip.commands"
+# The order of the help; a command that stands in no group comes last.
+GROUPS = {
+    "Data": ("prepare", "describe"),
+    "Training and evaluation": ("reproduce", "evaluate"),
+    "Search": ("index", "search", "space"),
+    "Sharing": ("push",),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `splip`; returns the exit status: 0, or 2 with one sentence on standard error."""
+    """Run `splip` and return its exit status: 0, or 2 with one sentence on standard error, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    modules = _modules()
-    parser = argparse.ArgumentParser(prog="splip", description="Draw a sketch, find the photo.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    # Only the command that runs is imported, for the others their names are enough.
-    wanted = argv[0] if argv and argv[0] in modules else None
-    for name in sorted(modules):
-        if wanted not in (None, name):
-            continue
-        try:
-            module = importlib.import_module(modules[name])
-        except ModuleNotFoundError as error:
-            needs = f"needs {error.name}, which is not installed: pip install 'splip[{name}]'"
-            if wanted:
-                print(f"splip: {name} {needs}.", file=sys.stderr)
-                return 2
-            commands.add_parser(name, help=needs)
-            continue
-        text = _first_line(module)
-        module.add_arguments(commands.add_parser(name, help=text, description=text))
-        if wanted:
-            run = module.run
+    modules = COMMANDS | {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(help_text(modules))
+        return 0
+    if name == "--version":
+        print(f"splip {_version()}")
+        return 0
+    if name not in modules:
+        return _refuse(f"There is no command '{name}'{hint(name, modules)}")
+    return _run(name, modules[name], argv[1:])
+
+
+def help_text(modules: dict[str, str]) -> str:
+    """Return the help: all commands by group, with one line each.
+
+    Args:
+        modules: command -> module.
+    """
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = GROUPS | {"Other": tuple(sorted(set(modules) - grouped))}
+    lines = ["usage: splip COMMAND ...", "", "Draw a sketch, find the photo."]
+    for title, names in groups.items():
+        known = [name for name in names if name in modules]
+        if known:
+            lines += ["", f"{title}:", *(f"  {name:<10} {_description(name, modules[name])}" for name in known)]
+    return "\n".join([*lines, "", "`splip COMMAND --help` explains a command, `splip --version` prints the version."])
+
+
+def _run(name: str, module: str, argv: list[str]) -> int:
+    try:
+        command = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        return _refuse(f"{name} {_missing(name, error.name)}.")
+    parser = argparse.ArgumentParser(prog=f"splip {name}", description=_first_line(command.__doc__))
+    command.add_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        return run(args)
+        return command.run(args)
     except (ValueError, OSError) as error:
-        print(f"splip: {one_line(error)}", file=sys.stderr)
-        return 2
+        return _refuse(one_line(error))
     except KeyboardInterrupt:
         print("splip: interrupted.", file=sys.stderr)
         return 130
 
 
-def _modules() -> dict[str, str]:
-    return COMMANDS | {point.name: point.value for point in entry_points(group=GROUP)}
+def _refuse(sentence: str) -> int:
+    print(f"splip: {printable(sentence)}", file=sys.stderr)
+    return 2
 
 
-def _first_line(module: ModuleType) -> str:
-    return (module.__doc__ or "").strip().splitlines()[0]
+def _description(name: str, module: str) -> str:
+    """Return the first line of a module's docstring, or which library it lacks. The module is not imported."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError as error:  # the package that it lies in
+        return _missing(name, error.name)
+    if spec is None:
+        return _missing(name, module)
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
+    imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    imported += [str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level]
+    for library in dict.fromkeys(each.partition(".")[0] for each in imported):
+        if find_spec(library) is None:
+            return _missing(name, library)
+    return _first_line(ast.get_docstring(tree))
+
+
+def _missing(name: str, library: str | None) -> str:
+    return f"needs {library}, which is not installed: pip install 'splip[{name}]'"
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("splip")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

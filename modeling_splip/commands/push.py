@@ -87,9 +87,10 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
 
 
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
-    """Copy a gallery without its index, which only this machine reads, and without this machine's paths."""
+    """Copy a gallery, without this machine's paths."""
     manifest = read_manifest(gallery)
-    shutil.copytree(gallery / manifest["data"], stage / manifest["data"])
+    # Galleries of earlier versions hold an index.
+    shutil.copytree(gallery / manifest["data"], stage / manifest["data"], ignore=shutil.ignore_patterns("index.*"))
     write_json(stage / MANIFEST, manifest | {"root": "", "model": model})
     write_text(stage / CARD_FILE, CARD.format(data=manifest["data"]))
 

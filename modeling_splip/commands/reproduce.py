@@ -1,4 +1,4 @@
-"""Prepare, train and evaluate a published experiment, show it beside the published numbers, and write its card."""
+"""Run a published experiment: prepare the data, train, evaluate, compare with the published numbers."""
 
 import argparse
 import json

@@ -15,10 +15,8 @@ from ..processing_splip import to_rgb
 from ..search.base import SearchableGallery
 from ..search.contact_sheet import write_contact_sheet
 from ..search.gallery import Gallery
-from ..search.milvus_gallery import MilvusGallery
-from ..search.milvus_store import collection_name
 from ..search.result import Result
-from .index import connect_store
+from ..search.stores import add_store_arguments, connect_store, open_gallery
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sketches", metavar="SKETCH", nargs="*", help="image of a drawing; none to search by --text alone"
     )
     parser.add_argument("--gallery", required=True, help="folder that `splip index` wrote")
-    parser.add_argument(
-        "--store", choices=("folder", "milvus"), default="folder", help="where it lies (default: folder)"
-    )
-    parser.add_argument("--uri", help="of Milvus: http://host:19530, or a file for Milvus Lite")
+    add_store_arguments(parser, "where the gallery lies")
     parser.add_argument("-k", type=int, default=10, help="photos wanted (default: 10)")
     parser.add_argument("--model", help="default: the one that the gallery was built with")
     parser.add_argument("--text", help="words beside the sketch, such as 'red'")
@@ -58,12 +53,7 @@ def run(args: argparse.Namespace) -> int:
     where = _filters(args.where)
     for file in filter(None, (args.html, args.picture)):
         check_writable(Path(file))
-    client = connect_store(args)
-    gallery: SearchableGallery
-    if client is None:
-        gallery = Gallery.open(args.gallery, args.model)
-    else:
-        gallery = MilvusGallery.open(collection_name(args.gallery), client, args.model)
+    gallery = open_gallery(args.gallery, connect_store(args.store, args.uri), args.model)
     sketches = [to_rgb(path) for path in args.sketches]
     options: dict[str, Any] = {"where": where, "text_weight": args.text_weight, "collapse": args.collapse}
     if sketches:
@@ -72,9 +62,8 @@ def run(args: argparse.Namespace) -> int:
         found = [gallery.search(None, args.k, args.text, **options)]
     names = [f"{name} + '{args.text}'" if args.text else name for name in args.sketches] or [f"'{args.text}'"]
     if args.html:
-        Path(args.html).parent.mkdir(parents=True, exist_ok=True)  # as the picture's folder is
         shown: list[Image.Image | None] = [*sketches] or [None]
-        write_contact_sheet(list(zip(names, shown, strict=True)), found, args.html)
+        write_contact_sheet(list(zip(names, shown, strict=True)), found, Path(args.html))
     if args.picture:
         labels = set(gallery.labels()) if isinstance(gallery, Gallery) else {r.label for row in found for r in row}
         _write_picture(args.picture, args.sketches, found, labels)

@@ -1,1 +1,23 @@
-"""Galleries of photos, searched by drawing and words."""
+"""Galleries of photos, searched by drawing and words.
+
+- `gallery`: a gallery in a folder. `base`: what every gallery can be asked. `result`: one photo found.
+- `photos`, `photo_files`: where photos come from. `encode`: encoding new ones. `build`: writing or updating a gallery.
+- `table`: the gallery's folder and its table. `index`: kinds of index. `index_cache`: built here, kept by this user.
+- `model`: the form of a model that searching needs.
+- `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
+- `contact_sheet`: results as one HTML page. `service`: what a server over several galleries needs.
+"""
+
+from ..common.lazy import lazy_names
+
+__all__ = ["Gallery", "MilvusGallery", "Result", "SearchableGallery"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Gallery": "gallery",
+        "MilvusGallery": "milvus_gallery",
+        "Result": "result",
+        "SearchableGallery": "base",
+    },
+)

@@ -1,4 +1,4 @@
-"""What can be asked of every gallery, wherever its photos are stored: encode queries with its model, and search."""
+"""What every gallery can be asked, wherever its photos are stored: to encode queries by its model, and to search."""
 
 import os
 from abc import ABC, abstractmethod
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..loading import load_retriever
 from ..processing_splip import to_rgb
+from .model import for_search, load_for_search
 from .result import Result
 
 _BATCH = 32
@@ -20,14 +20,14 @@ class SearchableGallery(ABC):
     """Photos encoded by one model. Searching is safe from several threads.
 
     Attributes:
-        name: where it lies, for messages.
+        name: the folder, or the name on the server; for messages.
         manifest: model, fingerprint, dim, count, index, unreadable photos.
     """
 
     def __init__(self, name: str, manifest: dict[str, Any]):
         self.name = name
         self.manifest = manifest
-        self._model: tuple[Any, Any] | None = None
+        self._pair: tuple[Any, Any] | None = None
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -44,32 +44,43 @@ class SearchableGallery(ABC):
 
     @abstractmethod
     def nearest(self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the largest dot products, (Q, k); row -1 where there are fewer."""
+        """Return scores and rows of the k largest dot products, (Q, k), highest first; row -1 where there are fewer."""
 
     @abstractmethod
     def results(self, rows: Sequence[int], scores: Sequence[float]) -> list[Result]:
         """Return photos by their rows."""
 
     def model_folder(self) -> str:
-        """Return the name of the model to load."""
+        """Return the name or folder of the model to load."""
         return self.manifest["model"]
 
     @property
-    def model(self) -> tuple[Any, Any]:
-        """Model and processor; loaded when first needed."""
+    def model(self) -> Any:
+        """The model that encodes queries; loaded when first needed."""
+        return self._loaded()[0]
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor; loaded when first needed."""
+        return self._loaded()[1]
+
+    def _loaded(self) -> tuple[Any, Any]:
         with self._lock:
-            if self._model is None:
+            if self._pair is None:
                 self.use(self.model_folder())
-            assert self._model is not None
-            return self._model
+            assert self._pair is not None
+            return self._pair
 
     def use(self, model: str | tuple[Any, Any]) -> None:
-        """Search with this model, by name or loaded with its processor.
+        """Search with this model from now on.
+
+        Args:
+            model: its name, or the loaded model with its processor.
 
         Raises:
-            ValueError: if the photos were encoded by another.
+            ValueError: if the photos were encoded by another model.
         """
-        pair = load_retriever(model) if isinstance(model, str) else model
+        pair = load_for_search(model) if isinstance(model, str) else model
         found, expected = pair[0].fingerprint(pair[1]), self.manifest["fingerprint"]
         if found != expected:
             name = model if isinstance(model, str) else getattr(model[0], "name_or_path", "") or "the model passed"
@@ -77,7 +88,7 @@ class SearchableGallery(ABC):
                 f"Gallery '{self.name}' was built with model '{self.manifest['model']}' (fingerprint {expected}); "
                 f"'{name}' is another (fingerprint {found}): pass that model, or index the photos again with this one."
             )
-        self._model = pair
+        self._pair = for_search(pair[0]), pair[1]
 
     def encode(self, images: Sequence[Any], modality: str = "sketch") -> np.ndarray:
         """Return embeddings (Q, D) of sketches or photos: PIL images, paths or arrays.
@@ -85,7 +96,7 @@ class SearchableGallery(ABC):
         Raises:
             ValueError: if a sketch is blank or no image.
         """
-        model, processor = self.model
+        model, processor = self._loaded()
         if not images:
             raise ValueError("The list of sketches is empty: pass at least one.")
         batches = []
@@ -105,7 +116,7 @@ class SearchableGallery(ABC):
         Raises:
             ValueError: if a text is empty or no string, or the model keeps no text tower.
         """
-        model, processor = self.model
+        model, processor = self._loaded()
         for text in texts:
             if not isinstance(text, str):
                 raise ValueError(f"text must be a string such as 'red', got {text!r}.")
@@ -130,16 +141,16 @@ class SearchableGallery(ABC):
     ) -> Any:
         """Find the photos nearest to a sketch, to words, or to both.
 
-        The score of a photo is its cosine with the sketch; with words, `(1 - text_weight) * cosine with the sketch +
-        text_weight * cosine with the words` (ours).
+        A photo's score is its cosine with the sketch. With words it is `(1 - text_weight) * cosine with the sketch +
+        text_weight * cosine with the words`; this formula is our choice.
 
         Args:
             sketch: a PIL image, path or array; or a list of them; None to search by words alone.
             k: number of photos wanted.
             text: what the photo shows, beside the sketch.
-            where: column -> value, or list of allowed values, read as the column's type. A filtered search is exact.
+            where: column -> allowed value or list of them, read as the column's type. A filtered search is exact.
             text_weight: in [0, 1].
-            collapse: show only the best of near-duplicates: photos whose cosine is at least this, such as 0.95.
+            collapse: of photos whose cosine with each other is at least this, such as 0.95, show only the best one.
 
         Returns:
             At most k `Result`, best first; for a list of sketches, a list of such lists.
@@ -159,7 +170,7 @@ class SearchableGallery(ABC):
         return found if several else found[0]
 
     def similar(self, photo: Result | Any, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Result]:
-        """Find the photos nearest to a photo: one of this gallery's results, without itself, or any image."""
+        """Find the photos nearest to any image, or to one of this gallery's results, which itself is left out."""
         _check_count(k)
         if not isinstance(photo, Result):
             return self.search_vectors(self.encode([photo], "photo"), k, where)[0]
@@ -195,7 +206,7 @@ class SearchableGallery(ABC):
         while True:
             scores, found = self.nearest(queries, wanted, where)
             kept = [self._distinct(row[row >= 0], k, collapse) for row in found]
-            # Without collapsing, or with nothing more to be had, one round is enough.
+            # One round is enough without collapsing, or when there are no further photos.
             exhausted = wanted == len(self) or (found < 0).any(axis=1).all() or found.shape[1] < wanted
             if collapse is None or exhausted or all(len(positions) == k for positions in kept):
                 break
@@ -207,7 +218,7 @@ class SearchableGallery(ABC):
         ]
 
     def _distinct(self, rows: np.ndarray, k: int, collapse: float | None) -> list[int]:
-        """Return the first k positions in `rows`, best first, without those nearer than `collapse` to a better one."""
+        """Return the first k positions in `rows`, best first, without photos that resemble a better one too closely."""
         if collapse is None:
             return list(range(min(k, len(rows))))
         vectors = self.vectors(rows)  # (M, D)

@@ -1,8 +1,8 @@
 """Building a gallery: encode what is new, keep what is known, put the result in place at once.
 
 Encoded photos are written as small Parquet shards to `<out>.partial`; a build that was interrupted goes on from them.
-The finished table and index lie in a data folder of their own, and replacing the manifest that names it is the one step
-that changes the gallery: before it there is the old gallery, after it the new one.
+The finished table lies in a data folder of its own. Replacing the manifest that names this folder is the one step that
+changes the gallery: before it there is the old gallery, after it the new one.
 """
 
 import hashlib
@@ -23,12 +23,13 @@ from accelerate.utils import gather_object
 
 from ..common.processes import on_cpu
 from .encode import Job, KnownRows, encode_photos
-from .index import build_index, choose_kind, save_index
+from .index import build_index, choose_kind
+from .index_cache import embeddings_hash, keep_index
+from .model import for_search
 from .photos import MAX_PIXELS, find_photos
 from .table import (
     CARD,
     GROUP_ROWS,
-    INDEX_FILE,
     MANIFEST,
     SCHEMA,
     TableReader,
@@ -49,13 +50,17 @@ class BuildReport:
         count: photos in the gallery.
         encoded: photos that went through the model in this run; the others were known.
         removed: photos of the former gallery that are gone.
-        unreadable: path and reason of photos left out.
+        unreadable: path and reason of photos that cannot be read.
+        left_out: suffix in lower case -> number of files in the folder that are no photos of a kind that is read.
+        index: what the manifest records of the index.
     """
 
     count: int
     encoded: int
     removed: int
     unreadable: list[dict[str, str]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    index: dict[str, Any] = field(default_factory=dict)
 
 
 def build_gallery(
@@ -80,6 +85,7 @@ def build_gallery(
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    model = for_search(model)
     state = process_state()
     source = find_photos(photos, split)
     out = Path(out).expanduser()
@@ -145,11 +151,11 @@ def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
 
 
 def _old_table(out: Path, fingerprint: str, features: Any) -> list[TableReader]:
-    """Open the table that is replaced, if its rows are the same model's and have the same columns."""
+    """Return the former table if this model encoded it and its columns are the same; otherwise nothing."""
     try:
         manifest = read_manifest(out)
         reader = TableReader(sorted((out / manifest["data"]).glob("photos-*.parquet")))
-    except (OSError, ValueError):  # none, or damaged: everything is encoded anew
+    except (OSError, ValueError):  # there is none, or it is damaged: all photos are encoded
         return []
     return [reader] if manifest["fingerprint"] == fingerprint and reader.has_columns(features.arrow_schema) else []
 
@@ -179,12 +185,14 @@ def _finish(
         )
     before = set(old[0].columns(["path"])["path"].to_pylist()) if old else set()
     report.count, report.removed = len(photos), len(before - {photo.path for photo in photos})
+    report.left_out = source.left_out
     known = KnownRows([*old, *_shard_tables(job.shards)])
     data = side / f"data-{uuid.uuid4().hex[:12]}"
     data.mkdir()
     embeddings = _write_table(job, known, [known.place(photo) for photo in photos], data)
     index, facts = build_index(embeddings, choose_kind(len(photos), kind), progress)
-    save_index(index, data / INDEX_FILE)
+    report.index, digest = facts, embeddings_hash(embeddings)
+    keep_index(index, digest, facts["kind"])
     manifest = {
         "schema": SCHEMA,
         **_model_names(job.model, model_name, out),
@@ -192,10 +200,12 @@ def _finish(
         "dim": embeddings.shape[1],
         "count": len(photos),
         "data": data.name,
+        "embeddings": digest,
         "index": facts,
         "source": source.name,
         "root": source.root,
         "unreadable": report.unreadable,
+        "left_out": report.left_out,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     _publish(side, data, out, manifest)
@@ -215,7 +225,7 @@ def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data
 
 
 def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
-    """Return how to find the model again: its name or absolute folder, and the folder as seen from the gallery."""
+    """Return how to find the model again: by its name or absolute folder, and by the way from the gallery to it."""
     name = name or getattr(model, "name_or_path", "") or "clip"
     if not os.path.isdir(name):
         return {"model": name, "model_beside": None}
@@ -223,10 +233,10 @@ def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
 
 
 def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> None:
-    """Move the finished data folder in, switch the manifest, and clear what is left over."""
+    """Move the finished data folder in, replace the manifest, and remove what is no longer used."""
     out.mkdir(exist_ok=True)
     os.rename(data, out / data.name)
-    # The card names the data folder: `load_dataset` caches by the card's text, not by the files' content.
+    # The card names the data folder, so that its text changes: `load_dataset` caches by it, not by the files' content.
     card = CARD.format(data=data.name)
     for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1))):
         (side / name).write_text(text, encoding="utf-8")

@@ -2,13 +2,13 @@
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
+from ..common.files import write_text
 from .result import Result
 
 _STYLE = """
@@ -25,14 +25,14 @@ figcaption{font-size:.8rem;overflow-wrap:anywhere}
 
 
 def write_contact_sheet(
-    queries: Sequence[tuple[str, Image.Image | None]], results: Sequence[Sequence[Result]], path: str | os.PathLike
+    queries: Sequence[tuple[str, Image.Image | None]], results: Sequence[Sequence[Result]], path: Path
 ) -> None:
-    """Write queries with their photos as one HTML file, pictures included and all names escaped.
+    """Write queries with their photos as one HTML file that includes the pictures. All names are escaped.
 
     Args:
         queries: what was searched for, in words, and its sketch where there was one.
         results: for every query its photos, best first.
-        path: of the file; its folder must exist.
+        path: of the file; missing folders are made.
 
     Raises:
         OSError: if it cannot be written; nothing is left behind then.
@@ -43,11 +43,8 @@ def write_contact_sheet(
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>Photos found by drawing</title><style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
     )
-    file = Path(path)
-    aside = file.with_name(file.name + ".partial")
     try:
-        aside.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(aside, file)
+        write_text(path, page.encode("utf-8", "replace").decode())  # a path may hold what is no text
     except OSError as error:
         raise OSError(f"'{path}' cannot be written ({error.strerror}): pass another file.") from error
 

@@ -1,4 +1,4 @@
-"""Encoding the photos of a gallery into shards, skipping what is known."""
+"""Encoding the photos of a gallery into shards; photos that are known are not encoded again."""
 
 import hashlib
 import io
@@ -61,11 +61,11 @@ class KnownRows:
                 self._by_stat[path, size, mtime_ns] = self._by_path[path] = self.by_content[sha256] = place
 
     def unchanged(self, photo: Photo) -> tuple[int, int] | None:
-        """Return the row of a file that is as it was, by size and time; what is no file must be read to tell."""
+        """Return the place of a file whose size and time are as before, else None; photos of a dataset have neither."""
         return self._by_stat.get((photo.path, photo.size, photo.mtime_ns)) if photo.mtime_ns >= 0 else None
 
     def place(self, photo: Photo) -> tuple[int, int]:
-        """Return reader and row of a photo that was unchanged or has been encoded."""
+        """Return the place, reader and row, of a photo that is unchanged or was encoded."""
         return self.unchanged(photo) or self._by_path[photo.path]
 
     def take(self, places: Sequence[tuple[int, int]], names: Sequence[str] | None = None) -> pa.Table:
@@ -76,7 +76,7 @@ class KnownRows:
 def encode_photos(
     job: Job, chunks: list[list[Photo]], known: KnownRows, workers: int | None, progress: bool
 ) -> tuple[int, list[dict[str, str]]]:
-    """Encode chunks of photos into one shard each, the next chunk being read meanwhile.
+    """Encode chunks of photos into one shard each; threads read the next chunk meanwhile.
 
     Returns:
         How many went through the model, and path and reason of those that cannot be read.
@@ -117,7 +117,7 @@ def _ahead(
 
 
 def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
-    """Read one photo: its row, with `pixel_values` for an embedding where it is new; or the reason why it cannot be."""
+    """Return a photo's row, with `pixel_values` if it must be encoded; or only the `reason` why it cannot be read."""
     try:
         photo.path.encode("utf-8")  # as the table stores it
         data = photo.read()

@@ -1,4 +1,4 @@
-"""A folder of photos that can be searched by drawing: build, open, search."""
+"""A gallery in a folder: build it, open it, search it."""
 
 import contextlib
 import os
@@ -14,9 +14,11 @@ from datasets.search import FaissIndex
 
 from .base import SearchableGallery
 from .build import build_gallery
-from .index import build_index, load_index, save_index, search_rows
+from .index import search_rows
+from .index_cache import open_index
+from .model import for_search
 from .result import Result
-from .table import HEAVY_COLUMNS, INDEX_FILE, TableReader, local_folder, read_manifest
+from .table import HEAVY_COLUMNS, TableReader, local_folder, read_manifest
 
 _HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
 
@@ -59,6 +61,7 @@ class Gallery(SearchableGallery):
             FileNotFoundError, ValueError, OSError: in one sentence, if there are no photos, none can be read, or `out`
                 cannot be written; nothing is left behind then.
         """
+        model = for_search(model)
         build_gallery(photos, model, processor, out, **options)
         return cls.open(out, (model, processor))
 
@@ -83,7 +86,7 @@ class Gallery(SearchableGallery):
             reader = TableReader(sorted(data.glob("photos-*.parquet")))
             if len(reader) != manifest["count"] or not reader.names:
                 raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
-            index = _open_index(data / INDEX_FILE, reader, manifest)
+            index = open_index(reader, manifest)
         except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
             raise ValueError(f"Gallery '{folder}' is damaged ({error}): build it again with `splip index`.") from error
         gallery = cls(folder, manifest, reader, index)
@@ -154,17 +157,3 @@ def _as_type(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
         with contextlib.suppress(pa.ArrowException):
             held.append(pa.array([value]).cast(kind))
     return pa.concat_arrays(held) if held else pa.array([], kind)
-
-
-def _open_index(path: Path, reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:
-    """Read the index where this machine built it; otherwise rebuild it from the embeddings, and keep it if possible."""
-    index = load_index(path)
-    if index is not None:
-        return index
-    embeddings = reader.embeddings()
-    if embeddings.shape != (manifest["count"], manifest["dim"]):
-        raise ValueError(f"embeddings of shape {embeddings.shape}")
-    index, _ = build_index(np.ascontiguousarray(embeddings), manifest["index"].get("kind", "exact"))
-    with contextlib.suppress(OSError):  # a gallery that is read-only here is rebuilt in memory at every opening
-        save_index(index, path)
-    return index

@@ -1,9 +1,5 @@
-"""Vector indices of a gallery: kind by size, recall against exact search, and which index files may be read."""
+"""Vector indices: their kind by the number of photos, their recall against exact search, and their files."""
 
-import hashlib
-import hmac
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +8,13 @@ import numpy as np
 from datasets.search import FaissIndex
 from tqdm.auto import tqdm
 
+from ..common.files import written_whole
+
 KINDS = ("exact", "hnsw", "ivf")
 # Exact search over this many photos takes 5 ms on one core at 512 dimensions.
 EXACT_UP_TO = 50_000
 HNSW_UP_TO = 2_000_000
-# Above the 0.98 that a sketch shall meet: sketches lie further out than the stored photos that are asked here.
+# More than the 0.98 that sketches shall reach: they lie further from photos than the stored photos that are asked here.
 RECALL_TARGET = 0.995
 _RECALL_QUERIES = 200
 _RECALL_DEPTH = 100
@@ -46,12 +44,13 @@ def build_index(embeddings: np.ndarray, kind: str, progress: bool = True) -> tup
     Args:
         embeddings: (N, D) float32 of unit norm.
         kind: "exact", "hnsw" or "ivf".
-        progress: show a bar if it takes longer than some seconds.
+        progress: show a bar if it takes longer than five seconds.
 
     Returns:
-        The index, and what the manifest records: kind, depth of search (HNSW's ef, IVF's probed lists) and the measured
-        recall at `recall_at`: the share of the exact best photos found, with stored photos themselves as queries, so
-        that it is an upper estimate for sketches.
+        The index, and what the manifest records: its kind, the depth of search (HNSW's ef, IVF's probed lists) and the
+        recall. That is the measured share of the exact first `recall_at` photos that are found. The queries are stored
+        photos, so it is an upper estimate for sketches. An index that cannot reach the target is replaced by an exact
+        one; then `instead_of` and `its_recall` are recorded too.
     """
     count, dim = embeddings.shape
     index: Any = faiss.IndexFlatIP(dim)
@@ -70,6 +69,9 @@ def build_index(embeddings: np.ndarray, kind: str, progress: bool = True) -> tup
             index.add(block)
             bar.update(len(block))
     depth, recall = _tune(index, kind, embeddings)
+    if recall < RECALL_TARGET:  # as where very many photos are equal
+        exact, facts = build_index(embeddings, "exact", progress)
+        return exact, facts | {"instead_of": kind, "its_recall": round(recall, 4)}
     return FaissIndex(custom_index=index), {
         "kind": kind,
         "depth": depth,
@@ -102,7 +104,7 @@ def _tune(index: Any, kind: str, embeddings: np.ndarray) -> tuple[int, float]:
         _set_depth(index, kind, depth)
         rows = index.search(queries, best)[1]  # -1 where there are fewer
         scores = np.einsum("qd,qkd->qk", queries, embeddings[rows])
-        # By exact score, not by number: among equal scores any photo is right.
+        # Compared by exact score, not by row: of photos with equal scores any is right.
         recall = float(((scores >= exact[:, -1:] - 1e-6) & (rows >= 0)).mean())
         if recall >= RECALL_TARGET or depth == deepest:
             return depth, recall
@@ -117,7 +119,7 @@ def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray
         rows: (M,) the rows allowed, M > 0.
 
     Returns:
-        Scores (Q, min(k, M)), falling, and rows of the same shape.
+        Scores (Q, min(k, M)), highest first, and rows of the same shape.
     """
     best_scores = np.empty((len(queries), 0), np.float32)
     best_rows = np.empty((len(queries), 0), np.int64)
@@ -133,68 +135,21 @@ def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray
 
 
 def save_index(index: FaissIndex, path: Path) -> None:
-    """Write an index, whole or not at all, and sign it as this machine's."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    faiss.write_index(index.faiss_index, str(aside))
-    os.replace(aside, path)
-    key = _machine_key(create=True)
-    if key is not None:
-        _signature_file(path).write_text(f"{_sign_file(path, key)}\n{_sign_content(path, key)}\n", encoding="ascii")
+    """Write an index to a file, whole or not at all.
 
-
-def load_index(path: Path) -> FaissIndex | None:
-    """Read an index that this machine signed; None if it is another machine's, changed, damaged or absent.
-
-    Native code that trusts the file parses it: one from elsewhere is never read, but rebuilt from the embeddings. The
-    file is mapped, not copied: opening a large one takes no time.
+    Raises:
+        OSError, RuntimeError: if it cannot be written.
     """
-    key, signature = _machine_key(create=False), _signature_file(path)
-    if key is None or not path.is_file() or not signature.is_file():
-        return None
-    signed = signature.read_bytes().decode("ascii", "ignore").split()
-    # Hashing gigabytes takes seconds: the content is looked at only where this is not the very file that was signed.
-    same_file = len(signed) == 2 and hmac.compare_digest(signed[0], _sign_file(path, key))
-    if len(signed) != 2 or not (same_file or hmac.compare_digest(signed[1], _sign_content(path, key))):
-        return None
+    with written_whole(path) as partial:
+        faiss.write_index(index.faiss_index, str(partial))
+
+
+def load_index(path: Path) -> FaissIndex:
+    """Read an index that `save_index` wrote. Never pass a file from elsewhere: native code parses and trusts it.
+
+    The file is mapped, not copied, so that opening a large one takes no time.
+
+    Raises:
+        RuntimeError: if it is damaged.
+    """
     return FaissIndex(custom_index=faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
-
-
-def _signature_file(path: Path) -> Path:
-    return path.with_name(path.name + ".signature")
-
-
-def _sign_file(path: Path, key: bytes) -> str:
-    """Return the HMAC-SHA256, in hex, of what changes whenever the file is written, replaced or copied."""
-    stat = path.stat()
-    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    return hmac.new(key, repr(identity).encode(), hashlib.sha256).hexdigest()
-
-
-def _sign_content(path: Path, key: bytes) -> str:
-    """Return the HMAC-SHA256 of the file's bytes, in hex."""
-    digest = hmac.new(key, digestmod=hashlib.sha256)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _machine_key(create: bool) -> bytes | None:
-    """Return this user's key on this machine; None if there is none and none can be written."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "splip" / "index.key"
-    try:
-        if create and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f"index.key.{os.getpid()}")
-            aside.touch(mode=0o600)
-            aside.write_bytes(secrets.token_bytes(32))
-            try:
-                os.link(aside, path)  # fails where another process was first: its key is taken
-            except FileExistsError:
-                pass
-            finally:
-                aside.unlink()
-        return path.read_bytes()
-    except OSError:
-        return None

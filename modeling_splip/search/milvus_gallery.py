@@ -1,4 +1,4 @@
-"""A gallery on a Milvus server: same search, same results as from a folder."""
+"""A gallery on a Milvus server: searched as a gallery in a folder is, with the same results."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ _HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
 
 
 class MilvusGallery(SearchableGallery):
-    """A gallery on a Milvus server, searched as `Gallery` is; a filtered search is as exact as the server's index."""
+    """A gallery on a Milvus server. A filtered search is as exact as the server's index."""
 
     def __init__(self, name: str, manifest: dict[str, Any], client: Any):
         super().__init__(name, manifest)
@@ -51,7 +51,7 @@ class MilvusGallery(SearchableGallery):
         return np.array([found[int(row)]["embedding"] for row in rows], dtype=np.float32)
 
     def nearest(self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the largest dot products, (Q, k); row -1 where there are fewer."""
+        """Return scores and rows of the k largest dot products, (Q, k), highest first; row -1 where there are fewer."""
         depth = INDEX[self.manifest["index"].get("kind", "exact")][2]
         depth = {name: max(value, k) if name == "ef" else value for name, value in depth.items()}
         answers = self._ask(
@@ -120,7 +120,7 @@ def _checked_record(client: Any, name: str) -> dict[str, Any]:
 
 
 def _filter(where: Mapping[str, Any] | None) -> str:
-    """Return a Milvus expression; values are quoted as JSON, so that none can leave its string."""
+    """Return a Milvus expression; values are quoted as JSON, so that a value can never end its quotation."""
     clauses = []
     for name, values in (where or {}).items():
         wanted = values if isinstance(values, list | tuple | set) else [values]
@@ -133,7 +133,7 @@ def _filter(where: Mapping[str, Any] | None) -> str:
 
 
 def _literals(value: Any, text_only: bool) -> list[str]:
-    """Return the value as text, and as a number or truth value where it is one: the column's type decides."""
+    """Return a value as quoted text and, if it can be one, as a number or truth value: the column may be of either."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     plain = re.fullmatch(r"-?\d+(\.\d+)?|true|false", text)
     quoted = json.dumps(text, ensure_ascii=False)

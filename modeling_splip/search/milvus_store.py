@@ -1,7 +1,8 @@
 """Sending a gallery to a Milvus server, for more photos than one machine holds; `milvus_gallery` searches it there.
 
-Photos of a gallery lie in a collection of their own, `<name>_<version>`. The collection `splip_galleries` says which
-belongs to a name; its row is written last, so that searches see the former photos until all new ones are there.
+The photos of a gallery lie in a collection of their own, `<name>_<version>`. The collection `splip_galleries` says
+which version belongs to a name. This is written last, so that searches see the former photos until all new ones are
+there.
 """
 
 import base64
@@ -25,7 +26,7 @@ _ROWS = 500
 _ATTEMPTS = 5
 _TEXT_BYTES = 65_535  # Milvus' longest VARCHAR
 _NAME_LETTERS = 200  # of the 255 that Milvus allows; a hash and a version follow
-# Kind, parameters of building and of searching; the depth is not tuned to a recall as a folder's is.
+# Our kind -> Milvus' kind, its parameters for building, and those for searching. The depth of search is fixed here.
 INDEX = {
     "exact": ("FLAT", {}, {}),
     "hnsw": ("HNSW", {"M": 32, "efConstruction": 200}, {"ef": 256}),
@@ -82,7 +83,7 @@ def ingest(gallery: str | os.PathLike, client: Any, name: str | None = None, pro
 
     Args:
         gallery: a folder that `splip index` wrote.
-        client: of `connect`.
+        client: what `connect` returned.
         name: on the server; default: `collection_name` of the folder.
 
     Returns:
@@ -102,7 +103,7 @@ def ingest(gallery: str | os.PathLike, client: Any, name: str | None = None, pro
             _create_photos(client, target, manifest)
         sent = _send(reader, client, target, progress)
         columns = [column for column in reader.names if column not in HEAVY_COLUMNS]
-        record = {**manifest, "unreadable": [], "collection": target, "columns": columns}  # Milvus keeps 64 KB of it
+        record = {**manifest, "unreadable": [], "collection": target, "columns": columns}  # Milvus allows 64 KB
         if read_record(client, name) != record:
             _register(client, name, record)
         for other in versions(client, name):

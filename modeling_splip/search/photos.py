@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from PIL import Image
 
 from ..common.hub import is_hub_id
 from ..data.dataset import INFO_FILE, open_dataset
-from ..image_files import MAX_PIXELS, image_formats, image_suffixes, open_image
+from ..image_files import MAX_PIXELS, image_formats, open_image
 from ..processing_splip import to_rgb
+from .photo_files import left_out_sentence, list_photos
 
 NOT_A_FILE = -1
 _SPLITS = ("train", "query", "gallery")
@@ -28,7 +29,7 @@ class Photo:
         path: its name in the gallery, unique: relative to the folder, or `split/number` in a dataset.
         label: its class; in a folder the sub-folder that it lies in, "" at the top.
         size: bytes; 0 where it is not a file.
-        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that only its content is compared.
+        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that its content is compared.
         read: returns the encoded image.
         metadata: further columns.
     """
@@ -50,12 +51,14 @@ class PhotoSource:
         root: the folder that paths are relative to, absolute; "" where there is none.
         photos: at least one.
         metadata: the features of further columns.
+        left_out: in a folder, how many files of each suffix are no photos.
     """
 
     name: str
     root: str
     photos: list[Photo]
     metadata: dict[str, datasets.Value]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def find_photos(
@@ -97,25 +100,16 @@ def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def limit_images(max_pixels: int) -> None:
-    """Let PIL open nothing else than `decode_photo` does, also where another package calls it in this process."""
+    """Let PIL, wherever this process calls it, open only what `decode_photo` opens. Gradio opens images by PIL too."""
     Image.ID[:] = image_formats()
     Image.MAX_IMAGE_PIXELS = max_pixels // 2  # PIL refuses an image of more than twice this before decoding it
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield image files in sorted order; hidden files and folders are left out."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(image_suffixes()):
-                yield Path(root) / name
 
 
 def _file_photo(file: Path, name: str, label: str) -> Photo:
     try:
         facts = file.stat()
         size, mtime_ns = facts.st_size, facts.st_mtime_ns
-    except OSError:  # a dangling link: reading it fails later and names it
+    except OSError:  # a dangling link: when it is read, it is named
         size, mtime_ns = 0, NOT_A_FILE
     return Photo(name, label, size, mtime_ns, partial(_read_file, file))
 
@@ -129,15 +123,13 @@ def _read_file(file: Path) -> bytes:
 
 def _from_folder(folder: Path) -> PhotoSource:
     root = folder.resolve()
-    found = []
-    for file in _walk(root):
-        inside = file.relative_to(root)
-        found.append(_file_photo(file, inside.as_posix(), inside.parent.name))
-    if not found:
-        raise ValueError(
-            f"Folder '{folder}' has no photo ({', '.join(image_suffixes())}) at any depth: check the path."
-        )
-    return PhotoSource(str(folder), str(root), found, {})
+    files, left_out = list_photos(root)
+    if not files:
+        others = f" ({left_out_sentence(left_out)})" if left_out else ""
+        raise ValueError(f"Folder '{folder}' has no photo at any depth{others}: check the path.")
+    names = [file.relative_to(root) for file in files]
+    found = [_file_photo(file, name.as_posix(), name.parent.name) for file, name in zip(files, names, strict=True)]
+    return PhotoSource(str(folder), str(root), found, {}, left_out)
 
 
 def _from_files(files: list[Path]) -> PhotoSource:

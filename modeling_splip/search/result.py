@@ -10,7 +10,7 @@ from PIL import Image
 
 from .photos import decode_photo
 
-# No thumbnail of ours has more; a larger one in a gallery from elsewhere is refused before it is decoded.
+# Our thumbnails have fewer pixels. A larger one, in a gallery from elsewhere, is refused before it is decoded.
 _THUMBNAIL_PIXELS = 1 << 20
 
 
@@ -44,7 +44,7 @@ class Result:
         return self._thumbnail()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return path, score, label and metadata as JSON values; a further column of such a name is left out."""
+        """Return path, score, label and metadata as JSON values; metadata named like one of the others is left out."""
         own = {"path": self.path, "score": json_value(round(self.score, 6)), "label": self.label}
         return own | {name: json_value(value) for name, value in self.metadata.items() if name not in own}
 

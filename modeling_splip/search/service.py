@@ -1,8 +1,11 @@
-"""What an application asks of several galleries: search, similar photos, a visitor's own photos."""
+"""What a server of galleries needs: search by name, visitors' own photos, an address to listen on, and a clean stop."""
 
 import contextlib
+import logging
 import os
 import shutil
+import signal
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +16,9 @@ from typing import Any
 import filelock
 from PIL import Image
 
-from ..loading import load_retriever
 from .base import check_range
 from .gallery import Gallery
+from .model import load_for_search
 from .photos import decode_photo
 from .result import Result
 
@@ -32,7 +35,7 @@ class OwnPhotos:
     """A visitor's photos, as a gallery in a temporary folder.
 
     Attributes:
-        lock: of the folder; held while the process lives that made it.
+        lock: on the folder, held as long as the process that made it lives.
     """
 
     gallery: Gallery
@@ -52,7 +55,7 @@ class OwnPhotos:
     @staticmethod
     def sweep() -> None:
         """Remove what processes that were killed left of their visitors' photos."""
-        # A folder is locked before its photos are there: while it holds none, its process may be about to lock it.
+        # A folder is locked before its gallery is there. One without may be a process' that has not locked it yet.
         for folder in {found.parent for found in Path(tempfile.gettempdir()).glob(f"{_OWN_PREFIX}*/gallery*")}:
             lock = folder / "lock"
             with contextlib.suppress(OSError):  # the process lives, or the folder is another user's
@@ -62,7 +65,7 @@ class OwnPhotos:
 
 
 class Finder:
-    """Searches galleries by name. It keeps nothing of a visitor: own photos are passed in at every call.
+    """Searches galleries by name. It keeps nothing of a visitor, whose own photos are passed in at every call.
 
     Args:
         galleries: by the name shown; the first is the default.
@@ -78,7 +81,7 @@ class Finder:
         Args:
             folders: default: those in the environment variable SPLIP_GALLERY, separated by commas, otherwise the one
                 that `make demo` leaves.
-            model: name of the model; default: the ones that the galleries name.
+            model: name of the model; default: of each gallery the one that it was built with.
 
         Raises:
             FileNotFoundError, ValueError, OSError: in one sentence, as `Gallery.open`.
@@ -90,21 +93,21 @@ class Finder:
                 "There is no gallery to search: make one with `make demo` or `splip index PHOTOS --model M --out G`, "
                 "and pass it with --gallery G."
             )
-        pair = load_retriever(model) if model else None
+        pair = load_for_search(model) if model else None
         opened: dict[str, Gallery] = {}
         loaded: dict[str, tuple[Any, Any]] = {}
         for folder in folders:
             gallery = Gallery.open(folder, pair)
             fingerprint = gallery.manifest["fingerprint"]
             if fingerprint in loaded:
-                gallery = Gallery.open(folder, loaded[fingerprint])
-            loaded[fingerprint] = gallery.model
+                gallery.use(loaded[fingerprint])
+            loaded[fingerprint] = gallery.model, gallery.processor
             name = Path(folder).resolve().name if os.path.isdir(folder) else folder
             opened[str(folder) if name in opened else name] = gallery
         return cls(opened)
 
     def titles(self) -> list[tuple[str, str]]:
-        """Return what a visitor reads of each gallery (its name, size and model), and its name."""
+        """Return two texts for each gallery: its name, size and model for a visitor to read, and its name alone."""
         galleries = self.galleries.items()
         return [(f"{name} ({len(it)} photos, {Path(it.manifest['model']).name})", name) for name, it in galleries]
 
@@ -120,7 +123,7 @@ class Finder:
 
     def is_blank(self, sketch: Image.Image | None) -> bool:
         """Return whether nothing is drawn."""
-        return sketch is None or self.choose(None, None).model[1].is_blank(sketch)
+        return sketch is None or self.choose(None, None).processor.is_blank(sketch)
 
     def search(
         self,
@@ -134,7 +137,8 @@ class Finder:
         """Find photos by a sketch, words or both; k is cut to 1..`MAX_RESULTS`.
 
         Raises:
-            ValueError: in one sentence, if there is neither, no such gallery, or a number is none.
+            ValueError: in one sentence, if neither a sketch nor words are given, the gallery does not exist, or
+                `weight` or `k` is not a number.
         """
         check_range("weight", weight, 0, 1)
         gallery, text = self.choose(name, own), (words or "").strip()[:MAX_WORDS]
@@ -159,13 +163,13 @@ class Finder:
         """
         if not files or len(files) > MAX_OWN_PHOTOS:
             raise ValueError(f"Upload 1 to {MAX_OWN_PHOTOS} photos, not {len(files or [])}.")
-        model, processor = self.choose(None if name == OWN_PHOTOS else name, None).model
+        gallery = self.choose(None if name == OWN_PHOTOS else name, None)
         folder = tempfile.TemporaryDirectory(prefix=_OWN_PREFIX, ignore_cleanup_errors=True)
         lock = filelock.FileLock(Path(folder.name) / "lock", thread_local=False)  # as any thread may delete the photos
         lock.acquire()
         out, options = Path(folder.name) / "gallery", {"workers": 2, "max_pixels": max_pixels, "progress": False}
         try:
-            return OwnPhotos(Gallery.build(list(files), model, processor, out, **options), folder, lock)
+            return OwnPhotos(Gallery.build(list(files), gallery.model, gallery.processor, out, **options), folder, lock)
         except ValueError as error:
             folder.cleanup()
             raise ValueError("None of the photos can be read: upload JPEG, PNG or WebP files.") from error
@@ -187,3 +191,36 @@ def _count(k: float) -> int:
     if not isinstance(k, Real) or k != k:
         raise ValueError(f"k must be a number from 1 to {MAX_RESULTS}, got {k!r}.")
     return int(max(1, min(k, MAX_RESULTS)))
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Check that a server can listen, before Gradio tries a hundred ports and prints an error for each.
+
+    Args:
+        port: None for any that is free.
+
+    Raises:
+        ValueError: if there is no such port.
+        OSError: if it is taken, or the host is not this machine.
+    """
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"--port must be in [1, 65535], got {port}.")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        place = f"'{host}'" if port is None else f"port {port} of '{host}'"
+        raise OSError(f"Cannot listen on {place} ({error.strerror}): pass another --host or --port.") from error
+
+
+def stop_on_signals() -> None:
+    """Let SIGTERM end the main thread as Ctrl-C does, so that everything temporary is deleted."""
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, _stop)
+
+
+def _stop(*_: Any) -> None:
+    logging.getLogger("uvicorn.error").disabled = True  # it would print a traceback for every page that is open
+    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""A gallery's folder: its manifest, the columns of its table, and reading rows without loading all of them."""
+"""A gallery's folder: its manifest, the columns of its table, and reading single rows."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from ..common.hub import is_hub_id
 
 SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
-INDEX_FILE = "index.faiss"
-# Rows of one row group: what is read to show one thumbnail, about 1 MB.
+# Rows of a row group. To show one thumbnail a whole group is read, about 1 MB.
 GROUP_ROWS = 128
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
-_DATA_FOLDER = re.compile(r"^data-[0-9a-f]+$")
+_DATA_FOLDER = re.compile(r"data-[0-9a-f]+")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
 
 CARD = """---
@@ -55,8 +55,8 @@ def table_features(dim: int, metadata: dict[str, datasets.Value]) -> datasets.Fe
 
 
 def data_folders(folder: Path) -> list[Path]:
-    """Return the data folders in a gallery: one, or more after a crash between publishing and cleaning up."""
-    return [path for path in folder.iterdir() if path.is_dir() and _DATA_FOLDER.match(path.name)]
+    """Return the data folders in a gallery: one, or two if a build was killed before it removed the former one."""
+    return [path for path in folder.iterdir() if path.is_dir() and _DATA_FOLDER.fullmatch(path.name)]
 
 
 def local_folder(name: str | os.PathLike) -> Path:
@@ -97,8 +97,12 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     if found != SCHEMA:
         raise ValueError(f"'{path}' has schema {found!r}, expected '{SCHEMA}': build it again with `splip index`.")
     wrong = [name for name, kind in _MANIFEST_FIELDS.items() if not isinstance(manifest.get(name), kind)]
-    if wrong or not _DATA_FOLDER.match(manifest["data"]):
-        raise ValueError(f"'{path}' is damaged (fields {wrong or ['data']}): build it again with `splip index`.")
+    if not wrong and not _DATA_FOLDER.fullmatch(manifest["data"]):
+        wrong = ["data"]
+    if not _HASH.fullmatch(str(manifest.get("embeddings", "0" * 64))):  # which galleries of earlier versions lack
+        wrong.append("embeddings")
+    if wrong:
+        raise ValueError(f"'{path}' is damaged (fields {', '.join(wrong)}): build it again with `splip index`.")
     return manifest
 
 

@@ -1,23 +1,39 @@
 """The `splip` command: its commands by name, and every error as one sentence."""
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 
 import pytest
+from launch import run
 
 from modeling_splip.commands import main as cli
 
 COMMANDS = ["describe", "evaluate", "index", "prepare", "push", "reproduce", "search", "space"]
 
 
-def test_all_commands_are_listed(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["--help"])
-    printed = capsys.readouterr().out
-    assert stop.value.code == 0
-    for name in COMMANDS:
-        # Its name, and the first words of what it is for.
-        assert [line.split()[0] for line in printed.splitlines() if f"{line} ".startswith(f"    {name} ")] == [name]
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_the_help_lists_all_commands_by_group(words, capsys):
+    assert cli.main(words) == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    listed = {block.split(":")[0]: [line.split()[0] for line in block.splitlines()[1:]] for block in blocks[2:-1]}
+    assert listed == {title: list(names) for title, names in cli.GROUPS.items()}
+    assert sorted(name for names in listed.values() for name in names) == COMMANDS
+    for block in blocks[2:-1]:
+        for line in block.splitlines()[1:]:  # what it is for, in one sentence
+            assert len(line) <= 120 and len(line.split()) > 4 and line.endswith(".")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["evalute"]])
+def test_what_needs_no_model_imports_no_large_library(words):
+    done = run([sys.executable, "-X", "importtime", "-m", "modeling_splip", *words])
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "modeling_splip.commands.main" in imported and done.returncode == (2 if words == ["evalute"] else 0)
+    assert not imported & {"torch", "transformers", "numpy", "datasets", "accelerate", "PIL", "gradio"}
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"splip {version('splip')}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -30,11 +46,13 @@ def test_every_command_explains_itself(name, capsys):
     assert stop.value.code == 0 and printed.startswith(f"usage: splip {name} ")
 
 
-def test_an_unknown_command_names_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["evalute"])
+def test_an_unknown_command_names_the_nearest_or_all(capsys):
+    assert cli.main(["evalute"]) == 2
+    assert capsys.readouterr().err == "splip: There is no command 'evalute'; did you mean 'evaluate'?\n"
+    assert cli.main(["x\x1b"]) == 2
     printed = capsys.readouterr().err
-    assert stop.value.code == 2 and "evalute" in printed and all(name in printed for name in COMMANDS)
+    assert printed.startswith("splip: There is no command 'x?'; known are ")
+    assert all(name in printed for name in COMMANDS)
 
 
 @pytest.fixture
@@ -79,10 +97,17 @@ def test_a_command_whose_library_is_missing(command, capsys):
     assert cli.main(["try"]) == 2
     sentence = "needs library_that_nobody_installed, which is not installed: pip install 'splip[try]'"
     assert capsys.readouterr().err.strip() == f"splip: try {sentence}."
-    with pytest.raises(SystemExit):  # the others are still listed
-        cli.main(["--help"])
-    printed = " ".join(capsys.readouterr().out.split())
-    assert sentence in printed and "Measure a model on a prepared dataset" in printed
+    assert cli.main(["--help"]) == 0  # the others are still listed
+    printed = capsys.readouterr().out
+    assert f"Other:\n  try        {sentence}\n" in printed and "Measure a model on a prepared dataset" in printed
+
+
+def test_the_help_names_a_missing_library_without_importing_the_command(command, tmp_path, capsys):
+    command("return 0")
+    module = tmp_path / "try_command.py"
+    module.write_text(module.read_text() + "\nimport library_that_nobody_installed.part\nraise SystemExit(1)\n")
+    assert cli.main([]) == 0
+    assert "  try        needs library_that_nobody_installed, which is not" in capsys.readouterr().out
 
 
 def test_the_installed_command():

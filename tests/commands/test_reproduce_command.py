@@ -116,8 +116,8 @@ def test_from_the_archive_to_the_table(words, splip, tmp_path):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["splip_mini"], "There is no experiment 'splip_mini' (nearest: 'splip_"),
-        (["clip_at_sketchy", "--dry-run"], "There is no experiment 'clip_at_sketchy' (nearest: 'clip_at_sketchy"),
+        (["splip_mini"], "There is no experiment 'splip_mini'; did you mean 'splip_"),
+        (["clip_at_sketchy", "--dry-run"], "There is no experiment 'clip_at_sketchy'; did you mean 'clip_at_sketchy"),
         (["clip_at_sketchy2"], "'data/sketchy2' is no prepared dataset: pass --data-dir with the benchmark's archive"),
         (["clip_at_sketchy2", "--set", "epochs"], "--set takes NAME=VALUE, got 'epochs'"),
         (["clip_at_sketchy2", "--set", "epoch=3"], "Unknown argument --epoch=3; did you mean 'epochs'?"),

@@ -44,13 +44,13 @@ def test_killed_while_encoding_goes_on_from_the_finished_shards(tmp_path, pair, 
     folder = make_photos(tmp_path / "photos", 300)
     script = (
         "import os, signal, sys\n"
-        "from modeling_splip import gallery_encode\n"
+        "from modeling_splip.search import encode\n"
         "from modeling_splip.commands.main import main\n"
-        "write = gallery_encode._write_shard\n"
+        "write = encode._write_shard\n"
         "def then_die(*args):\n"
         "    write(*args)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "gallery_encode._write_shard = then_die\n"
+        "encode._write_shard = then_die\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", script, "index", str(folder), "--model", name, "--out", str(tmp_path / "G")]

@@ -8,12 +8,13 @@ import shutil
 import datasets
 import galleries
 import pytest
-from galleries import draw, files
+from galleries import draw, files, make_photos
 from PIL import Image
 
 from modeling_splip.search.build import build_gallery
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.search.photos import decode_photo
+from modeling_splip.search.photo_files import left_out_sentence
+from modeling_splip.search.photos import decode_photo, find_photos
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
 photos, gallery = galleries.photos, galleries.gallery
@@ -122,3 +123,59 @@ def test_bad_photos_are_refused_and_leave_nothing(bad, tmp_path, pair, monkeypat
     with pytest.raises(kind, match=sentence):
         build_gallery(bad, *pair, tmp_path / "G", progress=False)
     assert files(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_read_ends_the_update(photos, pair, tmp_path, gallery, monkeypatch):
+    """Otherwise its photos would leave the gallery without a word."""
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("zebra"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OSError, match=r"Folder '.*zebra' cannot be read \(Permission denied\), so it is not known"):
+        build_gallery(photos, *pair, tmp_path / "G", progress=False)
+    monkeypatch.undo()
+    assert len(Gallery.open(tmp_path / "G", pair)) == 24
+
+
+def test_suffix_or_content_tells_a_photo_and_others_are_counted(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    kinds = {"a.jpg": "JPEG", "b.jfif": "JPEG", "c.jpe": "JPEG", "d.jp2": "JPEG2000", "e.ppm": "PPM", "noend": "PNG"}
+    for name, kind in kinds.items():
+        draw(1, "red").save(folder / name, kind)
+    for name in ("f.heic", "g.mp4", "h.MP4", "notes", ".hidden.mp4", "Thumbs\x1b.db"):
+        (folder / name).write_text("no picture")
+    os.mkfifo(folder / "pipe")  # opening it would wait for ever
+    for name in ("@eaDir", "$RECYCLE.BIN", "lost+found", ".trash"):
+        (folder / name).mkdir()
+        draw(2, "red").save(folder / name / "thumbnail.jpg")
+    source = find_photos(folder)
+    assert [photo.path for photo in source.photos] == sorted(kinds)
+    assert source.left_out == {".heic": 1, ".mp4": 2, "": 2, ".db": 1}
+    wanted = "6 files left out: 2 without suffix, 2 .mp4, 1 .db, 1 .heic (convert to JPEG)"
+    assert left_out_sentence(source.left_out) == wanted
+    many = {f".{letter}": 1 for letter in "abcdefghijklm"}
+    assert left_out_sentence(many).endswith("1 .i, 1 .j, 3 others") and left_out_sentence({".\x1b": 1}).endswith(" .?")
+    for file in folder.iterdir():
+        if file.name in kinds:
+            file.unlink()
+    with pytest.raises(ValueError, match=r"has no photo at any depth \(6 files left out: 2 without suffix, "):
+        find_photos(folder)
+
+
+def test_linked_folders_are_followed_once(photos, tmp_path):
+    far = make_photos(tmp_path / "far", 3, ("owl",))
+    (photos / "ant" / "above").symlink_to("..")
+    (photos / "further above").symlink_to(tmp_path)
+    (photos / "aaa").symlink_to(photos / "zebra")  # the folder itself gives the names, not a link to it
+    (photos / "owl").symlink_to(far / "owl")
+    (photos / "owl again").symlink_to(far / "owl")
+    (far / "owl" / "back").symlink_to(photos)
+    paths = [photo.path for photo in find_photos(photos).photos]
+    own = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.png"))]
+    own = [path for path in own if path.split("/")[0] in ("ant", "cup", "zebra") and path.count("/") == 1]
+    assert paths == [*own, "owl/000.png", "owl/001.png", "owl/002.png"]
