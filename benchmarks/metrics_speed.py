@@ -1,7 +1,7 @@
 """Time the metrics at the sizes of Sketchy-2 and QuickDraw against the per-query loops of published code.
 
-    python benchmarks/metrics_speed.py               # Sketchy-2, one thread, every loop in the same run
-    python benchmarks/metrics_speed.py --quickdraw   # QuickDraw, two threads: time and peak memory
+    python -m benchmarks.metrics_speed               # Sketchy-2, one thread, every loop in the same run
+    python -m benchmarks.metrics_speed --quickdraw   # QuickDraw, two threads: time and peak memory
 
 The features are random with the real numbers of sketches and photos per class. The loops restate what the code of
 each family does per query; they run on a sample of the queries (a loop's cost is linear in them) and are scaled to all.

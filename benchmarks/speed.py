@@ -1,8 +1,8 @@
 """Time SpLIP at the sizes of published CLIPs, random weights, against plain CLIP and the usual ways to compute it.
 
-    python benchmarks/speed.py                   # B/32; on a CPU about half an hour at one thread
-    python benchmarks/speed.py --quick           # fewer repeats, no compilation and no memory: some minutes
-    python benchmarks/speed.py --shape L/14      # on a GPU: batch 256, bfloat16
+    python -m benchmarks.speed                   # B/32; on a CPU about half an hour at one thread
+    python -m benchmarks.speed --quick           # fewer repeats, no compilation and no memory: some minutes
+    python -m benchmarks.speed --shape L/14      # on a GPU: batch 256, bfloat16
 
 Everything is measured in one run; the cases of a comparison take turns, and medians are compared. On a CPU with one
 thread the clock counts this process's CPU seconds, so that other programs disturb little; otherwise wall seconds.
@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
-from speed_table import speed
 from tqdm import tqdm
+
+from benchmarks.speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
+from benchmarks.speed_table import speed
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -215,8 +216,9 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _peak_in_own_process(args: argparse.Namespace, name: str, dtype: str, triplets: int) -> int:
-    command = [sys.executable, __file__, "--shape", args.shape, "--device", args.device, "--dtype", dtype]
-    command += ["--threads", str(args.threads), "--triplets", str(triplets), "--measure-memory", name]
+    command = [sys.executable, "-m", "benchmarks.speed", "--shape", args.shape, "--device", args.device]
+    command += ["--dtype", dtype, "--threads", str(args.threads)]
+    command += ["--triplets", str(triplets), "--measure-memory", name]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
