@@ -5,14 +5,15 @@ from typing import Any
 
 import griffe
 
-# A word in angle brackets, which Markdown takes for HTML and shows nothing of; between backticks it is safe.
-PLACEHOLDER = re.compile(r"(`[^`]*`)|<(?=[\w/])")
+# What Markdown takes for HTML, `<base>`, or for a link, `[P][R]`; between backticks it is safe.
+TAKEN_FOR_MARKUP = re.compile(r"(`[^`]*`)|<(?=[\w/])|(?<=\])\[")
 
 
-class Placeholders(griffe.Extension):
-    """Shows `<base>` in docstrings as it is written."""
+class AsWritten(griffe.Extension):
+    """Shows `<base>`, `[P][R]` and `columns[split][name]` in docstrings as they are written."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Escape every placeholder of one docstring."""
+        """Escape what Markdown would take for markup in one docstring."""
         if obj.docstring is not None:
-            obj.docstring.value = PLACEHOLDER.sub(lambda found: found[1] or "&lt;", obj.docstring.value)
+            text = obj.docstring.value
+            obj.docstring.value = TAKEN_FOR_MARKUP.sub(lambda found: found[1] or f"&#{ord(found[0])};", text)
