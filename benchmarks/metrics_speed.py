@@ -36,26 +36,8 @@ SKETCHY2_SKETCHES += [554]
 SKETCHY2_PHOTOS = [443, 392, 600, 613, 600, 600, 750, 345, 385, 600, 663, 600, 639, 600, 161, 600, 276, 495, 278, 393]
 SKETCHY2_PHOTOS += [420]
 QUICKDRAW_SKETCHES = [3001] * 29 + [5262]
-QUICKDRAW_PHOTOS = [
-    1705,
-    1996,
-    1677,
-    1961,
-    2043,
-    1304,
-    1576,
-    1619,
-    2084,
-    1611,
-    1576,
-    2000,
-    2118,
-    1735,
-    1873,
-    1654,
-    1894,
-]
-QUICKDRAW_PHOTOS += [2154, 1626, 1851, 1817, 1791, 1759, 1315, 1925, 2726, 1614, 1839, 1599, 1709]
+QUICKDRAW_PHOTOS = [1705, 1996, 1677, 1961, 2043, 1304, 1576, 1619, 2084, 1611, 1576, 2000, 2118, 1735, 1873]
+QUICKDRAW_PHOTOS += [1654, 1894, 2154, 1626, 1851, 1817, 1791, 1759, 1315, 1925, 2726, 1614, 1839, 1599, 1709]
 
 Features = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Loop = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]

@@ -11,14 +11,11 @@ Peak memory is measured in processes of their own.
 
 import argparse
 import gc
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,8 @@ from tqdm import tqdm
 
 from benchmarks.speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
 from benchmarks.speed_table import speed
+from benchmarks.timing import Cases, Timer, ratio, summary
+from modeling_splip.common.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -41,51 +40,6 @@ TRAINING_CASES = {
     "domain": ("domain", False, False),
     "domain, checkpointing": ("domain", False, True),
 }
-
-Seconds = dict[str, list[float]]
-Cases = dict[str, Callable[[], Any]]
-
-
-class Timer:
-    """Times cases in turn, on the clock that fits the device."""
-
-    def __init__(self, device: str, threads: int):
-        self.device = device
-        self.clock_name = "CPU seconds of the process" if device == "cpu" and threads == 1 else "wall seconds"
-
-    def now(self) -> float:
-        """Return seconds."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.process_time() if self.clock_name.startswith("CPU") else time.perf_counter()
-
-    def interleave(self, title: str, cases: Cases, repeats: int) -> Seconds:
-        """Run every case once unmeasured, then all of them in turn, each round starting with another."""
-        names = list(cases)
-        seconds: Seconds = {name: [] for name in names}
-        for work in cases.values():
-            work()
-        for index in tqdm(range(repeats), desc=title):
-            start = index % len(names)
-            for name in names[start:] + names[:start]:
-                began = self.now()
-                cases[name]()
-                seconds[name].append(self.now() - began)
-        return seconds
-
-
-def summary(seconds: Seconds, images: int) -> dict[str, dict[str, float]]:
-    """Return milliseconds an image: median and quartiles."""
-    result = {}
-    for name, values in seconds.items():
-        low, median, high = np.quantile(values, [0.25, 0.5, 0.75]) * 1000 / images
-        result[name] = {"median": round(median, 3), "quartiles": [round(low, 3), round(high, 3)]}
-    return result
-
-
-def ratio(seconds: Seconds, slow: str, fast: str) -> float:
-    """Return how many times longer `slow` takes than `fast`."""
-    return round(float(np.median(seconds[slow]) / np.median(seconds[fast])), 3)
 
 
 @torch.no_grad()
@@ -317,10 +271,7 @@ def main() -> None:
     if not args.quick:
         report["memory"] = memory(args)
     report["bars"] = bars(report)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = args.output.with_name(args.output.name + ".partial")
-    aside.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    os.replace(aside, args.output)
+    write_json(args.output, report)
     print(speed(report))
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import speed as benchmark
 from benchmarks import speed_cases
 from benchmarks.speed_table import speed
+from benchmarks.timing import Timer
 from modeling_splip.class_prompts import pack_class_prompts
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -48,7 +48,7 @@ def test_the_104_classes_are_as_many_tokens_as_the_docs_say():
 def test_cases_take_turns():
     order = []
     cases = {name: lambda name=name: order.append(name) for name in "abc"}
-    seconds = benchmark.Timer("cpu", 1).interleave("", cases, 3)
+    seconds = Timer("cpu", 1).interleave("", cases, 3)
     assert order == list("abc" + "abc" + "bca" + "cab")
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
