@@ -1,10 +1,12 @@
 """The rooms of the packages as the source has them: `python docs/rooms.py` writes the tables of docs/architecture.md.
 
-Nothing of the packages is imported. The first line of a file's docstring says what the file holds, and the table of
-lazy names in a room's `__init__.py` says what is public.
+The first line of a file's docstring says what the file holds, and the table of lazy names in a room's `__init__.py` says
+what is public. None of a room's files is imported.
 """
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -38,19 +40,9 @@ def public_names(room: Path) -> dict[str, str]:
 
     This is the dictionary that the room's `__init__.py` hands to `lazy_names`; without one a room offers nothing.
     """
-    tree = ast.parse((room / "__init__.py").read_text("utf-8"))
-    assigned = {
-        target.id: node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy_names":
-            table = node.args[1]
-            return ast.literal_eval(assigned[table.id] if isinstance(table, ast.Name) else table)
-    return {}
+    module = importlib.import_module(".".join(room.relative_to(ROOT).parts))
+    lazy = getattr(module, "__getattr__", None)
+    return inspect.getclosurevars(lazy).nonlocals["places"] if lazy else {}
 
 
 def table(room: Path) -> str:
