@@ -1,7 +1,7 @@
 """The rooms of the packages as the source has them: `python docs/rooms.py` writes the tables of docs/architecture.md.
 
-The first line of a file's docstring says what the file holds. The table of lazy names in a room's `__init__.py` says what
-is public; to read it the room is imported, but none of its files.
+The first line of a file's docstring says what the file holds. The table of lazy names in a room's `__init__.py` says
+what is public; to read it the room is imported, but none of its files.
 """
 
 import ast

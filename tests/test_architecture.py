@@ -101,7 +101,7 @@ def test_the_walks_pass_files_and_functions_that_are_there():
 
 @pytest.mark.parametrize("room", rooms.rooms(), ids=name_of)
 def test_a_room_says_what_its_files_are(room):
-    """One docstring names every file, by itself or as `modeling_*`; the public names are defined where it says."""
+    """One docstring names every file, alone or as `modeling_*`; public names are defined where it says."""
     text = rooms.docstring(room / "__init__.py")
     words = re.findall(r"\w[\w*]*", text)
     stems = [path.stem for path in rooms.files(room) if path.name != "__main__.py"]
