@@ -1,6 +1,6 @@
 """SpLIP's ablations on the offline world: the paper's two tables, and what the paper leaves open; 3 folds x 3 seeds.
 
-    python benchmarks/ablation.py [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
+    python -m benchmarks.ablation [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 
 Every row is SpLIP with some settings changed. The report is `benchmarks/results/ablation.json`, with plots in
 `docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues. The world sets no
@@ -11,8 +11,18 @@ import argparse
 import json
 from typing import Any
 
-from world_runs import BATCH, IMAGES, LEVELS, RESULTS, STEPS, Run, backbone, parse_arguments, run_all, summary
-
+from benchmarks.world_runs import (
+    BATCH,
+    IMAGES,
+    LEVELS,
+    RESULTS,
+    STEPS,
+    Run,
+    backbone,
+    parse_arguments,
+    run_all,
+    summary,
+)
 from modeling_splip.common.files import write_json
 from modeling_splip.evaluation.plots import method_runs
 

@@ -1,7 +1,7 @@
 """Every method by the same rules: same data, steps, batches and learning-rate search; 3 folds x 3 seeds.
 
-    python benchmarks/compare.py [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
-    python benchmarks/compare.py --folds path/to/prepared --name real_mini        # any prepared data set
+    python -m benchmarks.compare [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
+    python -m benchmarks.compare --folds path/to/prepared --name real_mini        # any prepared data set
 
 The learning rate of each trained method is the best of five by the mAP@all (fine-grained: Acc@1) on six seen classes
 held back from training; on the offline world those of the tuning split, otherwise those of the data set itself. The
@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from world_runs import (
+
+from benchmarks.world_runs import (
     BATCH,
     FROZEN,
     IMAGES,
@@ -38,7 +39,6 @@ from world_runs import (
     run_all,
     summary,
 )
-
 from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.clip_base import MINI_CLIP
 from modeling_splip.common.files import write_json

@@ -1,7 +1,7 @@
 """Time the metrics at the sizes of Sketchy-2 and QuickDraw against the per-query loops of published code.
 
-    python benchmarks/metrics_speed.py               # Sketchy-2, one thread, every loop in the same run
-    python benchmarks/metrics_speed.py --quickdraw   # QuickDraw, two threads: time and peak memory
+    python -m benchmarks.metrics_speed               # Sketchy-2, one thread, every loop in the same run
+    python -m benchmarks.metrics_speed --quickdraw   # QuickDraw, two threads: time and peak memory
 
 The features are random with the real numbers of sketches and photos per class. The loops restate what the code of
 each family does per query; they run on a sample of the queries (a loop's cost is linear in them) and are scaled to all.
@@ -36,26 +36,8 @@ SKETCHY2_SKETCHES += [554]
 SKETCHY2_PHOTOS = [443, 392, 600, 613, 600, 600, 750, 345, 385, 600, 663, 600, 639, 600, 161, 600, 276, 495, 278, 393]
 SKETCHY2_PHOTOS += [420]
 QUICKDRAW_SKETCHES = [3001] * 29 + [5262]
-QUICKDRAW_PHOTOS = [
-    1705,
-    1996,
-    1677,
-    1961,
-    2043,
-    1304,
-    1576,
-    1619,
-    2084,
-    1611,
-    1576,
-    2000,
-    2118,
-    1735,
-    1873,
-    1654,
-    1894,
-]
-QUICKDRAW_PHOTOS += [2154, 1626, 1851, 1817, 1791, 1759, 1315, 1925, 2726, 1614, 1839, 1599, 1709]
+QUICKDRAW_PHOTOS = [1705, 1996, 1677, 1961, 2043, 1304, 1576, 1619, 2084, 1611, 1576, 2000, 2118, 1735, 1873]
+QUICKDRAW_PHOTOS += [1654, 1894, 2154, 1626, 1851, 1817, 1791, 1759, 1315, 1925, 2726, 1614, 1839, 1599, 1709]
 
 Features = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Loop = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs from the committed results: `python benchmarks/render.py`.
+"""Write the tables of README.md and docs from the committed results: `python -m benchmarks.render`.
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; a test holds that it says what the results say.
 """
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tables
-from speed_table import speed
+from benchmarks import tables
+from benchmarks.speed_table import speed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

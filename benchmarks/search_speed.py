@@ -101,7 +101,7 @@ def measure_search(folder: Path, model: str) -> dict[str, Any]:
 
 def measure_sketch(name: str, index: FaissIndex, queries: np.ndarray) -> dict[str, Any]:
     """Time a sketch's way from its file to its photos; the search is by one of these queries, of the index's width."""
-    from modeling_splip.training.methods import load_retriever  # its memory is the model's, not the search's
+    from modeling_splip.loading import load_retriever  # its memory is the model's, not the search's
 
     model, processor = load_retriever(name)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Sixteen programs ask the Space at once for a minute: waiting times, errors, and answers that are another's.
 
-    python benchmarks/space_load.py --out benchmarks/results/space_load.json
+    python -m benchmarks.space_load --out benchmarks/results/space_load.json
 
 A Space over photos of the offline world runs in a process of its own, searched by the frozen backbone. Every client is
 a session that asks in turn by its own drawings, by a drawing with words, and for photos like one found; half of them

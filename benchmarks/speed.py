@@ -1,8 +1,8 @@
 """Time SpLIP at the sizes of published CLIPs, random weights, against plain CLIP and the usual ways to compute it.
 
-    python benchmarks/speed.py                   # B/32; on a CPU about half an hour at one thread
-    python benchmarks/speed.py --quick           # fewer repeats, no compilation and no memory: some minutes
-    python benchmarks/speed.py --shape L/14      # on a GPU: batch 256, bfloat16
+    python -m benchmarks.speed                   # B/32; on a CPU about half an hour at one thread
+    python -m benchmarks.speed --quick           # fewer repeats, no compilation and no memory: some minutes
+    python -m benchmarks.speed --shape L/14      # on a GPU: batch 256, bfloat16
 
 Everything is measured in one run; the cases of a comparison take turns, and medians are compared. On a CPU with one
 thread the clock counts this process's CPU seconds, so that other programs disturb little; otherwise wall seconds.
@@ -11,23 +11,23 @@ Peak memory is measured in processes of their own.
 
 import argparse
 import gc
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
-from speed_table import speed
 from tqdm import tqdm
+
+from benchmarks.speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
+from benchmarks.speed_table import speed
+from benchmarks.timing import Cases, Timer, ratio, summary
+from modeling_splip.common.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,51 +40,6 @@ TRAINING_CASES = {
     "domain": ("domain", False, False),
     "domain, checkpointing": ("domain", False, True),
 }
-
-Seconds = dict[str, list[float]]
-Cases = dict[str, Callable[[], Any]]
-
-
-class Timer:
-    """Times cases in turn, on the clock that fits the device."""
-
-    def __init__(self, device: str, threads: int):
-        self.device = device
-        self.clock_name = "CPU seconds of the process" if device == "cpu" and threads == 1 else "wall seconds"
-
-    def now(self) -> float:
-        """Return seconds."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.process_time() if self.clock_name.startswith("CPU") else time.perf_counter()
-
-    def interleave(self, title: str, cases: Cases, repeats: int) -> Seconds:
-        """Run every case once unmeasured, then all of them in turn, each round starting with another."""
-        names = list(cases)
-        seconds: Seconds = {name: [] for name in names}
-        for work in cases.values():
-            work()
-        for index in tqdm(range(repeats), desc=title):
-            start = index % len(names)
-            for name in names[start:] + names[:start]:
-                began = self.now()
-                cases[name]()
-                seconds[name].append(self.now() - began)
-        return seconds
-
-
-def summary(seconds: Seconds, images: int) -> dict[str, dict[str, float]]:
-    """Return milliseconds an image: median and quartiles."""
-    result = {}
-    for name, values in seconds.items():
-        low, median, high = np.quantile(values, [0.25, 0.5, 0.75]) * 1000 / images
-        result[name] = {"median": round(median, 3), "quartiles": [round(low, 3), round(high, 3)]}
-    return result
-
-
-def ratio(seconds: Seconds, slow: str, fast: str) -> float:
-    """Return how many times longer `slow` takes than `fast`."""
-    return round(float(np.median(seconds[slow]) / np.median(seconds[fast])), 3)
 
 
 @torch.no_grad()
@@ -215,8 +170,9 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _peak_in_own_process(args: argparse.Namespace, name: str, dtype: str, triplets: int) -> int:
-    command = [sys.executable, __file__, "--shape", args.shape, "--device", args.device, "--dtype", dtype]
-    command += ["--threads", str(args.threads), "--triplets", str(triplets), "--measure-memory", name]
+    command = [sys.executable, "-m", "benchmarks.speed", "--shape", args.shape, "--device", args.device]
+    command += ["--dtype", dtype, "--threads", str(args.threads)]
+    command += ["--triplets", str(triplets), "--measure-memory", name]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -315,10 +271,7 @@ def main() -> None:
     if not args.quick:
         report["memory"] = memory(args)
     report["bars"] = bars(report)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    aside = args.output.with_name(args.output.name + ".partial")
-    aside.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    os.replace(aside, args.output)
+    write_json(args.output, report)
     print(speed(report))
 
 

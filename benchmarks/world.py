@@ -1,6 +1,6 @@
 """Does the offline world tell methods apart? Frozen CLIP, LayerNorms only, prompts only, SpLIP; 3 folds x 3 seeds.
 
-    python benchmarks/world.py [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
+    python -m benchmarks.world [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 
 Fine-grained numbers come from models trained on instance pairs. The report is `benchmarks/results/world.json` with a
 plot in `docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues.
@@ -9,7 +9,7 @@ plot in `docs/images`; the runs are those of `world_runs.py`, so that an interru
 import argparse
 from typing import Any
 
-from world_runs import (
+from benchmarks.world_runs import (
     BATCH,
     BOOTSTRAP,
     FROZEN,
@@ -25,7 +25,6 @@ from world_runs import (
     run_all,
     summary,
 )
-
 from modeling_splip.common.files import write_json
 from modeling_splip.evaluation.plots import method_runs
 

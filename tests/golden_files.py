@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from conftest import save_clip, tiny_config
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import save_clip, tiny_config
 from torch import Tensor
 
 from modeling_splip.modeling_retrieval import RetrievalModel

@@ -1,7 +1,7 @@
 """Small models of every method, a batch for their objectives, and a script that loads them elsewhere."""
 
 import torch
-from conftest import CLASSES
+from tiny import CLASSES
 
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.training.methods import METHODS

@@ -8,7 +8,7 @@ import copy
 import math
 
 import torch
-from conftest import CLASSES, byte_tokenizer
+from tiny import CLASSES, byte_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
