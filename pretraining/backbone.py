@@ -19,20 +19,14 @@ TEXT_LENGTH = 40  # tokens of the longest caption
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def build_tokenizer(words: Iterable[str], vocabulary_size: int = 100_000) -> CLIPTokenizer:
-    """Return a byte-level BPE tokenizer learnt from `words`.
+def build_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
+    """Return a byte-level BPE tokenizer in which every one of `words` is one token.
 
     As in CLIP's own vocabulary all 256 bytes are there, within and at the end of a word, so that unknown words are
     spelt in pieces.
-
-    Args:
-        words: texts to learn from; words are cut at spaces and told apart by case.
-        vocabulary_size: tokens at most, besides the bytes. The default keeps every word as one token.
     """
     pieces = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, min_frequency=1, end_of_word_suffix="</w>", show_progress=False
-    )
+    learner = trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
     pieces.train_from_iterator(words, learner)
     learnt = json.loads(pieces.to_str())["model"]
     alphabet = sorted({chr(code) for code in _byte_characters()})
