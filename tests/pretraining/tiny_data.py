@@ -35,7 +35,7 @@ def write_folders(root: Path) -> list[str]:
     (root / "drawings" / "palm_tree").mkdir(parents=True)
     drawing(3).save(root / "drawings" / "palm_tree" / "1.png")
     for name in CLASSES[:3]:
-        strokes = [[[0, 200, 200], [0, 0, 100]], [[50, 60], [10, 90]]]
+        strokes = [[[0, 200, 200], [0, 0, 100]], [[50, 60], [10, 90], [0, 12]]]  # raw files tell times, too
         lines = [{"word": name, "recognized": index != 1, "drawing": strokes} for index in range(4)]
         (root / "drawings" / f"{name}.ndjson").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return ["--photos", str(root / "photos"), "--drawings", str(root / "drawings")]
