@@ -176,7 +176,7 @@ def cut_mix(photos: Tensor, kept: int) -> tuple[Tensor, float, Tensor]:
     rows = torch.cat([rows[:kept], kept + torch.randperm(count - kept, device=photos.device)])
     top, left = (int(torch.randint(side - square + 1, ())) for _ in range(2))
     mixed = photos.clone()
-    place = (slice(kept, None), slice(None), slice(top, top + square), slice(left, left + square))
+    place = (..., slice(top, top + square), slice(left, left + square))
     mixed[place] = photos[rows][place]
     return mixed, 1 - (square / side) ** 2, rows
 

@@ -144,6 +144,9 @@ def test_a_batch_tells_what_its_pictures_are(batches):
         assert not batch.excused.gather(1, batch.second[:, None]).any()
         for k in range(8):  # not mixed: excused is the other right name and nothing else
             assert set(batch.excused[k].nonzero()[:, 0].tolist()) == right[k] - {int(batch.names[k])}
+        # Squares are from other photos of the batch, and each photo lends one.
+        assert sorted(batch.second.tolist()) == sorted(batch.names.tolist())
+        assert torch.equal(batch.second, batch.names) == bool(batch.whole.all())
         assert (batch.own < 1) == (not batch.whole.all())
         mixed += bool(batch.own < 1)
     assert 0 < mixed < 10
