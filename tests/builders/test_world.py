@@ -232,12 +232,3 @@ def test_backbone_loads_offline_and_knows_every_word():
     assert longest <= text.max_position_embeddings
     photo = Image.fromarray(draw_photo(make_instance("cat", 0, "test")))
     assert processor(photo, return_tensors="pt")["pixel_values"].shape == (1, 3, SIZE, SIZE)
-
-
-def test_backbone_repeats_its_recorded_zero_shot_accuracy():
-    from benchmarks.pretrain_mini_clip import zero_shot_accuracy
-
-    record = json.loads((BACKBONE / "record.json").read_text())
-    model, tokenizer = CLIPModel.from_pretrained(BACKBONE), AutoTokenizer.from_pretrained(BACKBONE)
-    # 5 of the 25 photos a category: within three standard errors of a share over 200 photos.
-    assert zero_shot_accuracy(model, tokenizer, 5) == pytest.approx(record["zero_shot_accuracy"], abs=0.11)
