@@ -5,7 +5,7 @@ Importing the package imports neither torch nor transformers: its public names a
 
 The files beside this one are what a model's Hub repository may carry with it:
     configuration_*     the settings of a model; configuration_retriever has what they have in common
-    modeling_retrieval  what searching needs of every model: forward, encode, fingerprint, loading
+    modeling_base  what searching needs of every model: forward, encode, fingerprint, loading
     modeling_retriever  what every trained model has in common: a frozen CLIP with small trained parts
     modeling_*          the models: SpLIP and its folded encoder, CLIP-AT, the alignment network, the baselines
     adapters            the small trained parts; adapters_peft puts PEFT's into CLIP
@@ -30,7 +30,7 @@ MODELS = {
     "cross_align": ("configuration_cross_align", "CrossAlignConfig", "modeling_cross_align", "CrossAlignModel"),
 }
 
-_PLACES = {"RetrievalOutput": "modeling_retrieval", "SplipProcessor": "processing_splip"}
+_PLACES = {"RetrievalOutput": "modeling_base", "SplipProcessor": "processing_splip"}
 for _config_file, _config, _model_file, _model in MODELS.values():
     _PLACES |= {_config: _config_file, _model: _model_file}
 

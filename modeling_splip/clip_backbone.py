@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig
 
-from .packed_attention import PackedMask, attend_packed
-
 KeyValue = tuple[Tensor, Tensor]
 # A CLIPModel, or another module that holds its vision tower. Torch types a module's parts as "Tensor | Module".
 Clip = Any
 # A tower's LayerNorms in its order: a list, or a LayerNormAdapter, whose items torch types as Module.
 LayerNorms = Any
+# A tensor that is added to the attention logits, or an object that computes a masked attention by `attend`.
+Mask = Any
 
 
 class TowerOutput(NamedTuple):
@@ -154,7 +154,7 @@ def run_text(
     clip: Clip,
     embeddings: Tensor,
     norms: LayerNorms,
-    mask: Tensor | PackedMask,
+    mask: Mask,
     text_prompts: Tensor | None = None,
     depth: int | None = None,
     attention: str = "sdpa",
@@ -221,7 +221,7 @@ def _encoder_layer(
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Tensor | PackedMask | None,
+    mask: Mask | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -238,7 +238,7 @@ def _layer_forward(
     x: Tensor,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Tensor | PackedMask | None,
+    mask: Mask | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -251,7 +251,7 @@ def _layer_forward(
 def _attend(
     module: Any,
     x: Tensor,
-    mask: Tensor | PackedMask | None,
+    mask: Mask | None,
     extra: KeyValue | None,
     attention: str,
     output_attentions: bool,
@@ -264,10 +264,10 @@ def _attend(
             for prompt, own in zip(extra, (k, v), strict=True)
         )  # (B, K + N, d)
     attend = partial(_attention, module, attention == "eager" or output_attentions)
-    if isinstance(mask, PackedMask):
-        attended, weights = attend_packed(lambda *args: attend(*args)[0], q, k, v, mask), None  # (B, N, d)
-    else:
+    if mask is None or isinstance(mask, Tensor):
         attended, weights = attend(q, k, v, mask)  # (B, N, d), (B, heads, N, K + N)
+    else:
+        attended, weights = mask.attend(lambda *args: attend(*args)[0], q, k, v), None  # (B, N, d)
     return module.out_proj(attended), weights
 
 

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModel
 from .checkpoint_files import CONFIG, split_hub_arguments
 from .clip_base import MINI_CLIP, packaged_folder
 from .configuration_retriever import RetrievalConfig
+from .modeling_base import RetrievalModel
 from .modeling_baselines import TextQueryClip, frozen_clip
-from .modeling_retrieval import RetrievalModel
 from .processing_splip import SplipProcessor
 
 BASELINES = ("clip", "clip-text")

@@ -18,7 +18,7 @@ from .class_prompts import frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
 from .clip_base import load_clip, resolve_base
 from .configuration_retriever import MODALITIES, check_class_names
-from .modeling_retrieval import RetrievalModel, set_tower_dtypes, weights_fingerprint
+from .modeling_base import RetrievalModel, set_tower_dtypes, weights_fingerprint
 
 # Fields that say where weights lie or what they are, not what the model computes with them.
 _NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")

@@ -28,8 +28,9 @@ from .clip_backbone import (
 )
 from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipConfig
+from .modeling_base import RetrievalModel
 from .modeling_retriever import Retriever
-from .modeling_splip_encoder import SplipEncoder
+from .modeling_splip_encoder import SearchEncoder, SplipEncoder
 
 
 class SplipModel(Retriever):
@@ -155,6 +156,10 @@ class SplipModel(Retriever):
         if self.config.use_b_t and self.config.use_b_vt and self.config.conditioning == "image":
             raise ValueError("fold() needs conditioning='domain': with 'image' every image has prompts of its own.")
         return SplipEncoder.from_model(self)
+
+    def for_search(self) -> RetrievalModel:
+        """Return a folded form that keeps the text tower, with domain conditioning; otherwise the model itself."""
+        return SearchEncoder.from_model(self) if self.config.conditioning == "domain" else self
 
     @torch.no_grad()
     def visual_key_values(self, modality: str) -> list[KeyValue | None]:

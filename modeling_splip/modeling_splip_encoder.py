@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPVisionModel, initialization
 
 from .adapters import LayerNormAdapter
@@ -12,7 +13,7 @@ from .adapters_peft import merged_state
 from .clip_backbone import KeyValue, LayerNorms, dimensions, vision_norms
 from .configuration_retriever import MODALITIES
 from .configuration_splip import SplipEncoderConfig
-from .modeling_retrieval import RetrievalModel
+from .modeling_base import RetrievalModel
 
 
 class SplipEncoder(RetrievalModel):
@@ -103,3 +104,25 @@ class SplipEncoder(RetrievalModel):
 
     def _constants(self, modality: str) -> Tensor:
         return self.sketch_prompts if modality == "sketch" else self.photo_prompts
+
+
+class SearchEncoder(SplipEncoder):
+    """A folded `SplipModel` that keeps CLIP's text tower, so that words can be searched for too.
+
+    It has one vision tower, the folded one; the text tower is that of the model which was folded, not a copy.
+    """
+
+    @classmethod
+    @torch.no_grad()
+    def from_model(cls, model: Any) -> "SearchEncoder":
+        """Return the folded form of a domain-conditioned `SplipModel`, with its text tower."""
+        encoder = super().from_model(model)
+        encoder.text_model, encoder.text_projection = model.clip.text_model, model.clip.text_projection
+        encoder.name_or_path = model.name_or_path
+        return encoder
+
+    @torch.no_grad()
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return embeddings of free texts by the frozen CLIP text tower: (N, D), unit norm, float32."""
+        pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output  # (N, d_t)
+        return F.normalize(self.text_projection(pooled).float(), dim=-1)  # (N, D)

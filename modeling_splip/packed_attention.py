@@ -22,21 +22,20 @@ class PackedMask(NamedTuple):
     prefix: Tensor
     groups: Tensor
 
+    def attend(
+        self, attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        """Return the attention of a packed sequence: (B, S, d).
 
-def attend_packed(
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, mask: PackedMask
-) -> Tensor:
-    """Return the attention of a packed sequence: (B, S, d).
-
-    Args:
-        attend: takes queries (N, T, d), keys and values (N, K, d) and a mask; returns (N, T, d).
-        q, k, v: (B, S, d) each.
-    """
-    batch, j = len(q), len(mask.prefix)
-    count, _, length, _ = mask.groups.shape
-    own = [tensor[:, j:].unflatten(1, (count, length)) for tensor in (q, k, v)]  # (B, G, T, d) each
-    shared = [tensor[:, None, :j].expand(-1, count, -1, -1) for tensor in (k, v)]  # (B, G, J, d) each
-    keys, values = (torch.cat(pair, dim=2).flatten(0, 1) for pair in zip(shared, own[1:], strict=True))
-    groups = attend(own[0].flatten(0, 1), keys, values, mask.groups.repeat(batch, 1, 1, 1))  # (B G, T, d)
-    prefix = attend(q[:, :j], k[:, :j], v[:, :j], mask.prefix)  # (B, J, d)
-    return torch.cat([prefix, groups.unflatten(0, (batch, count)).flatten(1, 2)], dim=1)
+        Args:
+            attention: takes queries (N, T, d), keys and values (N, K, d) and a mask; returns (N, T, d).
+            q, k, v: (B, S, d) each.
+        """
+        batch, j = len(q), len(self.prefix)
+        count, _, length, _ = self.groups.shape
+        own = [tensor[:, j:].unflatten(1, (count, length)) for tensor in (q, k, v)]  # (B, G, T, d) each
+        shared = [tensor[:, None, :j].expand(-1, count, -1, -1) for tensor in (k, v)]  # (B, G, J, d) each
+        keys, values = (torch.cat(pair, dim=2).flatten(0, 1) for pair in zip(shared, own[1:], strict=True))
+        groups = attention(own[0].flatten(0, 1), keys, values, self.groups.repeat(batch, 1, 1, 1))  # (B G, T, d)
+        prefix = attention(q[:, :j], k[:, :j], v[:, :j], self.prefix)  # (B, J, d)
+        return torch.cat([prefix, groups.unflatten(0, (batch, count)).flatten(1, 2)], dim=1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from datasets_scripts.splits import spelling_key
+from modeling_splip.common.text import spelling_key
 
 from .small_clip_objective import Batch
 from .small_clip_views import cut_mix, drawing_views, edge_views, photo_views

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPImageProcessorPil
 
-from datasets_scripts.splits import readable
+from modeling_splip.common.text import readable
 from modeling_splip.metrics import retrieval_metrics
 
 from .small_clip_data import Batches, normalise

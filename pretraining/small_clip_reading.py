@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from datasets_scripts.splits import quoted, readable
+from modeling_splip.common.text import quoted, readable
 
 from .small_clip_data import PAPER, SIZE, Pictures
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tiny import save_clip, tiny_config
 from torch import Tensor
 
-from modeling_splip.modeling_retrieval import RetrievalModel
+from modeling_splip.modeling_base import RetrievalModel
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training.methods import METHODS

@@ -4,10 +4,10 @@ import argparse
 import sys
 
 from ..common.text import printable
+from ..loading import load_retriever
 from ..search.build import BuildReport, build_gallery, process_state
 from ..search.index import KINDS
 from ..search.milvus_store import collection_name, ingest
-from ..search.model import load_for_search
 from ..search.photo_files import left_out_sentence
 from ..search.stores import add_store_arguments, connect_store
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     client = connect_store(args.store, args.uri)
-    model, processor = load_for_search(args.model)
+    model, processor = load_retriever(args.model)
     model.to(args.device or process_state().device)
     report = build_gallery(
         args.photos,

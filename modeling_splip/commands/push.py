@@ -76,6 +76,7 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
     exported = export_peft(model, stage) if isinstance(model, Retriever) else []
     facts = CardFacts(
         repo=args.repo,
+        method=type(model),
         config=AutoConfig.from_pretrained(stage),
         fingerprint=fingerprint,
         run=read_run(folder),

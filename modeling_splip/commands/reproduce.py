@@ -141,6 +141,7 @@ def write_card(name: str, arguments: TrainingArguments) -> Path:
     model, processor = load_retriever(str(output / "model"))
     facts = CardFacts(
         repo=f"your-name/{name}",
+        method=type(model),
         config=model.config,
         fingerprint=model.fingerprint(processor),
         run=read_run(output / "model"),

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..common.processes import ignore_sigterm, on_cpu
 from ..data.dataset import SbirDataset
 from ..data.protocols import Part
-from ..modeling_retrieval import RetrievalModel
+from ..modeling_base import RetrievalModel
 
 
 class Embedder:

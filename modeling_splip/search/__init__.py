@@ -3,7 +3,6 @@
 - `gallery`: a gallery in a folder. `base`: what every gallery can be asked. `result`: one photo found.
 - `photos`, `photo_files`: where photos come from. `encode`: encoding new ones. `build`: writing or updating a gallery.
 - `table`: the gallery's folder and its table. `index`: kinds of index. `index_cache`: built here, kept by this user.
-- `model`: the form of a model that searching needs.
 - `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
 - `contact_sheet`: results as one HTML page. `service`: what a server over several galleries needs.
 """

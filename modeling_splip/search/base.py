@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..loading import load_retriever
 from ..processing_splip import to_rgb
-from .model import for_search, load_for_search
 from .result import Result
 
 _BATCH = 32
@@ -80,7 +80,7 @@ class SearchableGallery(ABC):
         Raises:
             ValueError: if the photos were encoded by another model.
         """
-        pair = load_for_search(model) if isinstance(model, str) else model
+        pair = load_retriever(model) if isinstance(model, str) else model
         found, expected = pair[0].fingerprint(pair[1]), self.manifest["fingerprint"]
         if found != expected:
             name = model if isinstance(model, str) else getattr(model[0], "name_or_path", "") or "the model passed"
@@ -88,7 +88,7 @@ class SearchableGallery(ABC):
                 f"Gallery '{self.name}' was built with model '{self.manifest['model']}' (fingerprint {expected}); "
                 f"'{name}' is another (fingerprint {found}): pass that model, or index the photos again with this one."
             )
-        self._pair = for_search(pair[0]), pair[1]
+        self._pair = pair[0].for_search(), pair[1]
 
     def encode(self, images: Sequence[Any], modality: str = "sketch") -> np.ndarray:
         """Return embeddings (Q, D) of sketches or photos: PIL images, paths or arrays.

@@ -25,7 +25,6 @@ from ..common.processes import on_cpu
 from .encode import Job, KnownRows, encode_photos
 from .index import build_index, choose_kind
 from .index_cache import embeddings_hash, keep_index
-from .model import for_search
 from .photos import MAX_PIXELS, find_photos
 from .table import (
     CARD,
@@ -85,7 +84,7 @@ def build_gallery(
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    model = for_search(model)
+    model = model.for_search()
     state = process_state()
     source = find_photos(photos, split)
     out = Path(out).expanduser()

@@ -16,7 +16,6 @@ from .base import SearchableGallery
 from .build import build_gallery
 from .index import search_rows
 from .index_cache import open_index
-from .model import for_search
 from .result import Result
 from .table import HEAVY_COLUMNS, TableReader, local_folder, read_manifest
 
@@ -61,7 +60,7 @@ class Gallery(SearchableGallery):
             FileNotFoundError, ValueError, OSError: in one sentence, if there are no photos, none can be read, or `out`
                 cannot be written; nothing is left behind then.
         """
-        model = for_search(model)
+        model = model.for_search()
         build_gallery(photos, model, processor, out, **options)
         return cls.open(out, (model, processor))
 

@@ -16,9 +16,9 @@ from typing import Any
 import filelock
 from PIL import Image
 
+from ..loading import load_retriever
 from .base import check_range
 from .gallery import Gallery
-from .model import load_for_search
 from .photos import decode_photo
 from .result import Result
 
@@ -93,7 +93,7 @@ class Finder:
                 "There is no gallery to search: make one with `make demo` or `splip index PHOTOS --model M --out G`, "
                 "and pass it with --gallery G."
             )
-        pair = load_for_search(model) if model else None
+        pair = load_retriever(model) if model else None
         opened: dict[str, Gallery] = {}
         loaded: dict[str, tuple[Any, Any]] = {}
         for folder in folders:

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
-from ..clip_base import MINI_CLIP
+from ..clip_base import packaged_folder
 from ..common.hub import is_hub_id
 from ..common.text import markdown_table
 from ..evaluation.report import records_table
-from ..loading import MODELS
 
 CARD_FILE = "README.md"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -25,6 +24,7 @@ class CardFacts(NamedTuple):
 
     Attributes:
         repo: the Hub id that the model gets.
+        method: class of the model, which has the method's `title` and `arxiv`.
         config: of the model.
         fingerprint: of the model with its processor.
         run: content of the run's `run.json`, or None.
@@ -34,6 +34,7 @@ class CardFacts(NamedTuple):
     """
 
     repo: str
+    method: Any
     config: Any
     fingerprint: str
     run: Mapping[str, Any] | None = None
@@ -75,17 +76,17 @@ def render_card(facts: CardFacts) -> str:
                 f"A result on '{record.get('dataset')}' has fingerprint {record.get('fingerprint')}, but the model has "
                 f"{facts.fingerprint}: pass results that `splip evaluate` measured with this model."
             )
-    model, base = MODELS[facts.config.model_type], shared_base(facts.config)
+    base = shared_base(facts.config)
     card = ModelCard.from_template(
         _metadata(facts),
         str(TEMPLATE),
         repo=facts.repo,
         name=_name(facts),
-        title=model.title,
-        arxiv=model.arxiv,
+        title=facts.method.title,
+        arxiv=facts.method.arxiv,
         adapter=getattr(facts.config, "checkpoint", "full") == "adapter",
         base=base,
-        packaged_base=base == MINI_CLIP,
+        packaged_base=bool(base and packaged_folder(base)),
         seen=facts.config.class_names,
         run=facts.run,
         settings=_settings(facts.run["arguments"]) if facts.run else "",
@@ -97,9 +98,9 @@ def render_card(facts: CardFacts) -> str:
 
 
 def shared_base(config: Any) -> str | None:
-    """Return the name of the base CLIP if others can get it by that: a Hub id, or the packaged `mini_clip`."""
+    """Return the name of the base CLIP if others can get it by that: a Hub id, or the name of a packaged one."""
     base = getattr(config, "base_model", None)
-    if base and (base == MINI_CLIP or is_hub_id(base)):
+    if base and (packaged_folder(base) or is_hub_id(base)):
         return str(base)
     return None
 
@@ -128,7 +129,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         tags=[*TAGS, facts.config.model_type],
-        base_model=base if base != MINI_CLIP else None,
+        base_model=base if base and not packaged_folder(base) else None,
         model_name=_name(facts),
         eval_results=results or None,
     )

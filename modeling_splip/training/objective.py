@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..modeling_retrieval import RetrievalOutput
+from ..modeling_base import RetrievalOutput
 from .losses import hardest_in_class
 
 LEVELS = ("category", "fine_grained")

@@ -24,7 +24,8 @@ from datasets_scripts.folder import Folder
 from datasets_scripts.mini import Mini
 from datasets_scripts.pictures import photo_id_of
 from modeling_splip.common.files import remove
-from modeling_splip.data.dataset import PROTOCOLS, open_dataset
+from modeling_splip.data.dataset import open_dataset
+from modeling_splip.data.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from modeling_splip.loading import load_retriever
-from modeling_splip.modeling_retrieval import RetrievalModel
+from modeling_splip.modeling_base import RetrievalModel
 from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.modeling_splip_encoder import SplipEncoder
 from modeling_splip.processing_splip import SplipProcessor

@@ -13,7 +13,7 @@ from tiny_data import write_folders, write_packed, write_selection
 from torch import nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
-from modeling_splip.clip_backbone import load_clip
+from modeling_splip.clip_base import load_clip
 from pretraining.small_clip import Best, Clock, main, parse_arguments, words_of
 
 FEW = ["--steps", "3", "--batch", "12", "--teacher", "none"]

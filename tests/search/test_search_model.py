@@ -6,12 +6,11 @@ import torch
 from galleries import draw, same
 
 from modeling_splip.commands.main import main
+from modeling_splip.loading import load_retriever
 from modeling_splip.modeling_splip import SplipModel
+from modeling_splip.modeling_splip_encoder import SearchEncoder
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.search import base, build
-from modeling_splip.search import gallery as gallery_module
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.search.model import SearchEncoder, for_search, load_for_search
 
 own_cache, photos = galleries.own_cache, galleries.photos
 
@@ -34,9 +33,9 @@ def domain(tiny_clip, tmp_path_factory):
 
 def test_it_is_the_same_model_with_one_vision_tower(domain, pixels):
     model, processor = SplipModel.from_pretrained(domain).eval(), SplipProcessor.from_pretrained(domain)
-    folded = for_search(model)
+    folded = model.for_search()
     assert isinstance(folded, SearchEncoder) and folded.fingerprint(processor) == model.fingerprint(processor)
-    assert folded.name_or_path == domain and for_search(folded) is folded
+    assert folded.name_or_path == domain and folded.for_search() is folded
     for modality in ("sketch", "photo"):
         torch.testing.assert_close(folded.encode(pixels, modality), model.encode(pixels, modality))
     words = processor(text=["red", "a hot air balloon"])
@@ -48,16 +47,15 @@ def test_it_is_the_same_model_with_one_vision_tower(domain, pixels):
 
 
 def test_other_models_stay_as_they_are(tiny_clip):
-    for model in (SplipModel.from_clip(tiny_clip, class_names=["cup"]), load_for_search(f"clip:{tiny_clip}")[0]):
-        assert for_search(model) is model
+    for model in (SplipModel.from_clip(tiny_clip, class_names=["cup"]), load_retriever(f"clip:{tiny_clip}")[0]):
+        assert model.for_search() is model
 
 
 def test_galleries_of_both_forms_find_the_same(domain, photos, tmp_path, monkeypatch):
     pair = SplipModel.from_pretrained(domain).eval(), SplipProcessor.from_pretrained(domain)
     folded = Gallery.build(photos, *pair, tmp_path / "folded", progress=False)
     with monkeypatch.context() as patch:
-        for module in (base, build, gallery_module):
-            patch.setattr(module, "for_search", lambda model: model)
+        patch.setattr(SplipModel, "for_search", lambda model: model)
         plain = Gallery.build(photos, *pair, tmp_path / "plain", progress=False)
     assert isinstance(folded.model, SearchEncoder) and plain.model is pair[0]
     for options in ({}, {"text": "red"}, {"where": {"label": "cup"}}):

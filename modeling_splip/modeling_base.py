@@ -164,6 +164,10 @@ class RetrievalModel(PreTrainedModel):
         output = self(pixel_values=pixel_values, modality=modality, return_class_embeds=False, return_dict=True)
         return output.embeds.float()
 
+    def for_search(self) -> "RetrievalModel":
+        """Return the form that costs least with the same embeddings, fingerprint and words: here the model itself."""
+        return self
+
     def model_fingerprint(self) -> str:
         """Return 16 hex digits of the weights and settings, the same for every form of one model."""
         raise AttributeError(f"{type(self).__name__} must define model_fingerprint.")
