@@ -1,4 +1,4 @@
-"""Tells transformers' Auto classes about the package's models without importing either, until one is looked up."""
+"""Tells transformers' Auto classes about the package's models, and imports neither before a model is looked up."""
 
 import functools
 import importlib
@@ -16,9 +16,9 @@ _AUTO = "transformers.models.auto"
 def register_when_used(package: str, models: Mapping[str, tuple[str, str]], processor: str) -> None:
     """Make `AutoConfig`, `AutoModel` and `AutoProcessor` know a package's models, now or once transformers is imported.
 
-    Importing the models right after transformers' Auto classes would not work: transformers imports these while it is
-    half imported itself. So each of transformers' three tables gets an entry that imports the models on the first look
-    at it.
+    The models cannot be imported as soon as the Auto classes are: transformers imports these early, while it cannot be
+    used yet. So each of transformers' three tables of registered classes is replaced by a `_Waiting`, which imports the
+    models when somebody first looks into the table.
 
     Args:
         package: the package that has the classes as attributes.

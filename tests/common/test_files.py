@@ -26,23 +26,27 @@ def test_a_file_and_the_folders_above(tmp_path):
     assert sorted(content(tmp_path)) == ["b.json", "new/deep/a.txt"]
 
 
-@pytest.mark.parametrize("before", ["nothing", "file", "folder"])
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_was_there_is_replaced(tmp_path, before, kind):
-    if before == "folder" and kind == "file":
-        pytest.skip("a folder is replaced by a folder")
-    path = tmp_path / "it"
-    if before == "file":
-        path.write_text("old")
-    elif before == "folder":
-        write_folder(path, "old")
-    if before == "file" and kind == "folder":
-        path.unlink()
-    with written_whole(path) as partial:
-        partial.write_text("new") if kind == "file" else write_folder(partial, "new")
-        expected = {} if not path.exists() else {"it" if before == "file" else "it/inner": "old"}
-        assert {name: text for name, text in content(tmp_path).items() if ".partial" not in name} == expected
-    assert content(tmp_path) == {"it" if kind == "file" else "it/inner": "new"}
+FILE, FOLDER = {"it": "old"}, {"it/inner": "old", "it/more": "old"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"it": "new"}),
+        (FILE, {"it": "new"}),
+        (FOLDER, {"it": "new"}),
+        ({}, {"it/inner": "new"}),
+        (FOLDER, {"it/inner": "new"}),
+    ],
+    ids=str,
+)
+def test_what_was_there_is_replaced_at_the_end(tmp_path, before, after):
+    for name, text in before.items():
+        write_text(tmp_path / name, text)
+    with written_whole(tmp_path / "it") as partial:
+        partial.write_text("new") if "it" in after else write_folder(partial, "new")
+        assert {name: text for name, text in content(tmp_path).items() if "partial" not in name} == before
+    assert content(tmp_path) == after
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

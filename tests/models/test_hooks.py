@@ -21,9 +21,8 @@ def test_the_means_of_images(tiny_clip, pixels, name, settings):
     model = METHODS[name].model.from_clip(tiny_clip, CLASSES, **settings)
     assert model.stores_image_means == ("domain" in settings.values())
     if not model.stores_image_means:
-        for call in (lambda: model.set_domain_mean("photo", torch.ones(32)),):
-            with pytest.raises(ValueError, match=r"^.*(stores no mean|takes a mean).*\.$"):
-                call()
+        with pytest.raises(ValueError, match=r"(stores no mean|takes a mean).*\.$"):
+            model.set_domain_mean("photo", torch.ones(32))
         return
     for modality in MODALITIES:
         mean = model.mean_patch(pixels)
