@@ -103,7 +103,8 @@ def ingest(gallery: str | os.PathLike, client: Any, name: str | None = None, pro
             _create_photos(client, target, manifest)
         sent = _send(reader, client, target, progress)
         columns = [column for column in reader.names if column not in HEAVY_COLUMNS]
-        record = {**manifest, "unreadable": [], "collection": target, "columns": columns}  # Milvus allows 64 KB
+        # Milvus allows 64 KB.
+        record = {**manifest, "unreadable": [], "left_out": {}, "collection": target, "columns": columns}
         if read_record(client, name) != record:
             _register(client, name, record)
         for other in versions(client, name):
