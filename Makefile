@@ -14,7 +14,7 @@ export GRADIO_ANALYTICS_ENABLED := False
 	touch $@
 
 demo: .venv/ready
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/splip demo --out runs/demo
 
 test: .venv/ready quality
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile

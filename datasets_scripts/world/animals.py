@@ -1,4 +1,4 @@
-"""Animals of the drawn world: parametric parts in the unit frame of `world_parts`."""
+"""Animals of the drawn world: parametric parts in the unit frame of `parts`."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Things of the drawn world that are carried or worn, as parametric parts in the unit frame of `world_parts`."""
+"""Things of the drawn world that are carried or worn, as parametric parts in the unit frame of `parts`."""
 
 import math
 

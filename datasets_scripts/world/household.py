@@ -1,4 +1,4 @@
-"""Furniture and household things of the drawn world: parametric parts in the unit frame of `world_parts`."""
+"""Furniture and household things of the drawn world: parametric parts in the unit frame of `parts`."""
 
 import math
 

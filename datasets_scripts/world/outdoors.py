@@ -1,4 +1,4 @@
-"""Vehicles and buildings of the drawn world: parametric parts in the unit frame of `world_parts`."""
+"""Vehicles and buildings of the drawn world: parametric parts in the unit frame of `parts`."""
 
 import math
 

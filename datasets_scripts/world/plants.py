@@ -1,4 +1,4 @@
-"""Plants and food of the drawn world: parametric parts in the unit frame of `world_parts`."""
+"""Plants and food of the drawn world: parametric parts in the unit frame of `parts`."""
 
 import math
 

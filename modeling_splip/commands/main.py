@@ -16,6 +16,7 @@ from ..common.text import hint, one_line, printable
 
 # Commands of this package; others (`prepare`, `space`) come through the entry point group below.
 COMMANDS = {
+    "demo": "modeling_splip.commands.demo",
     "describe": "modeling_splip.commands.describe",
     "evaluate": "modeling_splip.commands.evaluate",
     "index": "modeling_splip.commands.index",
@@ -26,6 +27,7 @@ COMMANDS = {
 ENTRY_POINTS = "splip.commands"
 # The order of the help; a command that stands in no group comes last.
 GROUPS = {
+    "First steps": ("demo",),
     "Data": ("prepare", "describe"),
     "Training and evaluation": ("reproduce", "evaluate"),
     "Search": ("index", "search", "space"),
