@@ -186,6 +186,11 @@ class SbirDataset:
 
     def _seen_items(self, protocol: str, n_query: int, n_gallery: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of `train` that join the queries and the gallery under a generalised protocol."""
+        if not self.seen:
+            raise ValueError(
+                f"Dataset '{self.name}' is a test set without seen classes, and '{protocol}' adds seen photos to the "
+                "gallery: evaluate 'zs'."
+            )
         sketches, photos = self.rows("train", "sketch"), self.rows("train", "photo")
         rng = np.random.default_rng(seed)
         if protocol == "gzs-distractors":
