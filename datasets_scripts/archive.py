@@ -24,10 +24,11 @@ MOST_LINKS = 40  # from link to link, as operating systems allow
 class Member(NamedTuple):
     """A file of a data folder, or inside one of its archives.
 
-    - `path`: POSIX path below the data folder or inside the archive, for matching and for messages.
-    - `size`: bytes.
-    - `container`: "" for a plain file, otherwise the zip or tar file that holds it.
-    - `key`: the plain file's path, the name in the zip, or the offset in the tar.
+    Attributes:
+        path: POSIX path below the data folder or inside the archive, for matching and for messages.
+        size: bytes.
+        container: "" for a plain file, otherwise the zip or tar file that holds it.
+        key: the plain file's path, the name in the zip, or the offset in the tar.
     """
 
     path: str

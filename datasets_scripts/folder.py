@@ -1,4 +1,4 @@
-"""Anyone's own data: `sketch/<class>/*` and `photo/<class>/*`, as categories or as instance pairs."""
+"""One's own data: `sketch/<class>/*` and `photo/<class>/*`, as categories or as instance pairs."""
 
 import re
 from collections import Counter, defaultdict
@@ -107,10 +107,11 @@ class Folder(Builder):
 class Found:
     """What lies in a data folder.
 
-    - `sketches`, `photos`: picture -> readable class name.
-    - `problems`: kind -> names of files.
-    - `not_recognised`: file of strokes -> how many drawings Quick, Draw! did not recognise.
-    - `outside`: files that lie neither below `sketch/` nor below `photo/`.
+    Attributes:
+        sketches, photos: picture -> readable class name.
+        problems: kind -> names of files.
+        not_recognised: file of strokes -> how many drawings Quick, Draw! did not recognise.
+        outside: files that lie neither below `sketch/` nor below `photo/`.
     """
 
     sketches: dict[Picture, str] = field(default_factory=dict)

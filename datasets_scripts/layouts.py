@@ -21,10 +21,11 @@ PARTS = ("sketch", "original", "extended", "photo")
 class Layout:
     """Where an archive keeps its files.
 
-    - `name`: for reports.
-    - `places`: part -> alternative folders that hold the class folders, the usual one first; "a|b" are folders that
-      hold them together.
-    - `gallery`: parts that make the archive's own gallery.
+    Attributes:
+        name: for reports.
+        places: part -> alternative folders that hold the class folders, the usual one first; "a|b" are folders that
+            hold them together.
+        gallery: parts that make the archive's own gallery.
     """
 
     name: str
@@ -36,12 +37,13 @@ class Layout:
 class Found:
     """What `find` made of a list of files.
 
-    - `layout`: name of the layout.
-    - `gallery`: parts that make the archive's own gallery.
-    - `parts`: part -> image file -> readable class name.
-    - `junk`: files in a class folder or beside them that are no images.
-    - `too_deep`: files in folders inside of a class folder, which no layout has.
-    - `ignored`: folder -> how many files outside the layout it holds.
+    Attributes:
+        layout: name of the layout.
+        gallery: parts that make the archive's own gallery.
+        parts: part -> image file -> readable class name.
+        junk: files in a class folder or beside them that are no images.
+        too_deep: files in folders inside of a class folder, which no layout has.
+        ignored: folder -> how many files outside the layout it holds.
     """
 
     layout: str

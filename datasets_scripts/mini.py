@@ -31,8 +31,9 @@ UNSEEN = {
 class Drawn(NamedTuple):
     """A picture of an instance, which is drawn when it is read.
 
-    - `category`, `number`, `stream`, `seed`: the instance, see `make_instance`.
-    - `sketch`: number of the sketch, -1 for the photo.
+    Attributes:
+        category, number, stream, seed: the instance, see `make_instance`.
+        sketch: number of the sketch, -1 for the photo.
     """
 
     category: str

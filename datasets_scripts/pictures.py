@@ -15,9 +15,10 @@ SAME_FORMAT = {"MPO": "JPEG"}  # JPEG with a second picture behind the first, as
 class Picture(Protocol):
     """A file of an archive (`archive.Member`), or what stands for one: strokes to draw, a row of a Parquet file.
 
-    - `path`: what messages call it.
-    - `name`: the file name that it is stored under, without folders.
-    - `size`: bytes, as far as they are known before reading.
+    Attributes:
+        path: what messages call it.
+        name: the file name that it is stored under, without folders.
+        size: bytes, as far as they are known before reading.
     """
 
     @property
@@ -68,7 +69,7 @@ def is_picture(member: Member) -> bool:
 
 
 def has_text_name(member: Member) -> bool:
-    """Return whether a path is text: on Linux a file's name may hold any bytes, and no dataset may."""
+    """Return whether a path is text. On Linux a file's name may hold any bytes; a dataset stores text only."""
     return member.path.encode(errors="replace").decode() == member.path
 
 

@@ -1,4 +1,4 @@
-"""Seen and unseen classes as data: named lists from the JSON files beside this one, or anyone's file."""
+"""Seen and unseen classes as data: the named lists in `class_lists/`, or a JSON file of one's own."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,13 @@ FOLDER = Path(__file__).parent / "class_lists"
 class Split:
     """Which classes are seen in training and which are not.
 
-    - `name`: for messages and results.
-    - `seen`, `unseen`: class names; `seen` is None where every class that is not unseen is meant.
-    - `source`: where the list comes from.
-    - `title`: what it is, in a few words.
-    - `dataset`: the benchmark whose classes these are, "" for anyone's own.
-    - `lists`: folder of the archive's list files that belong to this split, "" where it has none.
+    Attributes:
+        name: for messages and results.
+        seen, unseen: class names; `seen` is None where every class that is not unseen is meant.
+        source: where the list comes from.
+        title: what it is, in a few words.
+        dataset: the benchmark whose classes these are, "" for other data.
+        lists: folder of the archive's list files that belong to this split, "" where it has none.
     """
 
     name: str
@@ -33,11 +34,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a benchmark, from `splits/classes-<dataset>.json`.
+    """The classes of a benchmark, from `class_lists/classes-<dataset>.json`.
 
-    - `spellings`: spelling key of every known folder name -> readable class name.
-    - `counts`: readable class name -> part of the archive -> number of files that it is known to hold.
-    - `lists`: path of every known list file -> its MD5 checksum.
+    Attributes:
+        spellings: spelling key of every known folder name -> readable class name.
+        counts: readable class name -> part of the archive -> number of files that it is known to hold.
+        lists: path of every known list file -> its MD5 checksum.
     """
 
     spellings: dict[str, str]

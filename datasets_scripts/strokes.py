@@ -55,9 +55,10 @@ class SvgDrawing(NamedTuple):
 class NdjsonDrawing(NamedTuple):
     """One line of a Quick, Draw! file, which is drawn when it is read.
 
-    - `member`: the file.
-    - `key`: the drawing's own id, or its line's number.
-    - `start`, `size`: the place of the line in the file, in bytes.
+    Attributes:
+        member: the file.
+        key: the drawing's own id, or its line's number.
+        start, size: the place of the line in the file, in bytes.
     """
 
     member: Member

@@ -48,7 +48,9 @@ def _refuse_entity(name: str, *_: Any) -> None:
 class _Reader:
     """Collects shapes while the file is read.
 
-    - `stroked`: the outlines of shapes that have a stroke; `outlines`: those of the others.
+    Attributes:
+        stroked: the outlines of shapes that have a stroke.
+        outlines: those of the other shapes.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Hold an archive against what is known of it: files per class, checksums of its list files, duplicates."""
+"""Compare an archive with what is known of it: files of each class, checksums of its lists, double photos."""
 
 import hashlib
 from collections import defaultdict
@@ -16,10 +16,11 @@ from .splits import Classes
 class Photo:
     """One photo, however often the archive holds it.
 
-    - `member`: the file to keep: the original where there is one.
-    - `label`: readable class name.
-    - `members`: all its files by part, the kept one included.
-    - `copies`: how often the archive holds it, by its list where it has one.
+    Attributes:
+        member: the file to keep; if the photo is an original, the file of the original part.
+        label: readable class name.
+        members: all its files by part, the kept one included.
+        copies: how often the archive's list names it; without a list, the number of its files.
     """
 
     member: Member

@@ -78,7 +78,7 @@ def plan_hash(plan: Plan) -> str:
 
 
 def make_shards(rows: Iterable[Row], most_bytes: int = SHARD_BYTES, most_rows: int = SHARD_ROWS) -> list[list[Row]]:
-    """Cut rows, in order, into shards of at most that many bytes and rows (a single larger file is its own shard)."""
+    """Return rows, in order, in shards of at most that many bytes and rows; a larger file is a shard of its own."""
     shards: list[list[Row]] = []
     size = 0
     for row in rows:

@@ -136,6 +136,11 @@ def protocol_view(dataset: SbirDataset, protocol: str, seed: int = 0) -> View:
         return _paired_view(dataset, protocol, query, gallery)
     if rule.seen_items is None:
         return View(protocol, (query,), (gallery,))
+    if not dataset.seen:
+        raise ValueError(
+            f"Dataset '{dataset.name}' is a test set without seen classes, and '{protocol}' adds seen photos to the "
+            "gallery: evaluate 'zs'."
+        )
     sketches, photos = rule.seen_items(dataset, (query.rows, gallery.rows), np.random.default_rng(seed))
     if not len(photos):
         raise ValueError(

@@ -25,7 +25,7 @@ from datasets_scripts.mini import Mini
 from datasets_scripts.pictures import photo_id_of
 from modeling_splip.common.files import remove
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.data.protocols import PROTOCOLS
+from modeling_splip.data.protocols import PROTOCOLS, protocol_view
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -221,11 +221,12 @@ def test_a_test_set_is_prepared_opened_and_trains_nothing(pairs_folder, tmp_path
     assert set(loaded) == {"query", "gallery"}
     dataset = open_dataset(tmp_path / "out")
     assert len(dataset.train) == 0 and dataset.class_names == ["cat", "dog"]
-    assert len(dataset.view("zs").query[0].rows) == 13 and len(dataset.view("fg-class").query[0].rows) == 12
+    queries = {name: len(protocol_view(dataset, name).query[0].rows) for name in ("zs", "fg-class")}
+    assert queries == {"zs": 13, "fg-class": 12}
     for protocol in PROTOCOLS:
         if protocol.startswith("gzs"):
-            with pytest.raises(ValueError, match=r"adds no seen photos to dataset 'pairs' \(0 seen classes"):
-                dataset.view(protocol)
+            with pytest.raises(ValueError, match=f"'pairs' is a test set .* and '{protocol}' adds seen photos"):
+                protocol_view(dataset, protocol)
     with pytest.raises(ValueError, match="'pairs' is a test set without seen classes, so nothing can be trained on it"):
         dataset.hold_back(0, seed=0)
 

@@ -1,6 +1,6 @@
 """Sketchy-2's 21 test classes: alone as a test set, in folds, from plain folders and from whole archives."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import archives
@@ -9,9 +9,18 @@ from preparing import rows, run
 
 from datasets_scripts.sketchy import Sketchy
 from datasets_scripts.splits import load_split
+from modeling_splip.evaluation.published import published_table
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "sketchy21"
 FOLDS = ("sketchy21-fold0", "sketchy21-fold1", "sketchy21-fold2")
+RECORD = {
+    "dataset": "sketchy2",
+    "protocol": "zs",
+    "gallery": "unique",
+    "n_query": 12_694,
+    "n_excluded": 0,
+    "metrics": defaultdict(float),
+}
 
 
 def plain_folders() -> archives.Tree:
@@ -89,6 +98,12 @@ def test_the_published_gallery_is_recognised(tmp_path):
     assert sum(row.copies for row in plan.rows["gallery"]) == 10_453
     paired = {row.instance_id for row in plan.rows["query"]}
     assert "" not in paired and paired <= {row.instance_id for row in plan.rows["gallery"]}
+
+
+def test_the_published_numbers_are_shown_beside_a_gallery_without_its_copies():
+    table = published_table(RECORD | {"n_gallery": 10_406})
+    assert "Not its gallery" not in table and "Not the whole benchmark" not in table
+    assert "Not its gallery" in published_table(RECORD | {"n_gallery": 10_405})
 
 
 @pytest.mark.parametrize("counts_off", [False, True])
