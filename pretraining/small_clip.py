@@ -96,7 +96,8 @@ def read_pictures(args: argparse.Namespace) -> tuple[Pictures, dict[str, Any]]:
     parts += [read_drawings(root, args.drawings_per_class, args.seed) for root in args.drawings]
     if not parts:
         raise ValueError("No data: give --packed DIR, or --photos DIR and --drawings DIR.")
-    pictures, left_out = merge(parts), {}
+    pictures = merge(parts)
+    left_out: dict[str, Any] = {}
     if args.leave_out != "none":
         split = load_split(args.leave_out)
         pictures, left_out = leave_out(pictures, split.unseen)

@@ -202,7 +202,8 @@ def _hold_back(labels: Tensor, share: tuple[int, int], generator: torch.Generato
     """Return the rows that are held back and the other ones."""
     one_of, most = share
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    return order.tensor_split([min(most, max(1, len(labels) // one_of))])
+    held, known = order.tensor_split([min(most, max(1, len(labels) // one_of))])
+    return held, known
 
 
 def _some(rows: Tensor, count: int) -> Tensor:

@@ -27,7 +27,8 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"}
 META = ("names", "fine", "coarse", "drawings")
 EVERYDAY_WORDS = Path(__file__).with_name("everyday_words.json")
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def everyday_words() -> dict[str, str]:
