@@ -26,6 +26,7 @@ from modeling_splip.data.protocols import PROTOCOLS, validation_view
 from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.evaluation.view_pictures import retrieval_picture
+from modeling_splip.loading import drawn_world_note
 from modeling_splip.training.arguments import TrainingArguments, parse_arguments
 from modeling_splip.training.guards import check_engine, check_finite, check_layout, check_weights
 from modeling_splip.training.setup import Training, build_training, set_image_means
@@ -122,6 +123,9 @@ def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
     if accelerator.is_main_process:
         training.model.print_trainable_parameters()
+    note = drawn_world_note(training.model, dataset.drawn)
+    if note:
+        accelerator.print(note)
     monitor = Monitor(accelerator, args.method, progress.step, training.total_steps)
     return Run(args, accelerator, training, identity, progress, monitor, time.time() - progress.seconds)
 

@@ -51,7 +51,7 @@ from modeling_splip.training.methods import METHODS
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
 VARIANTS: dict[str, dict[str, Any] | str] = {
     "frozen CLIP": FROZEN,
-    "frozen CLIP, class name as query": "clip-text",
+    "frozen CLIP, class name as query": "clip-text:mini_clip",
     "LayerNorms only": NO_PROMPTS,
     "CLIP-AT": {"method": "clip_at"},
     "Cross-Modal Attention Alignment": {"method": "cross_align"},

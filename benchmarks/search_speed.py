@@ -161,7 +161,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--kind", choices=("auto", *KINDS), default="auto")
-    parser.add_argument("--model", default="clip", help="for the time of one sketch from file to photos")
+    parser.add_argument("--model", default="clip:mini_clip", help="for the time of one sketch from file to photos")
     parser.add_argument("--plain-queries", type=int, default=50)
     parser.add_argument("--out", type=Path, help="file for the JSON, which is printed anyway")
     parser.add_argument("--search-only", type=Path, help=argparse.SUPPRESS)

@@ -173,7 +173,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         photos = write_photos(folder / "photos", args.photos)
-        gallery = Gallery.build(folder / "photos", *load_retriever("clip"), folder / "world", model_name="clip")
+        name = "clip:mini_clip"
+        gallery = Gallery.build(folder / "photos", *load_retriever(name), folder / "world", model_name=name)
         with serve(gallery, folder) as address:
             visitors = []
             for number in tqdm(range(args.clients), desc="Preparing", unit="client"):

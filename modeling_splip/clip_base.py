@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import CLIPModel
 
-MINI_CLIP = "mini_clip"
+# The packaged backbones: one knows real pictures, the other drawn objects only.
+SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
 
 
 def packaged_folder(name: str) -> Path | None:

@@ -60,6 +60,7 @@ class SplipEncoderConfig(RetrievalConfig):
         class_names: the seen classes of the model that was folded.
         prompt_counts: for each modality the number of prompt tokens in each vision layer.
         model_fingerprint: fingerprint of the model that was folded.
+        base_model: name or path of its base CLIP; nothing is loaded from there.
         share_layer_norms: whether both modalities use the same LayerNorms.
     """
 
@@ -67,6 +68,7 @@ class SplipEncoderConfig(RetrievalConfig):
 
     prompt_counts: dict[str, list[int]] = field(default_factory=dict)
     model_fingerprint: str | None = None
+    base_model: str | None = None
     share_layer_norms: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -8,20 +8,23 @@ from typing import Any
 from transformers import AutoConfig, AutoModel
 
 from .checkpoint_files import CONFIG, split_hub_arguments
-from .clip_base import MINI_CLIP, packaged_folder
+from .clip_base import MINI_CLIP, SMALL_CLIP, packaged_folder
 from .configuration_retriever import RetrievalConfig
 from .modeling_base import RetrievalModel
 from .modeling_baselines import TextQueryClip, frozen_clip
 from .processing_splip import SplipProcessor
 
 BASELINES = ("clip", "clip-text")
+# What searching uses where no model is named: packaged, and small.
+DEFAULT_MODEL = "small_splip"
+LARGER_MODEL = "clip:openai/clip-vit-base-patch32"
 
 
 def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs: Any) -> tuple[RetrievalModel, SplipProcessor]:
     """Return a model in evaluation mode, and its processor.
 
     Args:
-        name: "clip" (the frozen packaged backbone), "clip:<base>" (any frozen CLIP), "clip-text" or "clip-text:<base>"
+        name: "clip" (the frozen `small_clip`), "clip:<base>" (any frozen CLIP), "clip-text" or "clip-text:<base>"
             (the same, but it searches with the name of what a sketch shows), a checkpoint folder, a Hub id, or the name
             of a packaged model.
         class_names: what a sketch may show; only "clip-text" needs them.
@@ -35,7 +38,7 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs: Any) ->
     if method in BASELINES:
         if kwargs:
             raise ValueError(f"'{method}' takes no {', '.join(kwargs)}: load it, then move or cast the model.")
-        base = base or MINI_CLIP
+        base = base or SMALL_CLIP
         model = frozen_clip(base) if method == "clip" else TextQueryClip.from_names(base, class_names)
         return model.eval(), SplipProcessor.from_clip(base)
     place = str(packaged_folder(name) or name)
@@ -54,6 +57,29 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs: Any) ->
             "SplipProcessor.from_clip(base).save_pretrained(folder)."
         ) from error
     return model.eval(), processor
+
+
+def about_default() -> str:
+    """Return the line that says what the default model is, and which one to take instead."""
+    return (
+        f"Model: {DEFAULT_MODEL}, packaged and small (8.5 million parameters, 64 pixels; weights for non-commercial "
+        f"research). With a network, a larger one finds more: --model {LARGER_MODEL}."
+    )
+
+
+def drawn_world_note(model: RetrievalModel, drawn: bool) -> str:
+    """Return a line of doubt where a model that knows drawn objects only meets other pictures; "" otherwise.
+
+    Args:
+        model: as `load_retriever` returns it.
+        drawn: whether the pictures are of the drawn world.
+    """
+    if drawn or getattr(model.config, "base_model", None) != MINI_CLIP:
+        return ""
+    return (
+        f"This model stands on {MINI_CLIP}, which knows drawn objects only: on real pictures it finds next to nothing. "
+        f"Take {DEFAULT_MODEL}, or {LARGER_MODEL}."
+    )
 
 
 def _read_config(name: str, place: str, hub: dict[str, Any]) -> Any:

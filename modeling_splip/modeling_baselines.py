@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .clip_base import MINI_CLIP
+from .clip_base import SMALL_CLIP
 from .modeling_clip_at import ClipAtModel
 
 
-def frozen_clip(base: str = MINI_CLIP) -> ClipAtModel:
+def frozen_clip(base: str = SMALL_CLIP) -> ClipAtModel:
     """Return plain CLIP as a retrieval model: CLIP-AT with every trained part switched off."""
     return ClipAtModel.from_clip(base, prompts=0, layer_norms="none")
 

@@ -65,6 +65,7 @@ class SplipEncoder(RetrievalModel):
             prompt_counts=counts,
             class_names=model.config.class_names,
             model_fingerprint=model.model_fingerprint(),
+            base_model=model.config.base_model,
             share_layer_norms=model.layer_norms("sketch")[0] is model.layer_norms("photo")[0],
             attn_implementation=model.attention,
         )

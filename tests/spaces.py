@@ -41,7 +41,7 @@ def write_sketch(file: Path, name: str, number: int) -> Path:
 
 def build(photos: Path, out: Path) -> Gallery:
     """Index photos with the frozen backbone of the offline world."""
-    return Gallery.build(photos, *load_retriever("clip"), out, model_name="clip", progress=False)
+    return Gallery.build(photos, *load_retriever("clip:mini_clip"), out, model_name="clip:mini_clip", progress=False)
 
 
 @contextlib.contextmanager

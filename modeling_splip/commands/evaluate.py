@@ -19,7 +19,7 @@ from ..evaluation.pictures import PHOTO_KINDS, check_picture
 from ..evaluation.published import published_table
 from ..evaluation.report import PAGE, check_report, records_table, write_report
 from ..evaluation.view_pictures import retrieval_picture
-from ..loading import BASELINES, load_retriever
+from ..loading import BASELINES, drawn_world_note, load_retriever
 
 
 class _OfDataset(argparse.Action):
@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(of_dataset=None)
     group = parser.add_argument_group("with --dataset")
     add = partial(group.add_argument, action=_OfDataset)
-    add("--model", default="clip", help="checkpoint folder, Hub id, clip[:BASE] or clip-text[:BASE] (default: clip)")
+    add(
+        "--model",
+        default="clip",
+        help="checkpoint folder, Hub id, clip[:BASE] or clip-text[:BASE] (default: clip, the frozen small_clip)",
+    )
     add("--gallery", default="unique", choices=GALLERIES, help="count each photo once (default) or as listed")
     add("--seed", type=int, default=0, help="of protocols that sample seen items (default: 0)")
     add(
@@ -67,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.features:
         evaluations, embedder = evaluate_embeddings(args.features, protocols, args.title), None
     else:
-        embedder = open_embedder(args, accelerator)
-        baseline = args.model.split(":")[0]
-        method = baseline if baseline in BASELINES else embedder.model.config.model_type
+        embedder, method = open_embedder(args, accelerator)
         evaluations = evaluate_model(embedder, protocols, method, args.gallery, args.seed, args.rerank)
     if accelerator.is_main_process:
         write_results(args, evaluations, embedder)
@@ -102,12 +104,17 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_report(args.report)
 
 
-def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> Embedder:
-    """Open dataset and model, without the classes that must not be measured."""
+def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Embedder, str]:
+    """Open dataset and model, without the classes that must not be measured; return the method's name too."""
     dataset = open_dataset(args.dataset)
     model, processor = load_retriever(args.model, dataset.class_names)
     dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
-    return Embedder(model, processor, dataset, accelerator, args.batch_size, args.workers)
+    note = drawn_world_note(model, dataset.drawn)
+    if note:
+        accelerator.print(note)
+    baseline = args.model.split(":")[0]
+    method = baseline if baseline in BASELINES else model.config.model_type
+    return Embedder(model.for_search(), processor, dataset, accelerator, args.batch_size, args.workers), method
 
 
 def leave_out(

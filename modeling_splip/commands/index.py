@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ..common.text import printable
-from ..loading import load_retriever
+from ..loading import DEFAULT_MODEL, about_default, drawn_world_note, load_retriever
 from ..search.build import BuildReport, build_gallery, process_state
 from ..search.index import KINDS
 from ..search.milvus_store import collection_name, ingest
@@ -19,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "photos", metavar="PHOTOS", help="folder of photos (searched recursively), prepared dataset, or Hub id"
     )
-    parser.add_argument("--model", required=True, help="checkpoint folder, Hub id, 'clip' or 'clip:<base>'")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="checkpoint folder, Hub id, 'clip:<base>', or a packaged model (default: small_splip)",
+    )
     parser.add_argument("--out", required=True, help="gallery folder: new, or one to bring up to date")
     parser.add_argument("--split", help="of a dataset (default: gallery, otherwise train)")
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="kind of index (default: by size)")
@@ -37,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     client = connect_store(args.store, args.uri)
+    if args.model == DEFAULT_MODEL:
+        print(about_default())
     model, processor = load_retriever(args.model)
     model.to(args.device or process_state().device)
     report = build_gallery(
@@ -54,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if report.count == 0:  # not the main process of several
         return 0
     _print_report(args.out, report)
+    note = drawn_world_note(model, report.drawn)
+    if note:
+        print(note, file=sys.stderr)
     options = ""
     if client is not None:
         sent = ingest(args.out, client, progress=not args.quiet)

@@ -64,8 +64,8 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
     model, processor = load_retriever(str(folder))
     fingerprint = model.fingerprint(processor)
     full = isinstance(model, Retriever) and (args.full or model.config.checkpoint == "full")
-    if isinstance(model, Retriever) and shared_base(model.config) is None:
-        if not full:
+    if shared_base(model.config) is None:
+        if isinstance(model, Retriever) and not full:
             raise ValueError(
                 f"The base CLIP '{model.config.base_model}' is a folder of this machine, which others do not have: "
                 "push with --full, or train on a Hub id."

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from ..common.files import check_writable
 from ..common.text import printable
 from ..evaluation.pictures import retrieval_grid
+from ..loading import drawn_world_note
 from ..processing_splip import to_rgb
 from ..search.base import SearchableGallery
 from ..search.contact_sheet import write_contact_sheet
@@ -54,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     for file in filter(None, (args.html, args.picture)):
         check_writable(Path(file))
     gallery = open_gallery(args.gallery, connect_store(args.store, args.uri), args.model)
+    note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
+    if note:
+        print(note, file=sys.stderr)
     sketches = [to_rgb(path) for path in args.sketches]
     options: dict[str, Any] = {"where": where, "text_weight": args.text_weight, "collapse": args.collapse}
     if sketches:

@@ -48,6 +48,11 @@ class SbirDataset:
     removed: tuple[str, ...] = ()
 
     @property
+    def drawn(self) -> bool:
+        """Whether the pictures are of the drawn world."""
+        return is_drawn_world(self.name)
+
+    @property
     def class_names(self) -> list[str]:
         """All classes, in label order."""
         return list(self.train.features["label"].names)
@@ -145,6 +150,11 @@ class SbirDataset:
         held = set(np.random.default_rng(seed).choice(len(self.seen), count, replace=False).tolist())
         train = [name for index, name in enumerate(self.seen) if index not in held]
         return train, [name for index, name in enumerate(self.seen) if index in held]
+
+
+def is_drawn_world(name: str) -> bool:
+    """Return whether a dataset of this name holds pictures that a program drew: `mini-fold0`, say."""
+    return name.startswith("mini")
 
 
 def open_dataset(path: str | os.PathLike) -> SbirDataset:

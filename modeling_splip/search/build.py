@@ -52,6 +52,7 @@ class BuildReport:
         unreadable: path and reason of photos that cannot be read.
         left_out: suffix in lower case -> number of files in the folder that are no photos of a kind that is read.
         index: what the manifest records of the index.
+        drawn: whether the photos are pictures of the drawn world.
     """
 
     count: int
@@ -60,6 +61,7 @@ class BuildReport:
     unreadable: list[dict[str, str]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     index: dict[str, Any] = field(default_factory=dict)
+    drawn: bool = False
 
 
 def build_gallery(
@@ -184,7 +186,7 @@ def _finish(
         )
     before = set(old[0].columns(["path"])["path"].to_pylist()) if old else set()
     report.count, report.removed = len(photos), len(before - {photo.path for photo in photos})
-    report.left_out = source.left_out
+    report.left_out, report.drawn = source.left_out, source.drawn
     known = KnownRows([*old, *_shard_tables(job.shards)])
     data = side / f"data-{uuid.uuid4().hex[:12]}"
     data.mkdir()
@@ -205,6 +207,7 @@ def _finish(
         "root": source.root,
         "unreadable": report.unreadable,
         "left_out": report.left_out,
+        "drawn": source.drawn,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     _publish(side, data, out, manifest)

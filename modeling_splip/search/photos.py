@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class PhotoSource:
         photos: at least one.
         metadata: the features of further columns.
         left_out: in a folder, how many files of each suffix are no photos.
+        drawn: whether they are pictures of the drawn world.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PhotoSource:
     photos: list[Photo]
     metadata: dict[str, datasets.Value]
     left_out: dict[str, int] = field(default_factory=dict)
+    drawn: bool = False
 
 
 def find_photos(
@@ -143,7 +145,7 @@ def _from_prepared(folder: Path, split: str) -> PhotoSource:
     prepared = open_dataset(str(folder))
     if split not in _SPLITS:
         raise ValueError(f"Prepared dataset '{folder}' has no split '{split}', only {', '.join(_SPLITS)}.")
-    return _from_dataset(str(folder), getattr(prepared, split), split)
+    return replace(_from_dataset(str(folder), getattr(prepared, split), split), drawn=prepared.drawn)
 
 
 def _from_hub(name: str, split: str | None) -> PhotoSource:

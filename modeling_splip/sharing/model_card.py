@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from ..clip_base import packaged_folder
 from ..common.hub import is_hub_id
 from ..common.text import markdown_table
+from ..data.dataset import is_drawn_world
 from ..evaluation.report import records_table
 
 CARD_FILE = "README.md"
@@ -152,7 +153,7 @@ def _results(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, version in dict.fromkeys((record["dataset"], record["dataset_version"]) for record in records):
         own = [dict(r) for r in records if (r["dataset"], r["dataset_version"]) == (name, version)]
         seen = list(dict.fromkeys(each for record in own for each in record["seen_classes_kept"] or []))
-        about = {"dataset": name, "version": version, "seen": seen, "drawn": name.startswith("mini")}
+        about = {"dataset": name, "version": version, "seen": seen, "drawn": is_drawn_world(name)}
         results.append(about | {"table": records_table(own)})
     return results
 

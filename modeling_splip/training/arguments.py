@@ -44,7 +44,7 @@ class TrainingArguments:
 
     method: str = _option("splip", "what to train", known=METHODS)
     level: str = _option("category", "whether a sketch should find its class or its own photo", known=LEVELS)
-    base: str = _option("mini_clip", "base CLIP: mini_clip, a folder or a Hub id")
+    base: str = _option("small_clip", "base CLIP: small_clip, mini_clip, a folder or a Hub id")
     dataset: str = _option("", "prepared dataset: folder or Hub id")
     output: str = _option("runs/train", "folder of the run: model/, checkpoints/, run.json, retrieval.png")
     epochs: int = _option(60, "passes over the training sketches", 1)

@@ -66,6 +66,33 @@ def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float)
         return F.cross_entropy(torch.einsum("bd,bcd->bc", _wide(embeds), classes) / tau, labels)
 
 
+def contrastive_loss(
+    sketch: Tensor, photo: Tensor, sketch_labels: Tensor, photo_labels: Tensor, temperature: float
+) -> Tensor:
+    """Return InfoNCE between sketches and photos, where all images of a class are positives of each other: a scalar.
+
+    For each image the loss is the mean, over its positives in the other modality, of -log softmax(cosine / temperature)
+    over all images of the other modality. It is computed from sketches to photos and from photos to sketches, and the
+    two are averaged. An image without a positive does not count.
+
+    Source: supervised contrastive learning (Khosla et al., 2020), here across two modalities; the choice is ours.
+
+    Args:
+        sketch, photo: unit-norm embeddings (B, D) and (N, D).
+        sketch_labels, photo_labels: classes (B,) and (N,).
+        temperature: above 0.
+    """
+    with torch.autocast(sketch.device.type, enabled=False):
+        logits = _wide(sketch) @ _wide(photo).T / temperature  # (B, N)
+        same = (sketch_labels[:, None] == photo_labels[None]).to(logits.dtype)  # (B, N)
+        terms = []
+        for scores, positive in ((logits, same), (logits.T, same.T)):
+            count = positive.sum(dim=1)
+            mean = (scores.log_softmax(dim=1) * positive).sum(dim=1) / count.clamp(min=1)
+            terms.append(-mean[count > 0].mean())
+        return torch.stack(terms).mean()
+
+
 def conditional_jigsaw_loss(
     own: Tensor, positive: Tensor, negative: Tensor, labels: Tensor, keep: Tensor | slice = slice(None)
 ) -> Tensor:

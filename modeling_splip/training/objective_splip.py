@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from ..modeling_splip import SplipModel
 from .jigsaw import JigsawSolver, permutation_set, permute_tiles, two_permutations
-from .losses import adaptive_margins, class_loss, conditional_jigsaw_loss, cosine_distance, triplet_loss
+from .losses import (
+    adaptive_margins,
+    class_loss,
+    conditional_jigsaw_loss,
+    contrastive_loss,
+    cosine_distance,
+    triplet_loss,
+)
 from .objective import Objective, ObjectiveSettings, weighted
 
 SHUFFLE_GRID = 2  # tiles on a side of CLIP-AT's patch shuffle
@@ -26,6 +33,9 @@ class SplipSettings(ObjectiveSettings):
         margin: the fixed margin of the ablation. [P] 0.2
         fg_margin: margin of fine-grained training, where both photos have one class and mu would be 1. [O] 0.3
         tau: temperature of the class loss. [R] 0.07
+        contrast: weight of InfoNCE between the batch's sketches and photos, with all images of a class as positives. It
+            replaces the triplet loss where that has weight 0. [O] 0
+        contrast_tau: temperature of InfoNCE. [O] 0.1
         grid: g, tiles on a side of the jigsaw. [R] 3
         permutations: |Y|. [R] 100
     """
@@ -38,12 +48,15 @@ class SplipSettings(ObjectiveSettings):
     margin: float = 0.2
     fg_margin: float = 0.3
     tau: float = 0.07
+    contrast: float = 0.0
+    contrast_tau: float = 0.1
     grid: int = 3
     permutations: int = 100
 
     def __post_init__(self) -> None:
-        if self.tau <= 0:
-            raise ValueError(f"tau must be above 0, got {self.tau}.")
+        for name in ("tau", "contrast_tau"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         super().__post_init__()
 
 
@@ -66,10 +79,13 @@ class SplipObjective(Objective):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
-        They are those of "triplet", "class", "cjs" and "shuffle" that have a weight, and their weighted total, "loss".
+        They are those of "triplet", "class", "cjs", "shuffle" and "contrast" that have a weight, and their weighted
+        total, "loss".
         """
         settings = self.settings
         sketches, photos = {"s": batch["sketch"]}, self.photos(batch)
+        if settings.contrast and not (settings.triplet or settings.beta):
+            photos.pop("n", None)  # the other photos p+ of the batch are the negatives
         if settings.beta:
             y = batch["draw"] % settings.permutations  # (B,)
             sketches["permuted"] = permute_tiles(batch["sketch"], self.permutations[y], settings.grid)
@@ -99,8 +115,10 @@ class SplipObjective(Objective):
         if settings.shuffle:
             shuffled = sketch["one"].embeds, photo["one"].embeds, photo["other"].embeds
             losses["shuffle"] = triplet_loss(*shuffled, settings.margin, cosine_distance)
-        names = {"triplet": "triplet", "class": "alpha", "cjs": "beta", "shuffle": "shuffle"}
-        return weighted(losses, {name: getattr(settings, names[name]) for name in losses})
+        if settings.contrast:
+            losses["contrast"] = contrastive_loss(s, p, batch["label"], batch["label"], settings.contrast_tau)
+        weights = {"class": "alpha", "cjs": "beta"}
+        return weighted(losses, {name: getattr(settings, weights.get(name, name)) for name in losses})
 
     def _margins(self, label: Tensor, label_n: Tensor) -> Tensor:
         """Return mu of each triplet: (B,)."""

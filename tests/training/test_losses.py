@@ -10,6 +10,7 @@ from modeling_splip.training.losses import (
     adaptive_margins,
     class_loss,
     conditional_jigsaw_loss,
+    contrastive_loss,
     cosine_distance,
     hardest_in_class,
     relation_loss,
@@ -91,6 +92,24 @@ def test_conditional_jigsaw_leaves_out_rows_without_a_negative():
     worse = torch.tensor([[0.0, 0.0], [-50.0, 50.0]])
     loss = conditional_jigsaw_loss(even, worse, even, labels, keep=torch.tensor([True, False]))
     assert loss.item() == pytest.approx(math.log(2))
+
+
+def test_contrastive_loss_by_hand():
+    """Two sketches, three photos: the first sketch has two positives, the second one, and one photo has none."""
+    sketch = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    photo = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    labels = torch.tensor([3, 5]), torch.tensor([3, 3, 7])
+    tau = 0.5
+    scores = [[2.0, 1.2, 0.0]]  # cosines of the first sketch / tau; the second one has no positive and does not count
+    by_sketch = math.log(sum(map(math.exp, scores[0]))) - (2.0 + 1.2) / 2
+    by_photo = [math.log(math.exp(2.0) + math.exp(0.0)) - 2.0, math.log(math.exp(1.2) + math.exp(1.6)) - 1.2]
+    expected = (by_sketch + sum(by_photo) / 2) / 2
+    assert float(contrastive_loss(sketch, photo, *labels, tau)) == pytest.approx(expected)
+
+
+def test_contrastive_loss_of_equal_embeddings_is_log_n():
+    same = torch.ones(4, 3)
+    assert float(contrastive_loss(same, same, torch.arange(4), torch.arange(4), 0.1)) == pytest.approx(math.log(4))
 
 
 def test_hardest_in_class_by_hand():

@@ -131,6 +131,26 @@ def test_rows_of_the_loss_ablation(tiny_clip, settings, keys, needs_no):
     assert hasattr(objective, "solver") == ("cjs" in keys)
 
 
+def test_contrast_in_place_of_triplets(tiny_clip, monkeypatch):
+    """Without triplets and jigsaw the negative photos are not encoded: the batch's other photos are the negatives."""
+    objective = SplipObjective(build(tiny_clip), SplipSettings(triplet=0.0, beta=0.0, contrast=0.5, contrast_tau=0.3))
+    seen, encode = {}, objective.encode
+
+    def watched(modality, groups, **flags):
+        seen[modality] = list(groups)
+        return encode(modality, groups, **flags)
+
+    monkeypatch.setattr(objective, "encode", watched)
+    found = objective(batch_of())
+    assert found.keys() == {"loss", "class", "contrast"} and seen == {"sketch": ["s"], "photo": ["p"]}
+    assert float(found["loss"]) == pytest.approx(float(found["class"]) + 0.5 * float(found["contrast"]))
+    s, p = (objective.model.encode(batch_of()[key], m) for key, m in (("sketch", "sketch"), ("positive", "photo")))
+    logits = s @ p.T / 0.3  # all labels differ: the diagonal holds the positives
+    rows = torch.arange(len(s))
+    expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+    assert float(found["contrast"]) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_margins_are_cosines_of_the_frozen_class_names(tiny_clip):
     objective = SplipObjective(build(tiny_clip))
     embeds = objective.model.frozen_class_embeds("photo")
