@@ -171,6 +171,7 @@ class Retriever(RetrievalModel):
                 raise ValueError(f"{cls.config_class.__name__} has no field '{name}' (nearest: '{near}').")
         check_class_names(class_names)
         clip = load_clip(base)
+        clip.config.name_or_path = ""  # a path of this machine would be saved with the model
         class_names = list(class_names or [])
         if class_names:
             tokenizer = AutoTokenizer.from_pretrained(resolve_base(base))
