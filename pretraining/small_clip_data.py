@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from modeling_splip.common.text import spelling_key
+from modeling_splip.common.text import plain_words, spelling_key
 
 from .small_clip_objective import Batch
 from .small_clip_views import cut_mix, drawing_views, edge_views, photo_views
@@ -86,8 +86,8 @@ def leave_out(pictures: Pictures, classes: Iterable[str]) -> tuple[Pictures, dic
     A name goes where it is a class or ends in one ("palm tree" with "tree"; also "baseball bat" with "bat", so that one
     rule is enough), and where its everyday word goes ("ox" with "cow"). Photos and drawings go with their names.
     """
-    keys = [spelling_key(name) for name in classes]
-    ends = [any(f" {spelling_key(name)}".endswith(f" {key}") for key in keys) for name in pictures.names]
+    keys = [plain_words(name) for name in classes]
+    ends = [any(f" {plain_words(name)}".endswith(f" {key}") for key in keys) for name in pictures.names]
     gone = torch.tensor([*ends, False])  # (C + 1,); the last one is for -1, no everyday word
     gone[pictures.fine[gone[pictures.everyday]]] = True
     place = (~gone).cumsum(0) - 1  # (C + 1,), positions among the names that stay

@@ -21,6 +21,11 @@ def readable(name: str) -> str:
     return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", name)).strip()
 
 
+def plain_words(text: str) -> str:
+    """Return text in lower case with single spaces between words, also for `_` and `-`; accents in one form (NFC)."""
+    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like this one, whatever the spelling; None where none is similar."""
     keys = {spelling_key(each): each for each in reversed(list(known))}

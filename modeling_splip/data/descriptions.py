@@ -5,12 +5,11 @@ The packaged file lies beside this one, and not with the data builders, because 
 
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.text import nearest, spelling_key
+from ..common.text import nearest, plain_words, spelling_key
 
 SCHEMA = "splip-descriptions-1"
 PACKAGED = Path(__file__).with_name("descriptions.json")
@@ -142,11 +141,6 @@ def sentence_fault(name: str, sentence: str, others: Collection[str]) -> str:
     if sentence.casefold() in others:
         return "repeats another sentence"
     return ""
-
-
-def plain_words(text: str) -> str:
-    """Return text in lower case with single spaces between words, also for `_` and `-`; accents in one form (NFC)."""
-    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
 
 
 def _strings(value: object) -> bool:

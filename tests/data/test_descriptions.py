@@ -14,13 +14,12 @@ from datasets_scripts.splits import load_classes, load_split, split_names
 from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.commands.describe import INSTRUCTION
 from modeling_splip.commands.main import main
-from modeling_splip.common.text import spelling_key
+from modeling_splip.common.text import plain_words, spelling_key
 from modeling_splip.data.descriptions import (
     MAX_WORDS,
     PACKAGED,
     descriptions_of,
     load_descriptions,
-    plain_words,
     read_descriptions,
     sentence_fault,
 )

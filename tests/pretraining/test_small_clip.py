@@ -231,7 +231,7 @@ SETTINGS = [
     (["--steps", "0"], ValueError, "--steps is 0"),
     (["--batch", "2"], ValueError, "--batch 2 leaves 0 photos beside 1 edge maps"),
     (["--edge-share", "0.8"], ValueError, "lower --edge-share"),
-    (["--leave-out", "nowhere"], OSError, "split 'nowhere' is neither a file nor one of the known splits"),
+    (["--leave-out", "nowhere"], OSError, "Split 'nowhere' is neither a file nor one of the known splits"),
     (["--names", "nowhere.json"], OSError, "'nowhere.json' cannot be read"),
     (["--select", "nowhere"], OSError, "'nowhere/sketch' holds no images in folders of classes: --select"),
 ]
