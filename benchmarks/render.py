@@ -19,6 +19,7 @@ PUBLISHED = "../../modeling_splip/evaluation/published_results.json"
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo.json", tables.demo),
+    "sketchy2": ("sketchy2.json", tables.sketchy2),
     "world": ("world.json", tables.world),
     "compare": ("compare.json", tables.compare),
     "real_mini": ("real_mini.json", tables.compare_real),

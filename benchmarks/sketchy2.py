@@ -32,13 +32,15 @@ def main() -> None:
     """Measure every model, and write each as soon as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="folder that `splip prepare sketchy21` wrote")
-    parser.add_argument("--model", nargs="+", default=[], help="further models: checkpoint, Hub id or clip:<base>")
+    help_text = "default: the packaged ones; checkpoint, Hub id or clip:<base>"
+    parser.add_argument("--model", nargs="+", default=[], help=help_text)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     dataset = open_dataset(args.dataset)
     results = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
-    for name, model in (PACKAGED if not args.model else {name: name for name in args.model}).items():
-        embedder = Embedder(*load_retriever(model), dataset)
+    for name, model in {name: PACKAGED.get(name, name) for name in args.model or PACKAGED}.items():
+        loaded, processor = load_retriever(model)
+        embedder = Embedder(loaded.for_search(), processor, dataset)
         found = evaluate_model(embedder, PROTOCOLS, name)
         results[name] = {each.record["protocol"]: each.record for each in found}
         results[name]["zs, classes not drawn"] = {"classes": NOT_DRAWN, "metrics": mean_over(found[0], NOT_DRAWN)}
