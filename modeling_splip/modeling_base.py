@@ -211,6 +211,7 @@ class RetrievalModel(PreTrainedModel):
         with_report = kwargs.pop("output_loading_info", False)
         if pretrained_model_name_or_path is None:
             model, report = super().from_pretrained(None, *args, output_loading_info=True, **kwargs)
+            check_report(report, "state_dict", cls.__name__)
         else:
             model, report = cls._load(str(pretrained_model_name_or_path), args, base_model, kwargs)
         model.freeze()  # transformers makes every parameter anew
