@@ -67,9 +67,7 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
     try:
         clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
     except SafetensorError as error:
-        raise OSError(
-            f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again."
-        ) from error
+        raise OSError(f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again.") from error
     except OSError as error:
         where = (
             "has no CLIP weights in safetensors"

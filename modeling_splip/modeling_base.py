@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,16 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .checkpoint_files import base_arguments, check_report, read_model_type, read_tensors, split_hub_arguments
+from .checkpoint_files import (
+    base_arguments,
+    check_can_save,
+    check_no_variant,
+    check_report,
+    read_model_type,
+    read_tensors,
+    remove_older_weights,
+    split_hub_arguments,
+)
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
 from .configuration_retriever import check_modality
 
@@ -180,6 +190,22 @@ class RetrievalModel(PreTrainedModel):
         settings = json.dumps(processor.image_settings(), sort_keys=True) if processor is not None else ""
         return hashlib.blake2b((self.model_fingerprint() + settings).encode(), digest_size=8).hexdigest()
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model; what an earlier save left in the folder never loads.
+
+        Raises:
+            ValueError: with `variant=`, or if another model would be loaded from the folder.
+        """
+        check_no_variant(kwargs.get("variant"))
+        check_can_save(save_directory, self)
+        super().save_pretrained(save_directory, **kwargs)
+        first = (
+            not (torch.distributed.is_available() and torch.distributed.is_initialized())
+            or not torch.distributed.get_rank()
+        )
+        if first and kwargs.get("is_main_process", True):
+            remove_older_weights(save_directory)
+
     def freeze(self) -> None:
         """Freeze what never trains: here everything."""
         self.requires_grad_(False)
@@ -208,6 +234,7 @@ class RetrievalModel(PreTrainedModel):
             ValueError: if it is of another kind, lacks tensors, or the base CLIP has another shape or other weights
                 than the one trained on.
         """
+        check_no_variant(kwargs.pop("variant", None))
         with_report = kwargs.pop("output_loading_info", False)
         if pretrained_model_name_or_path is None:
             model, report = super().from_pretrained(None, *args, output_loading_info=True, **kwargs)
