@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -70,7 +71,8 @@ def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
     single, index = (_find(name, file, hub) for file in (WEIGHTS, INDEX))
     if single is not None and index is not None:
         raise ValueError(
-            f"'{name}' holds weights of two saves, {WEIGHTS} and {INDEX}: delete the older one, or save the model again."
+            f"'{name}' holds weights of two saves, {WEIGHTS} and {INDEX}: delete the older one, or save the model "
+            "again."
         )
     if single is not None:
         return _read_file(single, name)
@@ -110,6 +112,12 @@ def check_can_save(folder: str | os.PathLike, model: Any) -> None:
             f"'{os.fspath(folder)}' holds {ADAPTER_CONFIG}, for which AutoModel loads another model: save to another "
             "folder."
         )
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of the processes that train together, or the only one."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0
 
 
 def remove_older_weights(folder: str | os.PathLike) -> None:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from .checkpoint_files import (
     check_can_save,
     check_no_variant,
     check_report,
+    is_first_process,
     read_model_type,
     read_tensors,
     remove_older_weights,
@@ -26,6 +27,7 @@ from .checkpoint_files import (
 )
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
 from .configuration_retriever import check_modality
+from .fingerprints import RecordedWeights
 
 
 @dataclass
@@ -47,17 +49,7 @@ class RetrievalOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return 16 hex digits that depend on every name, dtype, shape and value."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-class RetrievalModel(PreTrainedModel):
+class RetrievalModel(RecordedWeights, PreTrainedModel):
     """A model that turns sketches and photos into embeddings that are compared.
 
     `forward` is the same for all: patches of the image, the prompts of each vision layer, the vision layers, the
@@ -199,11 +191,7 @@ class RetrievalModel(PreTrainedModel):
         check_no_variant(kwargs.get("variant"))
         check_can_save(save_directory, self)
         super().save_pretrained(save_directory, **kwargs)
-        first = (
-            not (torch.distributed.is_available() and torch.distributed.is_initialized())
-            or not torch.distributed.get_rank()
-        )
-        if first and kwargs.get("is_main_process", True):
+        if kwargs.get("is_main_process", True) and is_first_process():
             remove_older_weights(save_directory)
 
     def freeze(self) -> None:
@@ -259,6 +247,7 @@ class RetrievalModel(PreTrainedModel):
             None, *args, config=config, state_dict=state, output_loading_info=True, **kwargs
         )
         check_report(report, name, cls.__name__)
+        model.record_weights()
         model.name_or_path = model.config.name_or_path = name
         if base_model is not None:
             model.config.base_model = str(base_model)

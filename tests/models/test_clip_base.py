@@ -134,14 +134,14 @@ def test_a_base_that_lacks_tensors_is_never_filled_at_random(tiny_clip, tmp_path
         with pytest.raises(ValueError, match=rf"Base CLIP '.*lacking' lacks \d+ tensors of a CLIP, such as {word}"):
             load()
     SplipModel.from_clip(tiny_clip, CLASSES).save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="lacks .* tensors of a CLIP"):
+    with pytest.raises(ValueError, match=r"lacks .* tensors of a CLIP"):
         SplipModel.from_pretrained(tmp_path / "model", base_model=base)
 
 
 @pytest.mark.parametrize("form", ["adapter", "full"])
 def test_a_trained_model_is_no_base(tiny_clip, tmp_path, form):
     SplipModel.from_clip(tiny_clip, CLASSES).save_pretrained(tmp_path, full=form == "full")
-    with pytest.raises(ValueError, match="Base CLIP '.*' is a 'splip' model: pass a CLIP, or load a trained model by"):
+    with pytest.raises(ValueError, match=r"Base CLIP '.*' is a 'splip' model: pass a CLIP, or load a trained model by"):
         load_retriever(f"clip:{tmp_path}")
 
 
@@ -150,12 +150,12 @@ def test_a_state_dict_that_lacks_tensors_is_refused(tiny_clip):
     state = model.state_dict()
     loaded = SplipModel.from_pretrained(None, config=model.config, state_dict=state)
     assert loaded.fingerprint() == model.fingerprint()
-    with pytest.raises(ValueError, match="'state_dict' lacks .* tensors of a SplipModel"):
+    with pytest.raises(ValueError, match=r"'state_dict' lacks .* tensors of a SplipModel"):
         SplipModel.from_pretrained(None, config=model.config, state_dict=model.adapter_state())
 
 
 def test_a_damaged_base_says_so(tiny_clip, tmp_path):
     base = shutil.copytree(tiny_clip, tmp_path / "torn")
     (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-9])
-    with pytest.raises(OSError, match="The weights of base CLIP '.*torn' are damaged"):
+    with pytest.raises(OSError, match=r"The weights of base CLIP '.*torn' are damaged"):
         load_clip(str(base))
