@@ -12,6 +12,7 @@ The files beside this one are what a model's Hub repository may carry with it:
     class_prompts       class names as tokens, packed into one sequence; packed_attention computes on it
     clip_backbone       CLIP, layer by layer; clip_base finds and loads a pretrained one
     checkpoint_files    the files of a checkpoint
+    fingerprints        fingerprints of weights, and whether recorded weights were changed since
     processing_splip    images and texts to model inputs; image_files opens image files
     loading             a model and its processor by name
 

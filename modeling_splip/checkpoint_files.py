@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import cached_file
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 # Arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -63,9 +66,14 @@ def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Raises:
         OSError: if there are none, or they are damaged.
-        ValueError: if the index names a file outside of the checkpoint.
+        ValueError: if the index names a file outside of the checkpoint, or there are weights of two saves.
     """
     single, index = (_find(name, file, hub) for file in (WEIGHTS, INDEX))
+    if single is not None and index is not None:
+        raise ValueError(
+            f"'{name}' holds weights of two saves, {WEIGHTS} and {INDEX}: delete the older one, or save the model "
+            "again."
+        )
     if single is not None:
         return _read_file(single, name)
     if index is None:
@@ -79,6 +87,48 @@ def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
             )
     parts = [_read_file(cached_file(name, shard, **hub), name) for shard in shards]
     return {key: tensor for part in parts for key, tensor in part.items()}
+
+
+def check_no_variant(variant: str | None) -> None:
+    """Raise ValueError if a variant of the weights is asked for: a folder holds one form of one model."""
+    if variant is not None:
+        raise ValueError(f"variant='{variant}' is not supported: use a folder of its own for each variant.")
+
+
+def check_can_save(folder: str | os.PathLike, model: Any) -> None:
+    """Raise ValueError if what is saved to the folder would not be what loads.
+
+    Args:
+        folder: where the model is to be saved; it need not exist.
+        model: the model; PEFT's adapters must be those that its configuration names.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "This model has adapters that PEFT added later, and a checkpoint cannot hold them: build the model with "
+            "peft= and its settings instead."
+        )
+    if os.path.exists(os.path.join(folder, ADAPTER_CONFIG)):
+        raise ValueError(
+            f"'{os.fspath(folder)}' holds {ADAPTER_CONFIG}, for which AutoModel loads another model: save to another "
+            "folder."
+        )
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of the processes that train together, or the only one."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0
+
+
+def remove_older_weights(folder: str | os.PathLike) -> None:
+    """Remove the weights of an earlier save: the one file beside new shards, or the index beside a new one file.
+
+    transformers has removed older shards when this is called.
+    """
+    sharded = any(re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", file) for file in os.listdir(folder))
+    older = os.path.join(folder, WEIGHTS if sharded else INDEX)
+    if os.path.exists(older):
+        os.remove(older)
 
 
 def _find(name: str, file: str, hub: Mapping[str, Any]) -> str | None:

@@ -3,10 +3,14 @@
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPModel
+from safetensors import SafetensorError
+from transformers import CLIPConfig, CLIPModel
+
+from .checkpoint_files import HUB_ARGUMENTS, read_model_type
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -56,11 +60,15 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
         **kwargs: passed to `CLIPModel.from_pretrained`.
 
     Raises:
-        OSError: in one sentence, if there is no such CLIP.
+        OSError: in one sentence, if there is no such CLIP, or its weights are damaged.
+        ValueError: if it is a model of another kind, or lacks tensors.
     """
     path = resolve_base(base)
+    check_is_clip(base, path, kwargs)
     try:
-        return CLIPModel.from_pretrained(path, use_safetensors=True, **kwargs)
+        clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
+    except SafetensorError as error:
+        raise OSError(f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again.") from error
     except OSError as error:
         where = (
             "has no CLIP weights in safetensors"
@@ -70,3 +78,22 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
         raise OSError(
             f"Base CLIP '{base}' {where}: check the name, or pass base_model= with a local folder."
         ) from error
+    # transformers fills what is missing with random values.
+    if report["missing_keys"]:
+        count, name = len(report["missing_keys"]), min(report["missing_keys"])
+        raise ValueError(
+            f"Base CLIP '{base}' lacks {count} tensors of a CLIP, such as {name}: pass one that has all of them."
+        )
+    return clip
+
+
+def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
+    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP."""
+    try:
+        found = read_model_type(path, {key: hub[key] for key in HUB_ARGUMENTS if key in hub})
+    except (OSError, ValueError):
+        return  # loading says it better
+    if found != CLIPConfig.model_type:
+        raise ValueError(
+            f"Base CLIP '{base}' is a '{found}' model: pass a CLIP, or load a trained model by its name alone."
+        )

@@ -3,7 +3,8 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +14,20 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .checkpoint_files import base_arguments, check_report, read_model_type, read_tensors, split_hub_arguments
+from .checkpoint_files import (
+    base_arguments,
+    check_can_save,
+    check_no_variant,
+    check_report,
+    is_first_process,
+    read_model_type,
+    read_tensors,
+    remove_older_weights,
+    split_hub_arguments,
+)
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
 from .configuration_retriever import check_modality
+from .fingerprints import RecordedWeights
 
 
 @dataclass
@@ -37,17 +49,7 @@ class RetrievalOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return 16 hex digits that depend on every name, dtype, shape and value."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-class RetrievalModel(PreTrainedModel):
+class RetrievalModel(RecordedWeights, PreTrainedModel):
     """A model that turns sketches and photos into embeddings that are compared.
 
     `forward` is the same for all: patches of the image, the prompts of each vision layer, the vision layers, the
@@ -180,6 +182,18 @@ class RetrievalModel(PreTrainedModel):
         settings = json.dumps(processor.image_settings(), sort_keys=True) if processor is not None else ""
         return hashlib.blake2b((self.model_fingerprint() + settings).encode(), digest_size=8).hexdigest()
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model; what an earlier save left in the folder never loads.
+
+        Raises:
+            ValueError: with `variant=`, or if another model would be loaded from the folder.
+        """
+        check_no_variant(kwargs.get("variant"))
+        check_can_save(save_directory, self)
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True) and is_first_process():
+            remove_older_weights(save_directory)
+
     def freeze(self) -> None:
         """Freeze what never trains: here everything."""
         self.requires_grad_(False)
@@ -208,9 +222,11 @@ class RetrievalModel(PreTrainedModel):
             ValueError: if it is of another kind, lacks tensors, or the base CLIP has another shape or other weights
                 than the one trained on.
         """
+        check_no_variant(kwargs.pop("variant", None))
         with_report = kwargs.pop("output_loading_info", False)
         if pretrained_model_name_or_path is None:
             model, report = super().from_pretrained(None, *args, output_loading_info=True, **kwargs)
+            check_report(report, "state_dict", cls.__name__)
         else:
             model, report = cls._load(str(pretrained_model_name_or_path), args, base_model, kwargs)
         model.freeze()  # transformers makes every parameter anew
@@ -231,6 +247,7 @@ class RetrievalModel(PreTrainedModel):
             None, *args, config=config, state_dict=state, output_loading_info=True, **kwargs
         )
         check_report(report, name, cls.__name__)
+        model.record_weights()
         model.name_or_path = model.config.name_or_path = name
         if base_model is not None:
             model.config.base_model = str(base_model)

@@ -14,11 +14,12 @@ from transformers import AutoTokenizer, CLIPModel, initialization
 
 from .adapters import LayerNormAdapter
 from .adapters_peft import base_names, inject_peft
-from .class_prompts import frozen_class_embeds, tokenize_class_prompts
+from .class_prompts import check_prompt_lengths, frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
 from .clip_base import load_clip, resolve_base
 from .configuration_retriever import MODALITIES, check_class_names
-from .modeling_base import RetrievalModel, set_tower_dtypes, weights_fingerprint
+from .fingerprints import loaded_state, weights_fingerprint
+from .modeling_base import RetrievalModel, set_tower_dtypes
 
 # Fields that say where weights lie or what they are, not what the model computes with them.
 _NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
@@ -32,6 +33,7 @@ class Retriever(RetrievalModel):
     """
 
     clip: CLIPModel
+    fingerprint_field = "base_fingerprint"
 
     @property
     def vision(self) -> CLIPModel:
@@ -136,7 +138,7 @@ class Retriever(RetrievalModel):
 
     def start_from_clip(self) -> None:
         """Copy the base CLIP's weights into the trained parts that start from them: here the LayerNorm adapters."""
-        self._check_context()
+        check_prompt_lengths(self.config, self.text_prompt_count)
         for adapter in getattr(self, "vision_adapters", {}).values():
             adapter.copy_from(vision_norms(self.clip))
 
@@ -188,23 +190,10 @@ class Retriever(RetrievalModel):
         state = clip.state_dict()
         # Besides the base's tensors there are PEFT's, which start by themselves.
         model.clip.load_state_dict({name: state[plain] for name, plain in base_names(model.clip).items()}, strict=False)
+        model.record_weights()
         model.start_from_clip()
         model.freeze()
         return model.eval()
-
-    def _check_context(self) -> None:
-        """Raise ValueError if a class prompt is longer than the text tower's context."""
-        config = self.config
-        limit = config.clip_config.text_config.max_position_embeddings
-        learned = self.text_prompt_count
-        prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + learned
-        for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
-            if prefix + len(ids) > limit:
-                own, advice = (f" with m={learned}", ", the template or m") if learned else ("", " or the template")
-                raise ValueError(
-                    f"The prompt of class '{name}' has {prefix + len(ids)} tokens{own}, but the text tower takes "
-                    f"{limit}: shorten the class name{advice}."
-                )
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Return the tensors that are not the base CLIP's: what an adapter-only checkpoint holds."""
@@ -215,13 +204,19 @@ class Retriever(RetrievalModel):
         base = {f"clip.{name}" for name in base_names(self.clip)}
         return {name: tensor for name, tensor in state.items() if name not in base}
 
+    def recorded_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those of the tensors `state` that the recorded fingerprint stands for: the base CLIP's own."""
+        return {plain: state[f"clip.{name}"] for name, plain in base_names(self.clip).items()}
+
     def model_fingerprint(self) -> str:
         """Return 16 hex digits of base weights, adapter tensors and settings."""
         digest = hashlib.blake2b(digest_size=8)
-        digest.update(str(self.config.base_fingerprint).encode())
-        digest.update(weights_fingerprint(self.adapter_state()).encode())
+        state = loaded_state(self)
+        base = self.recorded_fingerprint(state)
+        digest.update(base.encode())
+        digest.update(weights_fingerprint(self._without_base(state)).encode())
         names = [name for name in self.config.defaults() if name not in _NOT_FINGERPRINTED]
-        settings = {name: getattr(self.config, name) for name in names}
+        settings = {name: getattr(self.config, name) for name in names} | {"base_fingerprint": base}
         if not settings["peft"]:
             del settings["peft"]  # so that models from before this field keep their fingerprint
         digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -244,19 +239,32 @@ class Retriever(RetrievalModel):
         An adapter-only checkpoint names its base CLIP in the config and takes the weights from there when loaded.
 
         Raises:
-            ValueError: without `full`, if the configuration names no base CLIP.
+            ValueError: without `full`, if the configuration names no base CLIP, or the CLIP in this model is no longer
+                that one.
         """
         state = kwargs.pop("state_dict", None) or self.state_dict()
-        before = self.config.checkpoint
+        config = self.config
+        before = config.checkpoint, config.base_fingerprint
+        fingerprint = self._base_fingerprint(state)
         if not full:
-            if not self.config.base_model:
+            if not config.base_model:
                 raise ValueError("This model does not name its base CLIP (config.base_model): save it with full=True.")
+            if config.base_fingerprint not in (None, fingerprint):
+                raise ValueError(
+                    f"The CLIP inside this model is no longer base CLIP '{config.base_model}', since its weights were "
+                    "changed, by merging adapters for example: save it with full=True."
+                )
             state = self._without_base(state)
         try:
-            self.config.checkpoint = "full" if full else "adapter"
+            config.checkpoint, config.base_fingerprint = "full" if full else "adapter", fingerprint
             super().save_pretrained(save_directory, state_dict=state, **kwargs)
         finally:
-            self.config.checkpoint = before
+            config.checkpoint, config.base_fingerprint = before
+
+    def _base_fingerprint(self, state: Mapping[str, Tensor]) -> str:
+        """Return the fingerprint of the base CLIP in `state`, or of this model's if `state` holds adapters alone."""
+        complete = all(f"clip.{name}" in state and not state[f"clip.{name}"].is_meta for name in base_names(self.clip))
+        return self.recorded_fingerprint(state if complete else None)
 
     @classmethod
     def base_state(cls, config: Any, base_model: str | None, hub: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """SpLIP folded: with domain conditioning all prompts are constants, so an image costs what it costs in plain CLIP."""
 
 import copy
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ class SplipEncoder(RetrievalModel):
     arxiv = "2407.04207"
     config_class = SplipEncoderConfig
     base_model_prefix = "splip_encoder"
+    fingerprint_field = "model_fingerprint"
 
     def __init__(self, config: SplipEncoderConfig):
         super().__init__(config)
@@ -79,6 +82,7 @@ class SplipEncoder(RetrievalModel):
             if pairs:
                 stacked = torch.stack([torch.cat(part, dim=1)[0] for part in zip(*pairs, strict=True)])
                 encoder._constants(modality).copy_(stacked)
+        encoder.record_weights()
         return encoder.eval()
 
     @property
@@ -92,8 +96,18 @@ class SplipEncoder(RetrievalModel):
         return self.photo_norms if own else vision_norms(self)
 
     def model_fingerprint(self) -> str:
-        """Return the fingerprint of the model that was folded."""
-        return str(self.config.model_fingerprint)
+        """Return the fingerprint of the model that was folded; another one if its weights were changed since."""
+        return self.recorded_fingerprint()
+
+    def recorded_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those of the tensors `state` that the recorded fingerprint stands for: all."""
+        return dict(state)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the folded model with its fingerprint as it is now."""
+        self.config.model_fingerprint = self.model_fingerprint()
+        self.record_weights()
+        super().save_pretrained(save_directory, **kwargs)
 
     def condition(
         self, embeddings: Tensor, modality: str, return_class_embeds: bool
@@ -120,6 +134,7 @@ class SearchEncoder(SplipEncoder):
         encoder = super().from_model(model)
         encoder.text_model, encoder.text_projection = model.clip.text_model, model.clip.text_projection
         encoder.name_or_path = model.name_or_path
+        encoder.record_weights()
         return encoder
 
     @torch.no_grad()

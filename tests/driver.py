@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 import train_accelerate as script
-from modeling_splip.modeling_base import weights_fingerprint
+from modeling_splip.fingerprints import weights_fingerprint
 from modeling_splip.training import state as training_state
 
 

@@ -31,7 +31,7 @@ from datasets_scripts.world.instances import (
 )
 from datasets_scripts.world.parts import CATEGORIES
 from datasets_scripts.world.render import SIZE, draw_photo, draw_sketch, pixel_hash
-from modeling_splip.modeling_base import weights_fingerprint
+from modeling_splip.fingerprints import weights_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = ROOT / "modeling_splip" / "pretrained" / "mini_clip"

@@ -8,6 +8,7 @@ from pathlib import Path
 import launch
 import pytest
 from conftest import CLASSES
+from safetensors.torch import load_file, save_file
 
 import modeling_splip
 from modeling_splip import clip_base
@@ -112,3 +113,49 @@ def test_code_from_the_hub_finds_the_packaged_base(tmp_path):
         "The base CLIP 'mini_clip' ships with the splip package, which is not installed here: install it, or pass "
         "base_model= with the path of a copy."
     )
+
+
+def lacking(base: str, folder: Path, word: str) -> str:
+    """Return a copy of a CLIP without the tensors whose names hold a word."""
+    shutil.copytree(base, folder)
+    tensors = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if word not in name}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.parametrize("word", ["text_projection", "vision_model"])
+def test_a_base_that_lacks_tensors_is_never_filled_at_random(tiny_clip, tmp_path, word):
+    base = lacking(tiny_clip, tmp_path / "lacking", word)
+    for load in (
+        lambda: load_retriever(f"clip:{base}"),
+        lambda: load_retriever(f"clip-text:{base}", CLASSES),
+        lambda: SplipModel.from_clip(base, CLASSES),
+    ):
+        with pytest.raises(ValueError, match=rf"Base CLIP '.*lacking' lacks \d+ tensors of a CLIP, such as {word}"):
+            load()
+    SplipModel.from_clip(tiny_clip, CLASSES).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"lacks .* tensors of a CLIP"):
+        SplipModel.from_pretrained(tmp_path / "model", base_model=base)
+
+
+@pytest.mark.parametrize("form", ["adapter", "full"])
+def test_a_trained_model_is_no_base(tiny_clip, tmp_path, form):
+    SplipModel.from_clip(tiny_clip, CLASSES).save_pretrained(tmp_path, full=form == "full")
+    with pytest.raises(ValueError, match=r"Base CLIP '.*' is a 'splip' model: pass a CLIP, or load a trained model by"):
+        load_retriever(f"clip:{tmp_path}")
+
+
+def test_a_state_dict_that_lacks_tensors_is_refused(tiny_clip):
+    model = SplipModel.from_clip(tiny_clip, CLASSES)
+    state = model.state_dict()
+    loaded = SplipModel.from_pretrained(None, config=model.config, state_dict=state)
+    assert loaded.fingerprint() == model.fingerprint()
+    with pytest.raises(ValueError, match=r"'state_dict' lacks .* tensors of a SplipModel"):
+        SplipModel.from_pretrained(None, config=model.config, state_dict=model.adapter_state())
+
+
+def test_a_damaged_base_says_so(tiny_clip, tmp_path):
+    base = shutil.copytree(tiny_clip, tmp_path / "torn")
+    (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(OSError, match=r"The weights of base CLIP '.*torn' are damaged"):
+        load_clip(str(base))
