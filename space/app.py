@@ -13,43 +13,26 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
+from datasets_scripts import open23
+from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL
 from modeling_splip.search import service
+from modeling_splip.search.packaged import open_packaged
 from modeling_splip.search.photos import limit_images
-from modeling_splip.search.service import Finder, OwnPhotos, check_address, read_sketch, stop_on_signals
+from modeling_splip.search.service import (
+    Finder,
+    OwnPhotos,
+    check_address,
+    chosen_galleries,
+    read_sketch,
+    stop_on_signals,
+)
 
-EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
+FOLDER = Path(__file__).parent
+EXAMPLES = ("sailboat", "butterfly", "umbrella", "motorbike", "strawberry", "cup")
+OPEN23 = "open23"
 MAX_FILE = "15mb"
 MAX_PIXELS = 40_000_000
 KEEP_SECONDS = 3600
-CSS = """
-.gradio-container {max-width: 1200px !important; width: 100% !important; margin: auto !important}
-#photos .grid-wrap {max-height: none !important}
-#photos .grid-container {grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important}
-@media (max-width: 640px) {.gradio-container {padding: 8px !important}}
-"""
-# The canvas has no tool that draws at first, and loses it when it is cleared: take up the brush, the second tool.
-TAKE_BRUSH = """function take() {
-  const brush = document.querySelector('#sketch .toolbar-wrap button:nth-of-type(2)');
-  brush ? brush.click() : setTimeout(take, 100);
-}"""
-# Describes the examples' pictures, and searches when the hand rests. Only one search runs at a time, so that an earlier
-# drawing's photos never replace a later one's. The canvas' own change event would search at once, and keep drawings in
-# the server's memory.
-ON_LOAD = """() => {
-  const examples = () => document.querySelectorAll('#examples img[alt=""]');
-  const describe = () => examples().forEach((img) => { img.alt = img.src.match(/([^/]+)[.]png$/)[1]; });
-  new MutationObserver(describe).observe(document.body, {childList: true, subtree: true});
-  const sketch = document.querySelector('#sketch');
-  let rest, asking, again;
-  window.ask = () => { again = asking; if (!asking) { asking = true; document.querySelector('#stroke').click(); } };
-  window.answered = () => { asking = false; if (again) ask(); };
-  const wait = () => { clearTimeout(rest); rest = setTimeout(ask, 300); };
-  sketch.addEventListener('pointerdown', ({target}) => {
-    clearTimeout(rest);
-    if (target.closest('canvas')) addEventListener('pointerup', wait, {once: true});
-  });
-  sketch.addEventListener('click', ({target}) => target.closest('.top-panel') && wait());
-}"""
 
 
 class Actions:
@@ -68,6 +51,14 @@ class Actions:
         if not live or self.finder.is_blank((editor or {}).get("composite")):
             return gr.skip(), gr.skip(), gr.skip()
         return self.draw(editor, *args)
+
+    def greet(self) -> tuple:
+        """Search the packaged photos by the first example, so that a page does not open empty."""
+        if OPEN23 not in self.finder.galleries:
+            return gr.skip(), gr.skip(), gr.skip()
+        sketch = read_sketch(str(_example(EXAMPLES[0])), MAX_PIXELS)
+        pictures, shown, _ = self.draw({"composite": sketch}, "", 0.5, OPEN23, 12, None)
+        return pictures, shown, f"Found with the first example, a {EXAMPLES[0]}. **Now draw a thing yourself.**"
 
     def click(self, event: gr.SelectData, shown: tuple[str, list[int]], k: float, own: OwnPhotos | None) -> tuple:
         """Find photos like the one clicked, in the gallery that it was found in."""
@@ -122,19 +113,48 @@ def _pictures(name: str, action: Callable, *args: Any) -> tuple[list, tuple[str,
     return pictures, (name, [result.row for result in found]), status
 
 
+def _example(name: str) -> Path:
+    return FOLDER / "examples" / f"{name}.png"
+
+
+def about(finder: Finder) -> list[str]:
+    """Return what a visitor must know of the packaged photos and model, in one line; nothing of other galleries."""
+    if OPEN23 not in finder.galleries:
+        return []
+    gallery = finder.galleries[OPEN23]
+    line = (
+        f"{len(gallery):,d} real photos of {len(gallery.labels())} categories "
+        "([Caltech-101](https://data.caltech.edu/records/mzrjq-6wc02), CC BY 4.0)."
+    )
+    if gallery.manifest["model"] == DEFAULT_MODEL:
+        line += (
+            " The model is small (8.5 million parameters, 64 px; its weights are for non-commercial research) and was "
+            "trained on these categories too: this gallery shows how it works and proves nothing. A larger model: "
+            f"`--model {LARGER_MODEL}`."
+        )
+    return [line]
+
+
+def open_galleries(folders: list[str] | None, model: str | None) -> Finder:
+    """Open what is named, by folder or Hub id; where nothing is, the photos that come with the package."""
+    chosen = chosen_galleries(folders)
+    if chosen:
+        return Finder.open(chosen, model)
+    return Finder({OPEN23: open_packaged(open23.FILES["photo"], model or DEFAULT_MODEL)})
+
+
 def build_app(finder: Finder) -> gr.Blocks:
     """Return the app over opened galleries."""
     actions = Actions(finder)
     with gr.Blocks(title="Draw a sketch, find the photo", delete_cache=(600, KEEP_SECONDS)) as app:
         own = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda value: value and value.delete())
         shown = gr.State(("", []))
-        gr.Markdown("# Draw a sketch, find the photo")
+        gr.Markdown("\n\n".join(["# Draw a sketch, find the photo", *about(finder)]), elem_id="about")
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
-                sketch, button, live, words = _drawing()
-            with gr.Column(scale=3, min_width=280):
+            with gr.Column(scale=2, min_width=280, elem_id="draw"):
+                sketch, examples, button, live, words = _drawing()
+            with gr.Column(scale=3, min_width=280, elem_id="found"):
                 status, photos = _found()
-        examples = gr.Examples([[str(file)] for file in EXAMPLES], sketch, label="Examples", elem_id="examples")
         name, k, weight, files = _settings(finder.titles())
         inputs, outputs = [sketch, words, weight, name, k, own], [photos, shown, status]
         quiet: dict[str, Any] = {"api_visibility": "private"}
@@ -145,8 +165,11 @@ def build_app(finder: Finder) -> gr.Blocks:
         sketch.upload(js="() => ask()", **quiet)
         examples.load_input_event.then(js="() => ask()", **quiet)
         photos.select(actions.click, [shown, k, own], outputs, **quiet)
-        gr.on([app.load, sketch.clear], js=TAKE_BRUSH, **quiet)
-        app.load(js=ON_LOAD, **quiet)
+        sketch.clear(js="() => takeBrush()", **quiet)
+        greeted = app.load(js=(FOLDER / "page.js").read_text("utf-8"), **quiet).then(
+            actions.greet, None, outputs, **quiet
+        )
+        greeted.then(js="() => answered()", **quiet)
         uploaded = files.upload(actions.upload, [files, name], [own, name, status], api_name="own_photos")
         uploaded.then(lambda: ([], ("", [])), None, [photos, shown], **quiet)
         app.unload(actions.leave)
@@ -167,14 +190,17 @@ def _drawing() -> tuple:
         sources=("upload", "clipboard"),
         canvas_size=(512, 512),
         fixed_canvas=True,
+        height=400,
         **tools,
     )
+    files = [[str(_example(name))] for name in EXAMPLES]
+    examples = gr.Examples(files, sketch, label="Examples, drawn by people", elem_id="examples")
     button = gr.Button("Search", variant="primary", elem_id="search")
     live = gr.Checkbox(True, label="Search after each stroke")
     words = gr.Textbox(
         label="Words beside the sketch", value="", placeholder="for example: red", max_length=service.MAX_WORDS
     )
-    return sketch, button, live, words
+    return sketch, examples, button, live, words
 
 
 def _settings(titles: list[tuple[str, str]]) -> tuple:
@@ -207,8 +233,15 @@ def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> gr.Numb
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `splip space`."""
-    parser.add_argument("--gallery", action="append", help="folder of `splip index`, or Hub dataset; repeatable")
-    parser.add_argument("--model", help="default: the one that the gallery was built with")
+    parser.add_argument(
+        "--gallery",
+        action="append",
+        help="folder of `splip index`, or Hub dataset; repeatable (default: runs/demo/gallery, otherwise photos that "
+        "come with splip)",
+    )
+    parser.add_argument(
+        "--model", help=f"default: the one that the gallery was built with; for splip's own photos {DEFAULT_MODEL}"
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
 
@@ -217,9 +250,10 @@ def run(args: argparse.Namespace) -> int:
     """Open the galleries and serve the app until it is stopped."""
     check_address(args.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), args.port)
     OwnPhotos.sweep()
-    app = build_app(Finder.open(args.gallery, args.model or os.environ.get("SPLIP_MODEL")))
+    app = build_app(open_galleries(args.gallery, args.model or os.environ.get("SPLIP_MODEL")))
     limit_images(MAX_PIXELS)
-    options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "css": CSS, "footer_links": ["api"]}
+    options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "footer_links": ["api"]}
+    options["css"] = (FOLDER / "page.css").read_text("utf-8")
     app.launch(server_name=args.host, server_port=args.port, prevent_thread_lock=True, **options)
     app.server.config.timeout_graceful_shutdown = 1  # otherwise it waits for every open page
     stop_on_signals()

@@ -19,6 +19,19 @@ from modeling_splip.loading import load_retriever
 from modeling_splip.search.gallery import Gallery
 
 ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = Path("/usr/bin/chromium")
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--use-angle=swiftshader",  # the canvas is WebGL: drawn twice as fast as with --disable-gpu
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Labels of the tools depend on the browser's language: the second is the brush.
+BRUSH_IN_HAND = "#sketch .toolbar-wrap button:nth-of-type(2).highlight"
 HOSTILE = "mug<b>bold"  # a label that must stay text in a page
 
 

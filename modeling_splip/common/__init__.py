@@ -1,6 +1,6 @@
 """What every room uses.
 
-files         files and folders written whole or not at all
+files         files and folders written whole or not at all; the user's cache folder
 text          names and messages: spelling, the nearest name, quoting, Markdown tables
 hub           telling a Hub id from a path
 images        the one image reader, for those who may import nothing else of the package

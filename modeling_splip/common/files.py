@@ -40,6 +40,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
+def user_cache() -> Path | None:
+    """Return the folder of what is kept for this user, `splip` in the system's cache; None for one without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "splip"
+    except RuntimeError:
+        return None
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it; a link goes, not what it points to. Nothing there is fine."""
     if path.is_dir() and not path.is_symlink():

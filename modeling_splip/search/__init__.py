@@ -5,6 +5,7 @@
 - `table`: the gallery's folder and its table. `index`: kinds of index. `index_cache`: built here, kept by this user.
 - `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
 - `contact_sheet`: results as one HTML page. `service`: what a server over several galleries needs.
+- `packaged`: a gallery of photos that come with the program, built once for each user.
 """
 
 from ..common.lazy import lazy_names

@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 from datasets.search import FaissIndex
 
+from ..common.files import user_cache
 from .index import KINDS, build_index, load_index, save_index
 from .table import TableReader, embedding_array
 
@@ -95,11 +96,8 @@ def keep_index(index: FaissIndex, name: str, kind: str) -> None:
 
 
 def _place(name: str, kind: str) -> Path | None:
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home
-        return None
-    return cache / "splip" / "indexes" / f"{name}-{kind}.faiss"
+    cache = user_cache()
+    return cache / "indexes" / f"{name}-{kind}.faiss" if cache else None
 
 
 def _is_own(path: Path, is_kind: Any) -> bool:

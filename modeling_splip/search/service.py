@@ -75,24 +75,16 @@ class Finder:
         self.galleries = galleries
 
     @classmethod
-    def open(cls, folders: Sequence[str] | None = None, model: str | None = None) -> "Finder":
+    def open(cls, folders: Sequence[str], model: str | None = None) -> "Finder":
         """Open galleries by folder or Hub id, and their models; a model that several were built with is loaded once.
 
         Args:
-            folders: default: those in the environment variable SPLIP_GALLERY, separated by commas, otherwise the one
-                that `make demo` leaves.
+            folders: at least one.
             model: name of the model; default: of each gallery the one that it was built with.
 
         Raises:
             FileNotFoundError, ValueError, OSError: in one sentence, as `Gallery.open`.
         """
-        hosted = [name.strip() for name in os.environ.get("SPLIP_GALLERY", "").split(",") if name.strip()]
-        folders = folders or hosted or ([_DEMO_GALLERY] if os.path.isdir(_DEMO_GALLERY) else [])
-        if not folders:
-            raise FileNotFoundError(
-                "There is no gallery to search: make one with `make demo` or `splip index PHOTOS --model M --out G`, "
-                "and pass it with --gallery G."
-            )
         pair = load_retriever(model) if model else None
         opened: dict[str, Gallery] = {}
         loaded: dict[str, tuple[Any, Any]] = {}
@@ -173,6 +165,17 @@ class Finder:
         except ValueError as error:
             folder.cleanup()
             raise ValueError("None of the photos can be read: upload JPEG, PNG or WebP files.") from error
+
+
+def chosen_galleries(folders: Sequence[str] | None) -> list[str]:
+    """Return the galleries to open, by folder or Hub id; none where nothing names one.
+
+    Args:
+        folders: default: those in the environment variable SPLIP_GALLERY, separated by commas, otherwise the one that
+            `make demo` leaves.
+    """
+    hosted = [name.strip() for name in os.environ.get("SPLIP_GALLERY", "").split(",") if name.strip()]
+    return list(folders or hosted or ([_DEMO_GALLERY] if os.path.isdir(_DEMO_GALLERY) else []))
 
 
 def read_sketch(path: str, max_pixels: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import signal
 import socket
@@ -10,10 +11,13 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, UnidentifiedImageError
 from spaces import ROOT, build, write_photos
 
+from modeling_splip.loading import LARGER_MODEL
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.service import OWN_PHOTOS, Finder, OwnPhotos, read_sketch
 
@@ -60,12 +64,67 @@ def served(app, monkeypatch):
     return started
 
 
-def test_without_a_gallery_it_says_how_to_make_one(app, monkeypatch, capsys):
-    assert app.main() == 2
-    assert capsys.readouterr().err.startswith("splip: There is no gallery to search: make one with `make demo` or")
+@pytest.fixture
+def packaged(app, world, tmp_path, monkeypatch) -> Path:
+    """Four photos in place of those that come with the package, and an empty cache; returns the cache."""
+    files = sorted(world.glob("*/[01].png"))
+    rows = [
+        {"image": {"bytes": file.read_bytes(), "path": file.name}, "label": file.parent.name, "id": file.stem}
+        for file in files
+    ]
+    photos = tmp_path / "open23" / "photos.parquet"
+    photos.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=app.open23.COLUMNS.arrow_schema), photos)
+    monkeypatch.setitem(app.open23.FILES, "photo", photos)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "splip"
+
+
+def test_without_a_gallery_the_packaged_photos_are_indexed_once(app, served, packaged, monkeypatch, capsys):
+    assert app.main() == 0
+    assert "Indexing the 4 photos that come with splip, once" in capsys.readouterr().err
+    (folder,) = packaged.iterdir()
+    texts = " ".join(it.value for it in served[0][0].blocks.values() if isinstance(it, app.gr.Markdown))
+    for words in ("4 real photos of 2 categories", "CC BY 4.0", "8.5 million parameters, 64 px", "proves nothing"):
+        assert words in texts
+    assert f"`--model {LARGER_MODEL}`" in texts
+    menu = next(it for it in served[0][0].blocks.values() if isinstance(it, app.gr.Dropdown))
+    assert menu.choices == [("open23 (4 photos, small_splip)", "open23")]
+    with monkeypatch.context() as closed:
+        closed.setattr(Gallery, "build", lambda *_, **__: pytest.fail("It was built before."))
+        assert app.main() == 0
+    (folder / "manifest.json").write_text("{")
+    assert app.main() == 0 and len(Gallery.open(folder)) == 4
+    assert [path.name for path in packaged.iterdir()] == [folder.name]
+
+
+def test_the_packaged_photos_are_searched_by_any_model(app, packaged):
+    finder = app.open_galleries(None, "clip:mini_clip")
+    assert finder.galleries["open23"].manifest["model"] == "clip:mini_clip"
+    assert app.about(finder)[0].endswith("CC BY 4.0).")  # nothing of the model that is not in use
+
+
+def test_a_page_opens_with_the_photos_of_the_first_example(app, packaged, gallery):
+    pictures, (name, rows), status = app.Actions(app.open_galleries(None, None)).greet()
+    assert name == "open23" and sorted(rows) == [0, 1, 2, 3] and len(pictures) == 4
+    assert status.startswith("Found with the first example, a sailboat.")
+    other = Finder({"mini": gallery})
+    assert app.about(other) == [] and app.Actions(other).greet() == (app.gr.skip(),) * 3
+
+
+def test_an_unknown_gallery_is_named(app, monkeypatch, capsys):
     monkeypatch.setenv("SPLIP_GALLERY", "owner/unknown")
     assert app.main() == 2
     assert capsys.readouterr().err.startswith("splip: 'owner/unknown' is no gallery folder here")
+
+
+def test_examples_are_drawings_with_a_source(app):
+    readme = (ROOT / "space" / "README.md").read_text("utf-8")
+    assert {file.stem for file in (ROOT / "space" / "examples").iterdir()} == set(app.EXAMPLES)
+    for name in app.EXAMPLES:
+        assert re.search(rf"`{name}` \d{{16}}", readme)
+        with Image.open(ROOT / "space" / "examples" / f"{name}.png") as image:
+            assert image.size == (480, 480)
 
 
 def test_galleries_come_from_flags_the_environment_or_the_hub(app, served, gallery, world, tmp_path, monkeypatch):
@@ -77,13 +136,18 @@ def test_galleries_come_from_flags_the_environment_or_the_hub(app, served, galle
     (hub / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("SPLIP_GALLERY", f"{gallery.folder}, owner/animals")
-    monkeypatch.setenv("SPLIP_MODEL", "clip")
+    monkeypatch.setenv("SPLIP_MODEL", "clip:mini_clip")
     assert app.main() == 0
-    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", str(fishes.folder), "--model", "clip", "--port", "7000"])
+    monkeypatch.setattr(
+        sys, "argv", ["app.py", "--gallery", str(fishes.folder), "--model", "clip:mini_clip", "--port", "7000"]
+    )
     assert app.main() == 0
     menus = [next(it for it in blocks.blocks.values() if isinstance(it, app.gr.Dropdown)) for blocks, _ in served]
-    assert menus[0].choices == [("mini (12 photos, clip)", "mini"), ("owner/animals (6 photos, clip)", "owner/animals")]
-    assert menus[1].choices == [("fishes (6 photos, clip)", "fishes")] and served[1][1]["server_port"] == 7000
+    assert menus[0].choices == [
+        ("mini (12 photos, clip:mini_clip)", "mini"),
+        ("owner/animals (6 photos, clip:mini_clip)", "owner/animals"),
+    ]
+    assert menus[1].choices == [("fishes (6 photos, clip:mini_clip)", "fishes")] and served[1][1]["server_port"] == 7000
 
 
 def test_where_it_cannot_listen_it_says_so(app, gallery, monkeypatch, capsys):
@@ -181,4 +245,4 @@ def test_the_folder_is_one_that_a_hosted_space_builds_from():
     assert json.dumps(header["sdk_version"]).count(".") == 2
     wanted = [line for line in (ROOT / "space" / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
     assert wanted == ["splip[space]"]  # the one place that says where it is installed from
-    assert len((ROOT / "space" / "app.py").read_text("utf-8").splitlines()) < 250
+    assert len((ROOT / "space" / "app.py").read_text("utf-8").splitlines()) <= 300

@@ -169,7 +169,7 @@ def test_own_photos_are_one_sessions_own(address, sketch, world, tmp_path):
 
 
 def test_files_of_the_server_cannot_be_read(address, server):
-    (server / "secret.png").write_bytes((ROOT / "space" / "examples" / "car.png").read_bytes())
+    (server / "secret.png").write_bytes((ROOT / "space" / "examples" / "cup.png").read_bytes())
     inside = [server / "secret.png", server / "log", ROOT / "pyproject.toml", Path("/etc/passwd")]
     for path in inside:
         assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)

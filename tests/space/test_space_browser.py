@@ -7,27 +7,25 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from spaces import HOSTILE, ROOT, build, outlines, serve, write_photos, write_sketch
+from spaces import (
+    BROWSER_ARGUMENTS,
+    BRUSH_IN_HAND,
+    CHROMIUM,
+    HOSTILE,
+    ROOT,
+    build,
+    outlines,
+    serve,
+    write_photos,
+    write_sketch,
+)
 
 from datasets_scripts.world.instances import CATEGORY_NAMES
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser's tests need splip[dev]")
 
-CHROMIUM = Path("/usr/bin/chromium")
-BROWSER_ARGUMENTS = [
-    "--no-sandbox",
-    "--use-angle=swiftshader",  # the canvas is WebGL: drawn twice as fast as with --disable-gpu
-    "--enable-unsafe-swiftshader",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 # Screenshots for a person to look at; git ignores the folder.
 SHOTS = ROOT / "runs" / "screenshots"
-# Labels of the tools depend on the browser's language: the second is the brush.
-BRUSH_IN_HAND = "#sketch .toolbar-wrap button:nth-of-type(2).highlight"
 NOTHING_DRAWN = "Nothing is drawn yet: draw the outline of a thing"
 
 
@@ -229,7 +227,7 @@ def test_upload_a_sketch_and_own_photos_that_go_with_the_page(page, tmp_path, wo
 
 
 def test_an_example_is_found(page):
-    page.locator("#examples button:has(img[alt='house'])").click()
+    page.get_by_role("button", name="umbrella").click()
     assert len(found(page)) == 12
 
 
@@ -269,4 +267,7 @@ def test_a_phone_in_the_dark_in_another_language(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     boxes = [image.bounding_box() for image in page.query_selector_all("#photos img")]
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    canvas, search = (page.locator(place).bounding_box() for place in ("#sketch", "#search"))
+    below = boxes[0]["y"] - (canvas["y"] + canvas["height"])
+    assert 0 < below < 120 and search["y"] > boxes[-1]["y"]  # a line about the photos, and the photos
     assert page.evaluate("document.body.classList.contains('dark')")
