@@ -14,7 +14,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 
 from datasets_scripts import open23
-from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL
+from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
 from modeling_splip.search import service
 from modeling_splip.search.packaged import open_packaged
 from modeling_splip.search.photos import limit_images
@@ -250,7 +250,12 @@ def run(args: argparse.Namespace) -> int:
     """Open the galleries and serve the app until it is stopped."""
     check_address(args.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), args.port)
     OwnPhotos.sweep()
-    app = build_app(open_galleries(args.gallery, args.model or os.environ.get("SPLIP_MODEL")))
+    finder = open_galleries(args.gallery, args.model or os.environ.get("SPLIP_MODEL"))
+    for gallery in finder.galleries.values():
+        note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
+        if note:
+            print(note, file=sys.stderr)
+    app = build_app(finder)
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "footer_links": ["api"]}
     options["css"] = (FOLDER / "page.css").read_text("utf-8")
