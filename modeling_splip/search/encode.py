@@ -30,6 +30,7 @@ class Job:
     Attributes:
         shards: folder of the finished shards, for this model and these columns only.
         run: number of this run; a shard of a later run replaces one of an earlier run.
+        fingerprint: of the model with its processor.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Job:
     features: datasets.Features
     shards: Path
     run: int
+    fingerprint: str
     batch_size: int
     max_pixels: int
 

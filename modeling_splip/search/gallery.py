@@ -17,7 +17,7 @@ from .build import build_gallery
 from .index import search_rows
 from .index_cache import open_index
 from .result import Result
-from .table import HEAVY_COLUMNS, TableReader, local_folder, read_manifest
+from .table import DAMAGED, HEAVY_COLUMNS, TableReader, local_folder, read_manifest
 
 _HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
 
@@ -83,12 +83,13 @@ class Gallery(SearchableGallery):
         data = folder / manifest["data"]
         try:
             reader = TableReader(sorted(data.glob("photos-*.parquet")))
-            if len(reader) != manifest["count"] or not reader.names:
+            if len(reader) != manifest["count"]:
                 raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
-            index = open_index(reader, manifest)
-        except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
-            raise ValueError(f"Gallery '{folder}' is damaged ({error}): build it again with `splip index`.") from error
-        gallery = cls(folder, manifest, reader, index)
+            reader.check_columns(manifest["dim"])
+            gallery = cls(folder, manifest, reader, open_index(reader, manifest))
+        except DAMAGED as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"Gallery '{folder}' is damaged ({reason}): build it again with `splip index`.") from error
         if model is not None:
             gallery.use(model)
         return gallery
@@ -134,7 +135,10 @@ class Gallery(SearchableGallery):
         return Result(path, score, values["label"] or "", row, metadata, thumbnail)
 
     def _thumbnail(self, row: int, path: str) -> bytes:
-        cell = self._reader.take([row], ["thumbnail"])["thumbnail"][0].as_py()
+        try:
+            cell = self._reader.take([row], ["thumbnail"])["thumbnail"][0].as_py()
+        except DAMAGED:
+            cell = None
         if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
             raise ValueError(f"Photo '{path}' has no thumbnail in '{self.name}': build it again with `splip index`.")
         return cell["bytes"]

@@ -22,6 +22,10 @@ MANIFEST = "manifest.json"
 GROUP_ROWS = 128
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
+# Half precision changes the square of a unit vector's norm by less than this.
+_NORM_ROUNDING = 0.05
+# What reading a damaged table raises.
+DAMAGED = (OSError, ValueError, KeyError, IndexError, MemoryError, pa.ArrowException)
 _DATA_FOLDER = re.compile(r"data-[0-9a-f]+")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
@@ -91,12 +95,15 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"'{folder}' is no gallery (it has no {MANIFEST}): make one with `splip index`.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is damaged ({error}): build the gallery again with `splip index`.") from error
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != SCHEMA:
         raise ValueError(f"'{path}' has schema {found!r}, expected '{SCHEMA}': build it again with `splip index`.")
     wrong = [name for name, kind in _MANIFEST_FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    wrong += [name for name in ("dim", "count") if name not in wrong and (manifest[name] is True or manifest[name] < 1)]
+    if not isinstance(manifest.get("model_beside"), str | None):
+        wrong.append("model_beside")
     if not wrong and not _DATA_FOLDER.fullmatch(manifest["data"]):
         wrong = ["data"]
     if not _HASH.fullmatch(str(manifest.get("embeddings", "0" * 64))):  # which galleries of earlier versions lack
@@ -132,6 +139,17 @@ class TableReader:
         """The columns' names."""
         return self._files[0].schema_arrow.names
 
+    def check_columns(self, dim: int) -> None:
+        """Raise ValueError unless every file has the columns of a gallery of this dimension, each of its type."""
+        for file in self._files:
+            found = file.schema_arrow
+            for wanted in table_features(dim, {}).arrow_schema:
+                if wanted.name not in found.names:
+                    raise ValueError(f"column '{wanted.name}' is missing")
+                if not found.field(wanted.name).type.equals(wanted.type):
+                    kind = found.field(wanted.name).type
+                    raise ValueError(f"column '{wanted.name}' is of type {kind}, expected {wanted.type}")
+
     def has_columns(self, schema: pa.Schema) -> bool:
         """Return whether all files have these columns, by name, type and order."""
         return all(file.schema_arrow.equals(schema) for file in self._files)
@@ -166,9 +184,19 @@ class TableReader:
         return table
 
 
+def check_unit_norm(embeddings: np.ndarray) -> None:
+    """Raise ValueError unless all embeddings (N, D) are finite and of unit norm, but for rounding."""
+    squares = np.einsum("nd,nd->n", embeddings, embeddings)
+    wrong = np.flatnonzero(~(np.abs(squares - 1) <= _NORM_ROUNDING))  # also true for NaN
+    if len(wrong):
+        raise ValueError(f"the embedding of photo {wrong[0]} is no vector of unit norm")
+
+
 def embedding_array(table: pa.Table) -> np.ndarray:
-    """Return the embedding column as (N, D) float32."""
+    """Return the embedding column as (N, D) float32. Raises ValueError where a row has none."""
     column = table["embedding"].combine_chunks()
+    if column.null_count:
+        raise ValueError("a photo has no embedding")
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32, copy=False)
