@@ -141,6 +141,7 @@ def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
 
 
 def _thumbnail(image: Any) -> bytes:
+    image.info.pop("comment", None)  # PIL would write it to the JPEG, and it may say where the photo came from
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=85)
