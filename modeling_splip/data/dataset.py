@@ -202,7 +202,10 @@ def _dataset(info: dict[str, Any], splits: datasets.DatasetDict) -> SbirDataset:
 
 
 def _read_info(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8"))
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name} nests too deep") from None
 
 
 def _load_folder(folder: Path) -> datasets.DatasetDict:
