@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..common.files import is_side_file, remove
 from ..common.processes import on_cpu
 from .encode import Job, KnownRows, encode_photos
 from .index import build_index, choose_kind
@@ -130,10 +131,14 @@ def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"Output '{out}' is a file: pass a folder for the gallery.")
+    side = shards.parent
+    for path in (side, shards, side / "lock"):  # whoever planted a link there would have other files written or removed
+        if path.is_symlink():
+            raise ValueError(f"'{path}' is a link, which no build follows: remove it, or pass another output folder.")
     try:
         if out.is_dir():
             own = {MANIFEST, "README.md", *(folder.name for folder in data_folders(out))}
-            foreign = {path.name for path in out.iterdir()} - own
+            foreign = {path.name for path in out.iterdir() if not is_side_file(path)} - own
             if foreign:
                 raise ValueError(f"Output '{out}' holds other files ({min(foreign)}): pass a new folder or a gallery.")
             if not os.access(out, os.W_OK):
@@ -169,7 +174,8 @@ def _old_table(out: Path, fingerprint: str, features: Any) -> list[TableReader]:
 
 
 def _shard_tables(shards: Path) -> list[TableReader]:
-    return [TableReader([file]) for file in sorted(shards.glob("*.parquet"))]
+    files = sorted(shards.glob("*.parquet"))
+    return [TableReader(files, keep_open=False)] if files else []
 
 
 def _next_run(shards: Path) -> int:
@@ -254,6 +260,7 @@ def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> Non
     # The card names the data folder, so that its text changes: `load_dataset` caches by it, not by the files' content.
     card = CARD.format(data=data.name)
     for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1))):
+        remove(side / name)  # a link there is not followed
         (side / name).write_text(text, encoding="utf-8")
         os.replace(side / name, out / name)
     for folder in data_folders(out):

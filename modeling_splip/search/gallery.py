@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.search import FaissIndex
 
+from ..common.text import composed
 from .base import SearchableGallery
 from .build import build_gallery
 from .index import search_rows
@@ -80,19 +81,29 @@ class Gallery(SearchableGallery):
         """
         folder = local_folder(folder)
         manifest = read_manifest(folder)
-        data = folder / manifest["data"]
-        try:
-            reader = TableReader(sorted(data.glob("photos-*.parquet")))
-            if len(reader) != manifest["count"]:
-                raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
-            reader.check_columns(manifest["dim"])
-            gallery = cls(folder, manifest, reader, open_index(reader, manifest))
-        except DAMAGED as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"Gallery '{folder}' is damaged ({reason}): build it again with `splip index`.") from error
+        while True:
+            try:
+                gallery = cls._read(folder, manifest)
+                break
+            except DAMAGED as error:
+                before, manifest = manifest, read_manifest(folder)
+                if manifest == before:  # otherwise another process has published a new one meanwhile
+                    reason = " ".join(str(error).split())
+                    raise ValueError(
+                        f"Gallery '{folder}' is damaged ({reason}): build it again with `splip index`."
+                    ) from error
         if model is not None:
             gallery.use(model)
         return gallery
+
+    @classmethod
+    def _read(cls, folder: Path, manifest: dict[str, Any]) -> "Gallery":
+        """Return the gallery that a manifest describes. Raises one of `DAMAGED` where the files are others."""
+        reader = TableReader(sorted((folder / manifest["data"]).glob("photos-*.parquet")))
+        if len(reader) != manifest["count"]:
+            raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
+        reader.check_columns(manifest["dim"])
+        return cls(folder, manifest, reader, open_index(reader, manifest))
 
     def model_folder(self) -> str:
         """Return the model's folder as seen from the gallery, where they were moved together; otherwise its name."""
@@ -149,6 +160,9 @@ class Gallery(SearchableGallery):
         for name, values in where.items():
             wanted = values if isinstance(values, list | tuple | set) else [values]
             column = self._light[name]
+            if pa.types.is_string(column.type):
+                column = pc.utf8_normalize(column, form="NFC")
+                wanted = [composed(value) if isinstance(value, str) else value for value in wanted]
             mask &= pc.is_in(column, value_set=_as_type(wanted, column.type)).to_numpy()
         return np.flatnonzero(mask)
 

@@ -12,12 +12,14 @@ import datasets
 from PIL import Image
 
 from ..common.hub import is_hub_id
+from ..common.text import composed
 from ..data.dataset import INFO_FILE, open_dataset
 from ..image_files import MAX_PIXELS, image_formats, open_image
 from ..processing_splip import to_rgb
 from .photo_files import left_out_sentence, list_photos
 
 NOT_A_FILE = -1
+LATEST = 2**63 - 1  # nanoseconds since 1970 that a table holds: until the year 2262
 _SPLITS = ("train", "query", "gallery")
 
 
@@ -29,7 +31,8 @@ class Photo:
         path: its name in the gallery, unique: relative to the folder, or `split/number` in a dataset.
         label: its class; in a folder the sub-folder that it lies in, "" at the top.
         size: bytes; 0 where it is not a file.
-        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that its content is compared.
+        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, or the time is before 1970 or after
+            2262, so that its content is compared.
         read: returns the encoded image.
         metadata: further columns.
     """
@@ -109,6 +112,8 @@ def _file_photo(file: Path, name: str, label: str) -> Photo:
     try:
         facts = file.stat()
         size, mtime_ns = facts.st_size, facts.st_mtime_ns
+        if not 0 <= mtime_ns <= LATEST:
+            mtime_ns = NOT_A_FILE
     except OSError:  # a dangling link: when it is read, it is named
         size, mtime_ns = 0, NOT_A_FILE
     return Photo(name, label, size, mtime_ns, partial(_read_file, file))
@@ -128,7 +133,9 @@ def _from_folder(folder: Path) -> PhotoSource:
         others = f" ({left_out_sentence(left_out)})" if left_out else ""
         raise ValueError(f"Folder '{folder}' has no photo at any depth{others}: check the path.")
     names = [file.relative_to(root) for file in files]
-    found = [_file_photo(file, name.as_posix(), name.parent.name) for file, name in zip(files, names, strict=True)]
+    found = [
+        _file_photo(file, name.as_posix(), composed(name.parent.name)) for file, name in zip(files, names, strict=True)
+    ]
     return PhotoSource(str(folder), str(root), found, {}, left_out)
 
 
@@ -174,7 +181,7 @@ def _from_dataset(name: str, dataset: datasets.Dataset, split: str) -> PhotoSour
     found = []
     for row, values in enumerate(rest if rest.column_names else [{} for _ in range(len(dataset))]):
         label = values.pop("label", None)
-        label = "" if label is None else names[label] if names and label >= 0 else str(label)
+        label = "" if label is None else composed(names[label] if names and label >= 0 else str(label))
         metadata = {key: _value(scalars[key], value) for key, value in values.items()}
         found.append(Photo(f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row), metadata))
     return PhotoSource(name, "", found, {key: _value_feature(feature) for key, feature in scalars.items()})

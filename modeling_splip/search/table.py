@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -116,20 +117,29 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 class TableReader:
     """Rows of Parquet files in order, read by row group; safe to use from several threads.
 
-    The files stay open, so that a reader outlives a gallery that is replaced under it.
+    Args:
+        files: at least one, of the same columns.
+        keep_open: whether the files stay open, so that a reader outlives a gallery that is replaced under it. Without
+            it there may be more files than a process may have open.
     """
 
-    def __init__(self, files: Sequence[Path]):
+    def __init__(self, files: Sequence[Path], keep_open: bool = True):
         self._lock = Lock()
-        self._files = [pq.ParquetFile(file, memory_map=True) for file in files]
-        groups, rows = [], []
-        for number, file in enumerate(self._files):
-            for group in range(file.num_row_groups):
-                groups.append((number, group))
-                rows.append(file.metadata.row_group(group).num_rows)
+        self._paths = list(files)
+        self._open = [pq.ParquetFile(file, memory_map=True) for file in files] if keep_open else []
+        self._schemas, groups, rows = [], [], []
+        for number in range(len(self._paths)):
+            with self._file(number) as file:
+                self._schemas.append(file.schema_arrow)
+                for group in range(file.num_row_groups):
+                    groups.append((number, group))
+                    rows.append(file.metadata.row_group(group).num_rows)
         self._groups = groups
         self._ends = np.cumsum(rows, dtype=np.int64)
         self._cached: tuple[Any, pa.Table | None] = (None, None)
+
+    def _file(self, number: int) -> AbstractContextManager[pq.ParquetFile]:
+        return nullcontext(self._open[number]) if self._open else pq.ParquetFile(self._paths[number])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -137,12 +147,11 @@ class TableReader:
     @property
     def names(self) -> list[str]:
         """The columns' names."""
-        return self._files[0].schema_arrow.names
+        return self._schemas[0].names
 
     def check_columns(self, dim: int) -> None:
         """Raise ValueError unless every file has the columns of a gallery of this dimension, each of its type."""
-        for file in self._files:
-            found = file.schema_arrow
+        for found in self._schemas:
             for wanted in table_features(dim, {}).arrow_schema:
                 if wanted.name not in found.names:
                     raise ValueError(f"column '{wanted.name}' is missing")
@@ -152,12 +161,15 @@ class TableReader:
 
     def has_columns(self, schema: pa.Schema) -> bool:
         """Return whether all files have these columns, by name, type and order."""
-        return all(file.schema_arrow.equals(schema) for file in self._files)
+        return all(found.equals(schema) for found in self._schemas)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Read whole columns: a table of N rows."""
-        with self._lock:
-            return pa.concat_tables([file.read(columns=list(names)) for file in self._files])
+        tables = []
+        for number in range(len(self._paths)):
+            with self._lock, self._file(number) as file:
+                tables.append(file.read(columns=list(names)))
+        return pa.concat_tables(tables)
 
     def embeddings(self) -> np.ndarray:
         """Read all embeddings: (N, D) float32."""
@@ -177,8 +189,9 @@ class TableReader:
         """Read one row group; the last one is kept, because neighbouring rows are often read one after another."""
         key = (group, tuple(names) if names else None)
         if self._cached[0] != key:
-            file, number = self._groups[group]
-            self._cached = (key, self._files[file].read_row_group(number, columns=list(names) if names else None))
+            number, part = self._groups[group]
+            with self._file(number) as file:
+                self._cached = (key, file.read_row_group(part, columns=list(names) if names else None))
         table = self._cached[1]
         assert table is not None
         return table
