@@ -77,6 +77,7 @@ def build_gallery(
     batch_size: int = 32,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    follow_paths: bool = False,
     progress: bool = True,
 ) -> BuildReport:
     """Encode photos and write a gallery, or bring one up to date; the arguments are those of `Gallery.build`.
@@ -89,7 +90,7 @@ def build_gallery(
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     model = model.for_search()
     state = process_state()
-    source = find_photos(photos, split)
+    source = find_photos(photos, split, follow_paths)
     out = Path(out).expanduser()
     features = table_features(model.config.projection_dim, source.metadata)
     fingerprint = model.fingerprint(processor)

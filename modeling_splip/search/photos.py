@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from ..common.hub import is_hub_id
@@ -65,7 +66,9 @@ class PhotoSource:
 
 
 def find_photos(
-    photos: str | os.PathLike | Sequence[str | os.PathLike] | datasets.Dataset, split: str | None = None
+    photos: str | os.PathLike | Sequence[str | os.PathLike] | datasets.Dataset,
+    split: str | None = None,
+    follow_paths: bool = False,
 ) -> PhotoSource:
     """List the photos of a source without decoding any.
 
@@ -73,23 +76,24 @@ def find_photos(
         photos: a folder of photos (searched recursively), a prepared dataset's folder (its gallery split), a Hub id
             `owner/name`, a list of files, or a `datasets.Dataset` with an image column.
         split: of a dataset; default: `gallery` where there is one, otherwise the only one or `train`.
+        follow_paths: whether an image cell of a dataset that names a file of this machine is read from there.
 
     Raises:
         FileNotFoundError, ValueError, OSError: in one sentence, if there is no such source or no photo in it.
     """
     if isinstance(photos, datasets.Dataset):
-        return _from_dataset("dataset", photos, split or str(photos.split or "photos"))
+        return _from_dataset("dataset", photos, split or str(photos.split or "photos"), follow_paths)
     if not isinstance(photos, str | os.PathLike):
         return _from_files([Path(path) for path in photos])
     name, folder = str(photos), Path(photos).expanduser()
     if folder.is_dir():
         if (folder / INFO_FILE).is_file():
-            return _from_prepared(folder, split or "gallery")
+            return _from_prepared(folder, split or "gallery", follow_paths)
         return _from_folder(folder)
     if folder.exists():
         raise ValueError(f"'{name}' is a file: pass the folder of photos, or a list of files in Python.")
     if is_hub_id(name):
-        return _from_hub(name, split)
+        return _from_hub(name, split, follow_paths)
     raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
 
 
@@ -146,14 +150,14 @@ def _from_files(files: list[Path]) -> PhotoSource:
     return PhotoSource("files", "", [_file_photo(file, file.as_posix(), "") for file in unique], {})
 
 
-def _from_prepared(folder: Path, split: str) -> PhotoSource:
+def _from_prepared(folder: Path, split: str, follow_paths: bool) -> PhotoSource:
     prepared = open_dataset(str(folder))
     if split not in _SPLITS:
         raise ValueError(f"Prepared dataset '{folder}' has no split '{split}', only {', '.join(_SPLITS)}.")
-    return _from_dataset(str(folder), getattr(prepared, split), split)
+    return _from_dataset(str(folder), getattr(prepared, split), split, follow_paths)
 
 
-def _from_hub(name: str, split: str | None) -> PhotoSource:
+def _from_hub(name: str, split: str | None, follow_paths: bool) -> PhotoSource:
     try:
         splits = datasets.load_dataset(name)
     except Exception as error:  # the Hub client raises a dozen kinds: offline, gated, unknown, script-based
@@ -164,16 +168,17 @@ def _from_hub(name: str, split: str | None) -> PhotoSource:
     chosen = split or next((known for known in ("gallery", "train") if known in splits), next(iter(splits)))
     if chosen not in splits:
         raise ValueError(f"Dataset '{name}' has no split '{chosen}', only {', '.join(splits)}: pass one of them.")
-    return _from_dataset(name, splits[chosen], chosen)
+    return _from_dataset(name, splits[chosen], chosen, follow_paths)
 
 
-def _from_dataset(name: str, dataset: datasets.Dataset, split: str) -> PhotoSource:
+def _from_dataset(name: str, dataset: datasets.Dataset, split: str, follow_paths: bool) -> PhotoSource:
     features = dataset.features
     column = next((key for key, feature in features.items() if isinstance(feature, datasets.Image)), None)
     if column is None:
         raise ValueError(f"Dataset '{name}' has no image column, only {', '.join(features)}: pass one with images.")
     if len(dataset) == 0:
         raise ValueError(f"Split '{split}' of dataset '{name}' is empty: pass one with photos.")
+    dataset = dataset.with_format(None)
     encoded = dataset.cast_column(column, datasets.Image(decode=False))
     rest = dataset.remove_columns([key for key in features if not isinstance(features[key], _SCALARS)])
     scalars = {key: feature for key, feature in rest.features.items() if key != "label"}
@@ -183,7 +188,11 @@ def _from_dataset(name: str, dataset: datasets.Dataset, split: str) -> PhotoSour
         label = values.pop("label", None)
         label = "" if label is None else composed(names[label] if names and label >= 0 else str(label))
         metadata = {key: _value(scalars[key], value) for key, value in values.items()}
-        found.append(Photo(f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row), metadata))
+        found.append(
+            Photo(
+                f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row, follow_paths), metadata
+            )
+        )
     return PhotoSource(name, "", found, {key: _value_feature(feature) for key, feature in scalars.items()})
 
 
@@ -200,9 +209,21 @@ def _value(feature: datasets.Value | datasets.ClassLabel, value: Any) -> Any:
     return value
 
 
-def _cell_reader(dataset: datasets.Dataset, column: str, row: int) -> Callable[[], bytes]:
+def _is_downloaded(path: str) -> bool:
+    """Return whether a file lies in the caches of the Hub's client, where a data set of files has its pictures."""
+    caches = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
+    return any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache)) for cache in caches)
+
+
+def _cell_reader(dataset: datasets.Dataset, column: str, row: int, follow_paths: bool) -> Callable[[], bytes]:
     def read() -> bytes:
         cell = dataset[row][column]
-        return cell["bytes"] if cell["bytes"] is not None else _read_file(Path(cell["path"]))
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        if not follow_paths and not _is_downloaded(cell["path"]):
+            raise ValueError(
+                "its cell names a file instead of holding the picture: --follow-paths (follow_paths=True) reads it"
+            )
+        return _read_file(Path(cell["path"]))
 
     return read
