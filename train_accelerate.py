@@ -34,6 +34,7 @@ from modeling_splip.training.state import (
     Progress,
     check_output,
     newest_checkpoint,
+    output_claimed,
     resume,
     run_identity,
     save_checkpoint,
@@ -79,7 +80,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_output(args)
     set_seed(args.seed)
     run = set_up(args, accelerator)
+    with output_claimed(args, accelerator):
+        return carry_out(run)
 
+
+def carry_out(run: Run) -> dict[str, Any]:
+    """Train to the end, or until the run is asked to stop; write and return the run record."""
+    accelerator = run.accelerator
     interrupted = False
     while not interrupted:
         if run.progress.validation_due:
@@ -118,9 +125,8 @@ def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     prepared = accelerator.prepare(training.objective, training.optimizer, training.loader)
     training.objective, training.optimizer, training.loader = prepared
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
-    accelerator.register_for_checkpointing(training.scheduler)
     identity = run_identity(args, dataset)
-    progress = resume(checkpoint, identity, accelerator) if checkpoint else Progress()
+    progress = resume(checkpoint, identity, training.scheduler, accelerator) if checkpoint else Progress()
     if accelerator.is_main_process:
         training.model.print_trainable_parameters()
     note = drawn_world_note(training.model, dataset.drawn)
@@ -166,7 +172,7 @@ def train_epoch(run: Run) -> bool:
         if ends or interrupted or (args.checkpoint_every and progress.step % args.checkpoint_every == 0):
             check_weights(objective, progress.step)
             progress.seconds = round(time.time() - run.started, 1)
-            save_checkpoint(run.output, progress, run.identity, accelerator)
+            save_checkpoint(run.output, progress, run.identity, training.scheduler, accelerator)
         if interrupted or last:
             return interrupted
     return False

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_splip.common.files import remove, write_json, write_text
+from modeling_splip.common.files import is_side_file, remove, write_json, write_text
 from modeling_splip.common.text import hint, printable, quoted
 
 from .base import Builder, Plan
@@ -32,7 +32,6 @@ BENCHMARKS = (Sketchy, TuBerlin, QuickDraw, Qmul)
 BUILDERS: dict[str, type[Builder]] = {name: b for b in (Folder, Open23, Mini, *BENCHMARKS) for name in b.names}
 LISTS = ("unseen", "drop_flawed")  # arguments with names that commas separate
 NO_TRAIN = "pictures of seen classes: it tests models by the protocols zs and fg-*, and trains none"
-SIDE_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file managers leave in folders that look empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("folder")
     folder.add_argument("--split", help="name of a packaged split, or a JSON file")
     folder.add_argument("--split-file", dest="split", help='JSON file {"seen": [...], "unseen": [...]}')
-    folder.add_argument("--unseen", help="unseen classes, separated by commas; the others are seen; all for a test set")
+    folder.add_argument(
+        "--unseen",
+        action="append",
+        help="unseen classes: a,b,c, or one each time; @FILE: one a line; the others are seen; all: a test set",
+    )
     folder.add_argument("--title", dest="own_title", help="name of the dataset (the split's or the data folder's)")
     folder.add_argument(
         "--pairs",
@@ -108,6 +111,8 @@ def prepare(
     if num_proc < 1:
         raise ValueError(f"--num-proc is {num_proc}, but must be 1 or more.")
     partial = out.with_name(out.name + ".partial")
+    if partial.is_symlink():
+        raise ValueError(f"'{partial}' is a link, which is never written to: remove it, or choose another --out.")
     _put_back(partial, out)
     check_free(out, overwrite)
     builder.scratch = str(partial / "unpacked")
@@ -152,13 +157,21 @@ def make_builder(args: argparse.Namespace) -> Builder:
     return kind(args.name, **options)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(given: str | list[str]) -> list[str]:
+    """Return names that commas separate. Those that hold a comma are given one at a time, or in a file, one a line."""
+    texts = [given] if isinstance(given, str) else given
+    names = texts if len(texts) > 1 else texts[0].split(",")
+    if len(texts) == 1 and texts[0].startswith("@"):
+        try:
+            names = Path(texts[0][1:]).expanduser().read_text("utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The file of names '{texts[0][1:]}' cannot be read ({error}).") from error
+    return [name.strip() for name in names if name.strip()]
 
 
 def check_free(out: Path, overwrite: bool) -> None:
     """Raise ValueError for an output that exists, unless it is empty or a prepared dataset that may be replaced."""
-    if not out.exists() or (out.is_dir() and all(path.name in SIDE_FILES for path in out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(map(is_side_file, out.iterdir()))):
         return
     if not overwrite:
         raise ValueError(f"Output '{out}' exists: choose another --out, or --overwrite to replace a prepared dataset.")
@@ -183,7 +196,7 @@ def _open_partial(partial: Path, plan: str) -> None:
         elif (partial / "data").exists():
             shutil.rmtree(partial / "data")
         (partial / "data").mkdir(parents=True, exist_ok=True)
-        marker.write_text(plan)
+        write_text(marker, plan)
     except OSError as error:
         raise OSError(f"Cannot write to '{partial.parent}' ({error.strerror}): choose another --out.") from error
 

@@ -78,7 +78,7 @@ def load_split(name: str) -> Split:
         raise FileNotFoundError(f"Split '{name}' is neither a file nor one of the known splits: {known}.")
     try:
         data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Split file '{path}' is not JSON ({error}).") from error
     return _checked(data, path)
 

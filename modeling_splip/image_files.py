@@ -64,4 +64,16 @@ def _decoded(data: bytes, max_pixels: int) -> Image.Image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
         image.load()
+        return _with_sound_exif(image)
+
+
+def _with_sound_exif(image: Image.Image) -> Image.Image:
+    """Return the image, or a copy without its EXIF data where they cannot be parsed: the pixels are whole."""
+    try:
+        image.getexif().tobytes()
         return image
+    except Exception:  # PIL raises a dozen kinds
+        plain = image.copy()
+        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+            plain.info.pop(name, None)
+        return plain

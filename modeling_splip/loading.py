@@ -1,5 +1,6 @@
 """Loading a model and its processor by name: a checkpoint of any method, or a baseline."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs: Any) ->
             f"'{name}' holds a model but no processor: save one beside it, "
             "SplipProcessor.from_clip(base).save_pretrained(folder)."
         ) from error
+    _check_numbers(name, model, processor)
     return model.eval(), processor
 
 
@@ -80,6 +82,16 @@ def drawn_world_note(model: RetrievalModel, drawn: bool) -> str:
         f"This model stands on {MINI_CLIP}, which knows drawn objects only: on real pictures it finds next to nothing. "
         f"Take {DEFAULT_MODEL}, or {LARGER_MODEL}."
     )
+
+
+def _check_numbers(name: str, model: RetrievalModel, processor: SplipProcessor) -> None:
+    """Raise ValueError where weights, or the means and deviations of the pixels, are no usable numbers."""
+    wrong = next((key for key, weights in model.named_parameters() if not weights.isfinite().all()), None)
+    if wrong is not None:
+        raise ValueError(f"'{name}' has weights that are not finite ({wrong}): save or train the model again.")
+    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+    if not all(abs(value) < math.inf for value in mean) or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"The processor of '{name}' has image_mean {mean} and image_std {std}: save it again.")
 
 
 def _read_config(name: str, place: str, hub: dict[str, Any]) -> Any:

@@ -38,8 +38,8 @@ def report_ranks(step: int) -> None:
     """Write every process's hash of all weights at a step."""
     original = script.save_checkpoint
 
-    def save(output, progress, identity, accelerator):
-        original(output, progress, identity, accelerator)
+    def save(output, progress, identity, scheduler, accelerator):
+        original(output, progress, identity, scheduler, accelerator)
         if progress.step == step:
             weights = accelerator.unwrap_model(accelerator._models[0]).state_dict()
             Path(output, f"rank{accelerator.process_index}").write_text(weights_fingerprint(weights))

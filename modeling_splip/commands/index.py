@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="photos encoded at once (default: 32)")
     parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores, at most 8)")
     parser.add_argument("--device", help="torch device (default: cuda where there is one)")
+    parser.add_argument(
+        "--follow-paths", action="store_true", help="read files that a dataset's image cells name, if you trust it"
+    )
     add_store_arguments(parser, "milvus: also send it to a Milvus server")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         index=args.index,
         batch_size=args.batch_size,
         workers=args.workers,
+        follow_paths=args.follow_paths,
         progress=not args.quiet,
     )
     if report.count == 0:  # not the main process of several

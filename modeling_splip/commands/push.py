@@ -1,7 +1,6 @@
 """Share a model on the Hub: weights, processor, code, card, adapters for PEFT, and a gallery."""
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..modeling_retriever import Retriever
 from ..search.table import CARD, MANIFEST, read_manifest
 from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card, shared_base
 from ..sharing.peft_export import export_peft
+from ..sharing.private import remove_origins, write_shared_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +73,7 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
         model.config.base_model = None
     model.save_pretrained(stage, **({"full": True} if full else {}))
     processor.save_pretrained(stage)
+    remove_origins(stage)
     exported = export_peft(model, stage) if isinstance(model, Retriever) else []
     facts = CardFacts(
         repo=args.repo,
@@ -90,9 +91,9 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
     """Copy a gallery, without this machine's paths."""
     manifest = read_manifest(gallery)
-    # Galleries of earlier versions hold an index.
-    shutil.copytree(gallery / manifest["data"], stage / manifest["data"], ignore=shutil.ignore_patterns("index.*"))
-    write_json(stage / MANIFEST, manifest | {"root": "", "model": model})
+    write_shared_table(gallery / manifest["data"], stage / manifest["data"])
+    named = {"root": "", "source": "", "model": model, "model_beside": None, "unreadable": []}
+    write_json(stage / MANIFEST, manifest | named)
     write_text(stage / CARD_FILE, CARD.format(data=manifest["data"]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ..common.files import check_writable
-from ..common.text import printable
+from ..common.text import composed, printable
 from ..evaluation.pictures import retrieval_grid
 from ..loading import drawn_world_note
 from ..processing_splip import to_rgb
@@ -115,7 +115,7 @@ def _write_picture(path: str, sketches: Sequence[str], found: list[list[Result]]
     """Write the picture; hits and misses are framed where every sketch lies in a folder named like a label."""
     if not sketches:
         raise ValueError("--picture shows sketches with their results, and words alone have none: use --html.")
-    classes = [Path(sketch).resolve().parent.name for sketch in sketches]
+    classes = [composed(Path(sketch).resolve().parent.name) for sketch in sketches]
     known = labels.issuperset(classes)
     retrieval_grid(
         [to_rgb(sketch) for sketch in sketches],

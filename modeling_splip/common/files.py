@@ -8,6 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# What file managers, git and the Hub's client leave in folders: it does not make an output another thing.
+SIDE_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini", ".directory", ".gitattributes", ".cache", ".git"})
+
+
+def is_side_file(path: Path) -> bool:
+    """Return whether a file or folder is one that programs leave without being asked, such as `.DS_Store`."""
+    return path.name.lower() in SIDE_FILES or path.name.startswith("._")
+
 
 def check_writable(path: Path) -> None:
     """Raise OSError before any long work if a file cannot be written there; makes nothing."""

@@ -13,12 +13,17 @@ def spelling_key(name: str) -> str:
     Upper and lower case are equal, and so are the two Unicode forms of a letter with an accent. Spaces, `_` and `-` do
     not count: "hot-air balloon", "Hot_air_balloon" and "hotair balloon" are one class.
     """
-    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFC", name)).casefold()
+    return re.sub(r"[\s_\-]+", "", composed(name)).casefold()
+
+
+def composed(text: str) -> str:
+    """Return text in Unicode's NFC form, in which names are stored: an accented letter is one character."""
+    return unicodedata.normalize("NFC", text)
 
 
 def readable(name: str) -> str:
     """Return the name of a folder as a prompt says it: `stop_sign` is "stop sign", `t-shirt` stays."""
-    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", name)).strip()
+    return re.sub(r"[\s_]+", " ", composed(name)).strip()
 
 
 def plain_words(text: str) -> str:

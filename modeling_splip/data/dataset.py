@@ -16,8 +16,10 @@ from typing import Any
 import datasets
 import numpy as np
 from huggingface_hub import hf_hub_download
+from PIL import Image, ImageOps
 
 from ..common.hub import is_hub_id
+from ..common.images import open_image
 from ..common.text import hint, spelling_key
 
 INFO_FILE = "splip_dataset.json"
@@ -206,13 +208,44 @@ def _dataset(info: dict[str, Any], splits: datasets.DatasetDict) -> SbirDataset:
             splits[split] = splits["gallery"].select([])
         if len(splits[split]) != sum(counts.values()):
             raise ValueError(f"'{split}' has {len(splits[split])} rows instead of {sum(counts.values())}.")
+    splits = datasets.DatasetDict({split: _read_here(rows) for split, rows in splits.items()})
     about = {"name": info["name"], "version": info["version"]}
     classes = {"seen": tuple(info["seen"]), "unseen": tuple(info["unseen"])}
     return SbirDataset(**about, **{split: splits[split] for split in SPLITS}, **classes)
 
 
+def _read_here(rows: datasets.Dataset) -> datasets.Dataset:
+    """Return rows whose images are decoded by the one reader, and by no path or address that a cell may name."""
+    if not isinstance(rows.features.get("image"), datasets.Image):
+        return rows
+    return rows.cast_column("image", datasets.Image(decode=False)).with_transform(decode_cells)
+
+
+def decode_cells(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch of rows whose image cells became upright PIL images.
+
+    Raises:
+        ValueError: if a cell holds no picture, or one that cannot be read.
+    """
+    if "image" in batch:
+        batch = batch | {"image": [_decode(cell) for cell in batch["image"]]}
+    return batch
+
+
+def _decode(cell: dict[str, Any] | None) -> Image.Image:
+    if not cell or cell["bytes"] is None:  # a path there is never followed: it may name any file, or an address
+        raise ValueError("A row of the dataset holds no picture itself: prepare the data again.")
+    try:
+        return ImageOps.exif_transpose(open_image(cell["bytes"]))
+    except ValueError as error:
+        raise ValueError(f"A picture of the dataset cannot be read ({error}): prepare the data again.") from error
+
+
 def _read_info(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8"))
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name} nests too deep") from None
 
 
 def _load_folder(folder: Path) -> datasets.DatasetDict:

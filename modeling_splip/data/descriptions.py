@@ -64,7 +64,7 @@ def read_descriptions(path: str | Path) -> Descriptions:
         raise FileNotFoundError(f"There is no descriptions file '{path}': `splip describe` writes one.")
     try:
         data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Descriptions file '{path}' is not JSON: {error}.") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise ValueError(f"'{path}' is no descriptions file: its schema must be '{SCHEMA}'.")

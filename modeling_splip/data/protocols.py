@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..processing_splip import to_rgb
 from .dataset import SbirDataset
 
 SEEN_SHARE = 0.2  # of seen items or classes that the sampling protocols add
@@ -198,13 +199,13 @@ def view_columns(dataset: SbirDataset, parts: Iterable[Part]) -> dict[str, np.nd
 
 
 def view_image(dataset: SbirDataset, parts: Iterable[Part], index: int) -> Image.Image:
-    """Return the image of row `index`, counted over the parts, as RGB.
+    """Return the image of row `index`, counted over the parts, as RGB on white.
 
     Raises:
         IndexError: if the parts have fewer rows.
     """
     for part in parts:
         if index < len(part.rows):
-            return getattr(dataset, part.split)[int(part.rows[index])]["image"].convert("RGB")
+            return to_rgb(getattr(dataset, part.split)[int(part.rows[index])]["image"])
         index -= len(part.rows)
     raise IndexError(f"The parts have fewer rows than asked for, by {index + 1}.")

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..common.files import is_side_file, remove
 from ..common.processes import on_cpu
 from .encode import Job, KnownRows, encode_photos
 from .index import build_index, choose_kind
@@ -28,10 +29,12 @@ from .index_cache import embeddings_hash, keep_index
 from .photos import MAX_PIXELS, find_photos
 from .table import (
     CARD,
+    DAMAGED,
     GROUP_ROWS,
     MANIFEST,
     SCHEMA,
     TableReader,
+    check_unit_norm,
     data_folders,
     embedding_array,
     read_manifest,
@@ -76,6 +79,7 @@ def build_gallery(
     batch_size: int = 32,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    follow_paths: bool = False,
     progress: bool = True,
 ) -> BuildReport:
     """Encode photos and write a gallery, or bring one up to date; the arguments are those of `Gallery.build`.
@@ -88,7 +92,7 @@ def build_gallery(
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     model = model.for_search()
     state = process_state()
-    source = find_photos(photos, split)
+    source = find_photos(photos, split, follow_paths)
     out = Path(out).expanduser()
     features = table_features(model.config.projection_dim, source.metadata)
     fingerprint = model.fingerprint(processor)
@@ -97,8 +101,9 @@ def build_gallery(
     lock = _claim(out, shards) if state.is_main_process else None
     try:
         state.wait_for_everyone()
-        job = Job(model, processor, source, features, shards, _next_run(shards), batch_size, max_pixels)
-        known = KnownRows([*_old_table(out, fingerprint, features), *_shard_tables(shards)])
+        job = Job(model, processor, source, features, shards, _next_run(shards), fingerprint, batch_size, max_pixels)
+        old = _old_table(out, fingerprint, features)
+        known = KnownRows([*old, *_shard_tables(shards)])
         state.wait_for_everyone()  # no shard is written before every process has seen the earlier ones
         todo = [photo for photo in source.photos if not known.unchanged(photo)]
         chunks = [todo[start : start + GROUP_ROWS] for start in range(0, len(todo), GROUP_ROWS)]
@@ -107,7 +112,7 @@ def build_gallery(
         report = BuildReport(0, sum(gather_object([encoded])), 0, gather_object(unreadable))
         state.wait_for_everyone()
         if state.is_main_process:
-            _finish(job, out, fingerprint, model_name, index, report, progress)
+            _finish(job, out, old, model_name, index, report, progress)
         state.wait_for_everyone()
     finally:
         if lock is not None:
@@ -129,10 +134,14 @@ def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"Output '{out}' is a file: pass a folder for the gallery.")
+    side = shards.parent
+    for path in (side, shards, side / "lock"):  # whoever planted a link there would have other files written or removed
+        if path.is_symlink():
+            raise ValueError(f"'{path}' is a link, which no build follows: remove it, or pass another output folder.")
     try:
         if out.is_dir():
             own = {MANIFEST, "README.md", *(folder.name for folder in data_folders(out))}
-            foreign = {path.name for path in out.iterdir()} - own
+            foreign = {path.name for path in out.iterdir() if not is_side_file(path)} - own
             if foreign:
                 raise ValueError(f"Output '{out}' holds other files ({min(foreign)}): pass a new folder or a gallery.")
             if not os.access(out, os.W_OK):
@@ -152,17 +161,24 @@ def _claim(out: Path, shards: Path) -> filelock.BaseFileLock:
 
 
 def _old_table(out: Path, fingerprint: str, features: Any) -> list[TableReader]:
-    """Return the former table if this model encoded it and its columns are the same; otherwise nothing."""
+    """Return the former table if this model encoded it, its columns are the same and it is whole; otherwise nothing."""
     try:
         manifest = read_manifest(out)
         reader = TableReader(sorted((out / manifest["data"]).glob("photos-*.parquet")))
-    except (OSError, ValueError):  # there is none, or it is damaged: all photos are encoded
+        if manifest["fingerprint"] != fingerprint or not reader.has_columns(features.arrow_schema):
+            return []
+        embeddings = reader.embeddings()
+        check_unit_norm(embeddings)
+        # Galleries of earlier versions name no hash.
+        whole = manifest.get("embeddings") in (None, embeddings_hash(embeddings))
+        return [reader] if whole and len(reader) == manifest["count"] else []
+    except DAMAGED:  # there is none, or it is damaged: all photos are encoded
         return []
-    return [reader] if manifest["fingerprint"] == fingerprint and reader.has_columns(features.arrow_schema) else []
 
 
 def _shard_tables(shards: Path) -> list[TableReader]:
-    return [TableReader([file]) for file in sorted(shards.glob("*.parquet"))]
+    files = sorted(shards.glob("*.parquet"))
+    return [TableReader(files, keep_open=False)] if files else []
 
 
 def _next_run(shards: Path) -> int:
@@ -170,11 +186,16 @@ def _next_run(shards: Path) -> int:
 
 
 def _finish(
-    job: Job, out: Path, fingerprint: str, model_name: str | None, kind: str, report: BuildReport, progress: bool
+    job: Job,
+    out: Path,
+    old: list[TableReader],
+    model_name: str | None,
+    kind: str,
+    report: BuildReport,
+    progress: bool,
 ) -> None:
     """Put known and new rows together in the source's order, index and publish them, and complete the report."""
     side, source = job.shards.parent, job.source
-    old = _old_table(out, fingerprint, job.features)
     bad = {entry["path"] for entry in report.unreadable}
     photos = [photo for photo in source.photos if photo.path not in bad]
     if not photos:
@@ -197,7 +218,7 @@ def _finish(
     manifest = {
         "schema": SCHEMA,
         **_model_names(job.model, model_name, out),
-        "fingerprint": fingerprint,
+        "fingerprint": job.fingerprint,
         "dim": embeddings.shape[1],
         "count": len(photos),
         "data": data.name,
@@ -223,7 +244,9 @@ def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data
                 table = known.take(part[start : start + GROUP_ROWS])
                 blocks.append(embedding_array(table))
                 writer.write_table(table.cast(schema), row_group_size=GROUP_ROWS)
-    return np.concatenate(blocks)
+    embeddings = np.concatenate(blocks)
+    check_unit_norm(embeddings)
+    return embeddings
 
 
 def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
@@ -241,6 +264,7 @@ def _publish(side: Path, data: Path, out: Path, manifest: dict[str, Any]) -> Non
     # The card names the data folder, so that its text changes: `load_dataset` caches by it, not by the files' content.
     card = CARD.format(data=data.name)
     for name, text in (("README.md", card), (MANIFEST, json.dumps(manifest, indent=1))):
+        remove(side / name)  # a link there is not followed
         (side / name).write_text(text, encoding="utf-8")
         os.replace(side / name, out / name)
     for folder in data_folders(out):

@@ -30,6 +30,7 @@ class Job:
     Attributes:
         shards: folder of the finished shards, for this model and these columns only.
         run: number of this run; a shard of a later run replaces one of an earlier run.
+        fingerprint: of the model with its processor.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Job:
     features: datasets.Features
     shards: Path
     run: int
+    fingerprint: str
     batch_size: int
     max_pixels: int
 
@@ -139,6 +141,7 @@ def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
 
 
 def _thumbnail(image: Any) -> bytes:
+    image.info.pop("comment", None)  # PIL would write it to the JPEG, and it may say where the photo came from
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=85)

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.search import FaissIndex
 
+from ..common.text import composed
 from .base import SearchableGallery
 from .build import build_gallery
 from .index import search_rows
 from .index_cache import open_index
 from .result import Result
-from .table import HEAVY_COLUMNS, TableReader, local_folder, read_manifest
+from .table import DAMAGED, HEAVY_COLUMNS, TableReader, local_folder, read_manifest
 
 _HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
 
@@ -54,7 +55,8 @@ class Gallery(SearchableGallery):
             out: the gallery folder: new, empty, or a gallery.
             **options: `model_name` (to find the model again; default: where it was loaded from), `split` (of a
                 dataset), `index` ("auto" by size, "exact", "hnsw" or "ivf"), `batch_size`, `workers` (threads that
-                decode), `max_pixels` (of one photo), `progress`.
+                decode), `max_pixels` (of one photo), `follow_paths` (read the files that a dataset's image cells name),
+                `progress`.
 
         Raises:
             FileNotFoundError, ValueError, OSError: in one sentence, if there are no photos, none can be read, or `out`
@@ -80,18 +82,29 @@ class Gallery(SearchableGallery):
         """
         folder = local_folder(folder)
         manifest = read_manifest(folder)
-        data = folder / manifest["data"]
-        try:
-            reader = TableReader(sorted(data.glob("photos-*.parquet")))
-            if len(reader) != manifest["count"] or not reader.names:
-                raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
-            index = open_index(reader, manifest)
-        except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
-            raise ValueError(f"Gallery '{folder}' is damaged ({error}): build it again with `splip index`.") from error
-        gallery = cls(folder, manifest, reader, index)
+        while True:
+            try:
+                gallery = cls._read(folder, manifest)
+                break
+            except DAMAGED as error:
+                before, manifest = manifest, read_manifest(folder)
+                if manifest == before:  # otherwise another process has published a new one meanwhile
+                    reason = " ".join(str(error).split())
+                    raise ValueError(
+                        f"Gallery '{folder}' is damaged ({reason}): build it again with `splip index`."
+                    ) from error
         if model is not None:
             gallery.use(model)
         return gallery
+
+    @classmethod
+    def _read(cls, folder: Path, manifest: dict[str, Any]) -> "Gallery":
+        """Return the gallery that a manifest describes. Raises one of `DAMAGED` where the files are others."""
+        reader = TableReader(sorted((folder / manifest["data"]).glob("photos-*.parquet")))
+        if len(reader) != manifest["count"]:
+            raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
+        reader.check_columns(manifest["dim"])
+        return cls(folder, manifest, reader, open_index(reader, manifest))
 
     def model_folder(self) -> str:
         """Return the model's folder as seen from the gallery, where they were moved together; otherwise its name."""
@@ -134,7 +147,10 @@ class Gallery(SearchableGallery):
         return Result(path, score, values["label"] or "", row, metadata, thumbnail)
 
     def _thumbnail(self, row: int, path: str) -> bytes:
-        cell = self._reader.take([row], ["thumbnail"])["thumbnail"][0].as_py()
+        try:
+            cell = self._reader.take([row], ["thumbnail"])["thumbnail"][0].as_py()
+        except DAMAGED:
+            cell = None
         if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
             raise ValueError(f"Photo '{path}' has no thumbnail in '{self.name}': build it again with `splip index`.")
         return cell["bytes"]
@@ -145,6 +161,9 @@ class Gallery(SearchableGallery):
         for name, values in where.items():
             wanted = values if isinstance(values, list | tuple | set) else [values]
             column = self._light[name]
+            if pa.types.is_string(column.type):
+                column = pc.utf8_normalize(column, form="NFC")
+                wanted = [composed(value) if isinstance(value, str) else value for value in wanted]
             mask &= pc.is_in(column, value_set=_as_type(wanted, column.type)).to_numpy()
         return np.flatnonzero(mask)
 

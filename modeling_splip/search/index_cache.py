@@ -17,7 +17,7 @@ from datasets.search import FaissIndex
 
 from ..common.files import user_cache
 from .index import KINDS, build_index, load_index, save_index
-from .table import TableReader, embedding_array
+from .table import TableReader, check_unit_norm, embedding_array
 
 # With fewer photos an index is built at every opening, which takes less than a second.
 KEPT_FROM = 10_000
@@ -44,7 +44,7 @@ def open_index(reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:
     its own in another's place.
 
     Raises:
-        ValueError: if the embeddings are not those that the gallery was built with.
+        ValueError: if the embeddings are not those that the gallery was built with, or not of unit norm.
     """
     kind = manifest["index"].get("kind", "exact")
     if kind not in KINDS:
@@ -59,6 +59,7 @@ def open_index(reader: TableReader, manifest: dict[str, Any]) -> FaissIndex:
         raise ValueError(f"embeddings of shape {embeddings.shape}")
     if embeddings_hash(embeddings) != named:
         raise ValueError("embeddings that are not those of the manifest")
+    check_unit_norm(embeddings)
     index, _ = build_index(embeddings, kind)
     keep_index(index, named, kind)
     return index

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.text import composed
 from .base import SearchableGallery
 from .milvus_store import INDEX, count_photos, in_a_sentence, read_record, versions
 from .result import Result
@@ -133,8 +135,12 @@ def _filter(where: Mapping[str, Any] | None) -> str:
 
 
 def _literals(value: Any, text_only: bool) -> list[str]:
-    """Return a value as quoted text and, if it can be one, as a number or truth value: the column may be of either."""
+    """Return a value as quoted text and, if it can be one, as a number or truth value: the column may be of either.
+
+    Text is given as it is and in both Unicode forms, since the server compares letter by letter.
+    """
     text = str(value).lower() if isinstance(value, bool) else str(value)
     plain = re.fullmatch(r"-?\d+(\.\d+)?|true|false", text)
-    quoted = json.dumps(text, ensure_ascii=False)
-    return [quoted, text] if plain and not text_only else [quoted]
+    forms = dict.fromkeys((text, composed(text), unicodedata.normalize("NFD", text)))
+    quoted = [json.dumps(form, ensure_ascii=False) for form in forms]
+    return [*quoted, text] if plain and not text_only else quoted

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from ..common.hub import is_hub_id
+from ..common.text import composed
 from ..data.dataset import INFO_FILE, open_dataset
 from ..image_files import MAX_PIXELS, image_formats, open_image
 from ..processing_splip import to_rgb
 from .photo_files import left_out_sentence, list_photos
 
 NOT_A_FILE = -1
+LATEST = 2**63 - 1  # nanoseconds since 1970 that a table holds: until the year 2262
 _SPLITS = ("train", "query", "gallery")
 
 
@@ -29,7 +32,8 @@ class Photo:
         path: its name in the gallery, unique: relative to the folder, or `split/number` in a dataset.
         label: its class; in a folder the sub-folder that it lies in, "" at the top.
         size: bytes; 0 where it is not a file.
-        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, so that its content is compared.
+        mtime_ns: time of its last change; `NOT_A_FILE` where it is not a file, or the time is before 1970 or after
+            2262, so that its content is compared.
         read: returns the encoded image.
         metadata: further columns.
     """
@@ -64,7 +68,9 @@ class PhotoSource:
 
 
 def find_photos(
-    photos: str | os.PathLike | Sequence[str | os.PathLike] | datasets.Dataset, split: str | None = None
+    photos: str | os.PathLike | Sequence[str | os.PathLike] | datasets.Dataset,
+    split: str | None = None,
+    follow_paths: bool = False,
 ) -> PhotoSource:
     """List the photos of a source without decoding any.
 
@@ -72,23 +78,24 @@ def find_photos(
         photos: a folder of photos (searched recursively), a prepared dataset's folder (its gallery split), a Hub id
             `owner/name`, a list of files, or a `datasets.Dataset` with an image column.
         split: of a dataset; default: `gallery` where there is one, otherwise the only one or `train`.
+        follow_paths: whether an image cell of a dataset that names a file of this machine is read from there.
 
     Raises:
         FileNotFoundError, ValueError, OSError: in one sentence, if there is no such source or no photo in it.
     """
     if isinstance(photos, datasets.Dataset):
-        return _from_dataset("dataset", photos, split or str(photos.split or "photos"))
+        return _from_dataset("dataset", photos, split or str(photos.split or "photos"), follow_paths)
     if not isinstance(photos, str | os.PathLike):
         return _from_files([Path(path) for path in photos])
     name, folder = str(photos), Path(photos).expanduser()
     if folder.is_dir():
         if (folder / INFO_FILE).is_file():
-            return _from_prepared(folder, split or "gallery")
+            return _from_prepared(folder, split or "gallery", follow_paths)
         return _from_folder(folder)
     if folder.exists():
         raise ValueError(f"'{name}' is a file: pass the folder of photos, or a list of files in Python.")
     if is_hub_id(name):
-        return _from_hub(name, split)
+        return _from_hub(name, split, follow_paths)
     raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
 
 
@@ -111,6 +118,8 @@ def _file_photo(file: Path, name: str, label: str) -> Photo:
     try:
         facts = file.stat()
         size, mtime_ns = facts.st_size, facts.st_mtime_ns
+        if not 0 <= mtime_ns <= LATEST:
+            mtime_ns = NOT_A_FILE
     except OSError:  # a dangling link: when it is read, it is named
         size, mtime_ns = 0, NOT_A_FILE
     return Photo(name, label, size, mtime_ns, partial(_read_file, file))
@@ -130,7 +139,9 @@ def _from_folder(folder: Path) -> PhotoSource:
         others = f" ({left_out_sentence(left_out)})" if left_out else ""
         raise ValueError(f"Folder '{folder}' has no photo at any depth{others}: check the path.")
     names = [file.relative_to(root) for file in files]
-    found = [_file_photo(file, name.as_posix(), name.parent.name) for file, name in zip(files, names, strict=True)]
+    found = [
+        _file_photo(file, name.as_posix(), composed(name.parent.name)) for file, name in zip(files, names, strict=True)
+    ]
     return PhotoSource(str(folder), str(root), found, {}, left_out)
 
 
@@ -141,14 +152,15 @@ def _from_files(files: list[Path]) -> PhotoSource:
     return PhotoSource("files", "", [_file_photo(file, file.as_posix(), "") for file in unique], {})
 
 
-def _from_prepared(folder: Path, split: str) -> PhotoSource:
+def _from_prepared(folder: Path, split: str, follow_paths: bool) -> PhotoSource:
     prepared = open_dataset(str(folder))
     if split not in _SPLITS:
         raise ValueError(f"Prepared dataset '{folder}' has no split '{split}', only {', '.join(_SPLITS)}.")
-    return replace(_from_dataset(str(folder), getattr(prepared, split), split), drawn=prepared.drawn)
+    found = _from_dataset(str(folder), getattr(prepared, split), split, follow_paths)
+    return replace(found, drawn=prepared.drawn)
 
 
-def _from_hub(name: str, split: str | None) -> PhotoSource:
+def _from_hub(name: str, split: str | None, follow_paths: bool) -> PhotoSource:
     try:
         splits = datasets.load_dataset(name)
     except Exception as error:  # the Hub client raises a dozen kinds: offline, gated, unknown, script-based
@@ -159,16 +171,17 @@ def _from_hub(name: str, split: str | None) -> PhotoSource:
     chosen = split or next((known for known in ("gallery", "train") if known in splits), next(iter(splits)))
     if chosen not in splits:
         raise ValueError(f"Dataset '{name}' has no split '{chosen}', only {', '.join(splits)}: pass one of them.")
-    return _from_dataset(name, splits[chosen], chosen)
+    return _from_dataset(name, splits[chosen], chosen, follow_paths)
 
 
-def _from_dataset(name: str, dataset: datasets.Dataset, split: str) -> PhotoSource:
+def _from_dataset(name: str, dataset: datasets.Dataset, split: str, follow_paths: bool) -> PhotoSource:
     features = dataset.features
     column = next((key for key, feature in features.items() if isinstance(feature, datasets.Image)), None)
     if column is None:
         raise ValueError(f"Dataset '{name}' has no image column, only {', '.join(features)}: pass one with images.")
     if len(dataset) == 0:
         raise ValueError(f"Split '{split}' of dataset '{name}' is empty: pass one with photos.")
+    dataset = dataset.with_format(None)
     encoded = dataset.cast_column(column, datasets.Image(decode=False))
     rest = dataset.remove_columns([key for key in features if not isinstance(features[key], _SCALARS)])
     scalars = {key: feature for key, feature in rest.features.items() if key != "label"}
@@ -176,9 +189,13 @@ def _from_dataset(name: str, dataset: datasets.Dataset, split: str) -> PhotoSour
     found = []
     for row, values in enumerate(rest if rest.column_names else [{} for _ in range(len(dataset))]):
         label = values.pop("label", None)
-        label = "" if label is None else names[label] if names and label >= 0 else str(label)
+        label = "" if label is None else composed(names[label] if names and label >= 0 else str(label))
         metadata = {key: _value(scalars[key], value) for key, value in values.items()}
-        found.append(Photo(f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row), metadata))
+        found.append(
+            Photo(
+                f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row, follow_paths), metadata
+            )
+        )
     return PhotoSource(name, "", found, {key: _value_feature(feature) for key, feature in scalars.items()})
 
 
@@ -195,9 +212,21 @@ def _value(feature: datasets.Value | datasets.ClassLabel, value: Any) -> Any:
     return value
 
 
-def _cell_reader(dataset: datasets.Dataset, column: str, row: int) -> Callable[[], bytes]:
+def _is_downloaded(path: str) -> bool:
+    """Return whether a file lies in the caches of the Hub's client, where a data set of files has its pictures."""
+    caches = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
+    return any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache)) for cache in caches)
+
+
+def _cell_reader(dataset: datasets.Dataset, column: str, row: int, follow_paths: bool) -> Callable[[], bytes]:
     def read() -> bytes:
         cell = dataset[row][column]
-        return cell["bytes"] if cell["bytes"] is not None else _read_file(Path(cell["path"]))
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        if not follow_paths and not _is_downloaded(cell["path"]):
+            raise ValueError(
+                "its cell names a file instead of holding the picture: --follow-paths (follow_paths=True) reads it"
+            )
+        return _read_file(Path(cell["path"]))
 
     return read

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,6 +23,10 @@ MANIFEST = "manifest.json"
 GROUP_ROWS = 128
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
+# Half precision changes the square of a unit vector's norm by less than this.
+_NORM_ROUNDING = 0.05
+# What reading a damaged table raises.
+DAMAGED = (OSError, ValueError, KeyError, IndexError, MemoryError, pa.ArrowException)
 _DATA_FOLDER = re.compile(r"data-[0-9a-f]+")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
@@ -91,12 +96,15 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"'{folder}' is no gallery (it has no {MANIFEST}): make one with `splip index`.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is damaged ({error}): build the gallery again with `splip index`.") from error
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != SCHEMA:
         raise ValueError(f"'{path}' has schema {found!r}, expected '{SCHEMA}': build it again with `splip index`.")
     wrong = [name for name, kind in _MANIFEST_FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    wrong += [name for name in ("dim", "count") if name not in wrong and (manifest[name] is True or manifest[name] < 1)]
+    if not isinstance(manifest.get("model_beside"), str | None):
+        wrong.append("model_beside")
     if not wrong and not _DATA_FOLDER.fullmatch(manifest["data"]):
         wrong = ["data"]
     if not _HASH.fullmatch(str(manifest.get("embeddings", "0" * 64))):  # which galleries of earlier versions lack
@@ -109,20 +117,29 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 class TableReader:
     """Rows of Parquet files in order, read by row group; safe to use from several threads.
 
-    The files stay open, so that a reader outlives a gallery that is replaced under it.
+    Args:
+        files: at least one, of the same columns.
+        keep_open: whether the files stay open, so that a reader outlives a gallery that is replaced under it. Without
+            it there may be more files than a process may have open.
     """
 
-    def __init__(self, files: Sequence[Path]):
+    def __init__(self, files: Sequence[Path], keep_open: bool = True):
         self._lock = Lock()
-        self._files = [pq.ParquetFile(file, memory_map=True) for file in files]
-        groups, rows = [], []
-        for number, file in enumerate(self._files):
-            for group in range(file.num_row_groups):
-                groups.append((number, group))
-                rows.append(file.metadata.row_group(group).num_rows)
+        self._paths = list(files)
+        self._open = [pq.ParquetFile(file, memory_map=True) for file in files] if keep_open else []
+        self._schemas, groups, rows = [], [], []
+        for number in range(len(self._paths)):
+            with self._file(number) as file:
+                self._schemas.append(file.schema_arrow)
+                for group in range(file.num_row_groups):
+                    groups.append((number, group))
+                    rows.append(file.metadata.row_group(group).num_rows)
         self._groups = groups
         self._ends = np.cumsum(rows, dtype=np.int64)
         self._cached: tuple[Any, pa.Table | None] = (None, None)
+
+    def _file(self, number: int) -> AbstractContextManager[pq.ParquetFile]:
+        return nullcontext(self._open[number]) if self._open else pq.ParquetFile(self._paths[number])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -130,16 +147,29 @@ class TableReader:
     @property
     def names(self) -> list[str]:
         """The columns' names."""
-        return self._files[0].schema_arrow.names
+        return self._schemas[0].names
+
+    def check_columns(self, dim: int) -> None:
+        """Raise ValueError unless every file has the columns of a gallery of this dimension, each of its type."""
+        for found in self._schemas:
+            for wanted in table_features(dim, {}).arrow_schema:
+                if wanted.name not in found.names:
+                    raise ValueError(f"column '{wanted.name}' is missing")
+                if not found.field(wanted.name).type.equals(wanted.type):
+                    kind = found.field(wanted.name).type
+                    raise ValueError(f"column '{wanted.name}' is of type {kind}, expected {wanted.type}")
 
     def has_columns(self, schema: pa.Schema) -> bool:
         """Return whether all files have these columns, by name, type and order."""
-        return all(file.schema_arrow.equals(schema) for file in self._files)
+        return all(found.equals(schema) for found in self._schemas)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Read whole columns: a table of N rows."""
-        with self._lock:
-            return pa.concat_tables([file.read(columns=list(names)) for file in self._files])
+        tables = []
+        for number in range(len(self._paths)):
+            with self._lock, self._file(number) as file:
+                tables.append(file.read(columns=list(names)))
+        return pa.concat_tables(tables)
 
     def embeddings(self) -> np.ndarray:
         """Read all embeddings: (N, D) float32."""
@@ -159,16 +189,27 @@ class TableReader:
         """Read one row group; the last one is kept, because neighbouring rows are often read one after another."""
         key = (group, tuple(names) if names else None)
         if self._cached[0] != key:
-            file, number = self._groups[group]
-            self._cached = (key, self._files[file].read_row_group(number, columns=list(names) if names else None))
+            number, part = self._groups[group]
+            with self._file(number) as file:
+                self._cached = (key, file.read_row_group(part, columns=list(names) if names else None))
         table = self._cached[1]
         assert table is not None
         return table
 
 
+def check_unit_norm(embeddings: np.ndarray) -> None:
+    """Raise ValueError unless all embeddings (N, D) are finite and of unit norm, but for rounding."""
+    squares = np.einsum("nd,nd->n", embeddings, embeddings)
+    wrong = np.flatnonzero(~(np.abs(squares - 1) <= _NORM_ROUNDING))  # also true for NaN
+    if len(wrong):
+        raise ValueError(f"the embedding of photo {wrong[0]} is no vector of unit norm")
+
+
 def embedding_array(table: pa.Table) -> np.ndarray:
-    """Return the embedding column as (N, D) float32."""
+    """Return the embedding column as (N, D) float32. Raises ValueError where a row has none."""
     column = table["embedding"].combine_chunks()
+    if column.null_count:
+        raise ValueError("a photo has no embedding")
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32, copy=False)

@@ -2,6 +2,7 @@
 
 - `model_card`: README.md from `model_card_template.md`, a configuration, and the records of training and evaluation.
 - `peft_export`: the LayerNorm adapters in PEFT's form.
+- `private`: leaving out this machine's paths, and notes inside pictures.
 """
 
 from ..common.lazy import lazy_names

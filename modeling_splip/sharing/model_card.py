@@ -175,7 +175,7 @@ def _data_licence(run: Mapping[str, Any]) -> str:
 def _read_json(path: Path, what: str, kinds: Any) -> Any:
     try:
         found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The {what} '{path}' is damaged ({error}): write it again.") from error
     if not isinstance(found, kinds):
         raise ValueError(f"The {what} '{path}' is not of the expected form: write it again.")

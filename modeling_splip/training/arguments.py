@@ -185,8 +185,8 @@ def load_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe '{name}'{hint(name, recipe_names())}")
     try:
-        values = _OneOfEach(path.read_text("utf-8")).get_single_data() or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = _read_yaml(path.read_text("utf-8")) or {}
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"Recipe '{path}' is not YAML ({error}).") from error
     if not isinstance(values, dict):
         raise ValueError(f"Recipe '{path}' must be a mapping of argument names to values.")
@@ -195,8 +195,25 @@ def load_recipe(name: str) -> dict[str, Any]:
     return values
 
 
-class _OneOfEach(yaml.SafeLoader):
-    """Reads YAML, and refuses a mapping with the same name twice, of which plain YAML takes the last."""
+def _read_yaml(text: str) -> Any:
+    """Return the value of a YAML text. Raises yaml.YAMLError, or ValueError for what no value of ours needs."""
+    try:
+        return _PlainYaml(text).get_single_data()
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """Reads YAML, and refuses a mapping with the same name twice, of which plain YAML takes the last.
+
+    Aliases are refused too: a few lines of them can stand for more values than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases such as *name are not read")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping."""
@@ -229,10 +246,10 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     if kind is str and value is False:
         value = "no"  # which is false in YAML
     if default is None:
-        return yaml.safe_load(value) if isinstance(value, str) else value
+        return _read_yaml(value) if isinstance(value, str) else value
     try:
         if kind is bool:
-            result = yaml.safe_load(value) if isinstance(value, str) else value
+            result = _read_yaml(value) if isinstance(value, str) else value
         elif kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             result = float(value)
         else:

@@ -2,22 +2,29 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, load
 from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..common.files import remove, write_json, written_whole
+from ..common.text import printable
 from ..data.dataset import SbirDataset
 from ..modeling_retriever import Retriever
 from ..processing_splip import SplipProcessor
 from .arguments import TrainingArguments
 
 KEPT_CHECKPOINTS = 2
+# All that a checkpoint may hold. Accelerate would run the code in a file custom_checkpoint_0.pkl.
+CHECKPOINT_FILE = re.compile(r"loop\.json|model\.safetensors|optimizer\.bin|scaler\.pt|random_states_\d+\.pkl")
 # What must stay when a run is resumed: whatever decides the order of the batches, what is trained, and Adam's state.
 RESUMED = (
     "method", "level", "base", "model", "loss", "augment", "batch_size", "pairs_per_class", "validation_classes",
@@ -80,6 +87,38 @@ def check_output(args: TrainingArguments) -> None:
         raise FileNotFoundError(f"There is no run at '{output}' to resume: start without --resume.")
 
 
+@contextmanager
+def output_claimed(args: TrainingArguments, accelerator: Accelerator) -> Iterator[None]:
+    """Keep other trainings out of the run's folder. The main process holds the lock, and all are told if it fails.
+
+    Raises:
+        OSError, ValueError: if another training writes there, or did so since `check_output`.
+    """
+    refused: list[Exception | None] = [None]
+    lock = filelock.FileLock(Path(args.output) / ".lock", timeout=0)
+    if accelerator.is_main_process:
+        try:
+            Path(args.output).mkdir(parents=True, exist_ok=True)
+            if Path(lock.lock_file).is_symlink():
+                raise OSError(f"'{lock.lock_file}' is a link, which no training follows: remove it.")
+            lock.acquire()
+            check_output(args)
+        except filelock.Timeout:
+            refused = [OSError(f"Another training writes to '{args.output}': wait for it, or choose another --output.")]
+        except (OSError, ValueError) as error:
+            refused = [error]
+    try:
+        (error,) = broadcast_object_list(refused)
+        if error is not None:
+            raise error
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                Path(lock.lock_file).unlink()
+        lock.release()
+
+
 def run_identity(args: TrainingArguments, dataset: SbirDataset) -> dict[str, Any]:
     """Return the settings and the data version that must stay when a run is resumed."""
     return {name: getattr(args, name) for name in RESUMED} | {"dataset": [dataset.name, dataset.version]}
@@ -99,7 +138,9 @@ def save_model(model: Retriever, processor: SplipProcessor, output: Path, accele
     accelerator.wait_for_everyone()
 
 
-def save_checkpoint(output: Path, progress: Progress, identity: dict[str, Any], accelerator: Accelerator) -> None:
+def save_checkpoint(
+    output: Path, progress: Progress, identity: dict[str, Any], scheduler: LRScheduler, accelerator: Accelerator
+) -> None:
     """Write the whole training state to `checkpoints/step-N`, and remove all but the newest checkpoints.
 
     All processes write into one folder, which gets its name when all are done.
@@ -118,7 +159,8 @@ def save_checkpoint(output: Path, progress: Progress, identity: dict[str, Any], 
     if accelerator.is_main_process:
         with writing(final):
             files = {path.name: path.stat().st_size for path in partial.iterdir()}
-            write_json(partial / "loop.json", {"progress": asdict(progress), "identity": identity, "files": files})
+            loop = {"progress": asdict(progress), "schedule": scheduler.state_dict()}
+            write_json(partial / "loop.json", loop | {"identity": identity, "files": files})
         remove(final)
         partial.rename(final)
         for old in checkpoint_folders(output)[:-KEPT_CHECKPOINTS]:
@@ -151,7 +193,7 @@ def is_whole(checkpoint: Path) -> bool:
     try:
         files = json.loads((checkpoint / "loop.json").read_text("utf-8"))["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
@@ -171,19 +213,43 @@ def newest_checkpoint(output: Path, accelerator: Accelerator) -> Path | None:
     return None
 
 
-def resume(checkpoint: Path, identity: dict[str, Any], accelerator: Accelerator) -> Progress:
-    """Load a checkpoint into what the accelerator has prepared, and return the state of the loop.
+def resume(checkpoint: Path, identity: dict[str, Any], scheduler: LRScheduler, accelerator: Accelerator) -> Progress:
+    """Load a checkpoint into what the accelerator has prepared and into the schedule; return the state of the loop.
+
+    A checkpoint may come from elsewhere: its files are read as data, and none that holds code is run.
 
     Raises:
-        ValueError: if the checkpoint is of a run with other settings or data.
+        ValueError: if the checkpoint is of a run with other settings or data, or holds anything else than data.
     """
-    loop = json.loads((checkpoint / "loop.json").read_text("utf-8"))
-    changed = [name for name, value in identity.items() if loop["identity"].get(name) != value]
+    foreign = sorted(path.name for path in checkpoint.iterdir() if not CHECKPOINT_FILE.fullmatch(path.name))
+    if foreign:
+        raise ValueError(
+            f"'{checkpoint}' holds a file that no checkpoint of this version has ({printable(foreign[0])}): start a "
+            "new run."
+        )
+    try:
+        loop = json.loads((checkpoint / "loop.json").read_text("utf-8"))
+        saved = dict(loop["identity"])
+        schedule = {name: loop["schedule"][name] for name in scheduler.state_dict()}
+        progress = Progress(**loop["progress"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{checkpoint}/loop.json' is damaged ({error!r}): start a new run.") from error
+    changed = [name for name, value in identity.items() if saved.get(name) != value]
     if changed:
-        was, now = loop["identity"][changed[0]], identity[changed[0]]
+        was, now = saved.get(changed[0]), identity[changed[0]]
         raise ValueError(
             f"'{checkpoint}' is of a run with {changed[0]} {was}, not {now}: resume it with the same settings."
         )
-    accelerator.load_state(str(checkpoint))
+    try:
+        # Accelerate goes on without a word where it cannot read the random states, so they are read here first.
+        states = checkpoint / f"random_states_{accelerator.process_index}.pkl"
+        if states.exists():  # not where there were fewer processes
+            load(states, weights_only=True)
+        accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
+        scheduler.load_state_dict(schedule)
+    except Exception as error:  # torch, safetensors and pickle each raise their own
+        raise ValueError(
+            f"'{checkpoint}' is damaged or holds more than data ({type(error).__name__}): start a new run."
+        ) from error
     accelerator.print(f"Resuming from {checkpoint.name}.")
-    return Progress(**loop["progress"])
+    return progress

@@ -554,3 +554,15 @@ def test_the_page_about_data_names_every_benchmark_and_option():
     known = {option for action in parser._actions for option in action.option_strings}
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", page):
         assert option in known | {"--gallery"}
+
+
+def test_class_names_with_commas_can_be_passed(own_folder, tmp_path):
+    for modality in ("sketch", "photo"):
+        (own_folder / modality / "cat").rename(own_folder / modality / "cat, wild")
+    names = tmp_path / "names.txt"
+    names.write_text("cat, wild\nT-Rex\n", "utf-8")
+    for number, words in enumerate((["--unseen", "cat, wild", "--unseen", "T-Rex"], ["--unseen", f"@{names}"])):
+        summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / f"out{number}", *words)
+        assert set(summary["unseen"]) == {"cat, wild", "T-Rex"} and summary["seen"] == ["stop sign"]
+    with pytest.raises(ValueError, match=r"file of names '.*nowhere' cannot be read"):
+        run("folder", "--data-dir", own_folder, "--out", tmp_path / "no", "--unseen", f"@{tmp_path / 'nowhere'}")

@@ -1,17 +1,23 @@
 """Which sketches query which photos under each protocol, counted by hand on a small dataset."""
 
 import dataclasses
+import io
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import SEEN, UNSEEN, draw_pair
+from PIL import Image
 
 from modeling_splip.commands.main import main
 from modeling_splip.data.dataset import SbirDataset, open_dataset
-from modeling_splip.data.protocols import PROTOCOLS, Part, protocol_view, validation_view
+from modeling_splip.data.protocols import PROTOCOLS, Part, protocol_view, validation_view, view_image
+from modeling_splip.processing_splip import to_rgb
 
 # Of each class in `polygons`: photos 0..5 with two drawings each; the unseen classes have photo 6 too, without any.
 # Every class but "bell" has one drawing more, whose photo is not there.
@@ -180,7 +186,7 @@ def test_no_seen_classes(polygons):
     unseen_only = dataclasses.replace(polygons, train=polygons.train.select([]), seen=())
     assert side(unseen_only, protocol_view(unseen_only, "zs").query) == {("query", "sketch"): UNSEEN_SKETCHES}
     for protocol in [name for name in PROTOCOLS if name.startswith("gzs")]:
-        with pytest.raises(ValueError, match=f"'{protocol}' adds no seen photos"):
+        with pytest.raises(ValueError, match=f"and '{protocol}' adds seen photos"):
             protocol_view(unseen_only, protocol)
 
 
@@ -234,3 +240,53 @@ def test_a_damaged_dataset(prepared, tmp_path, damage):
         summary.write_text("{" if damage == "a torn summary" else "{}")
     with pytest.raises(ValueError, match=r"is a prepared dataset, but files are missing or damaged .*--overwrite"):
         open_dataset(folder)
+
+
+def with_cell(prepared: Path, folder: Path, cell: dict) -> SbirDataset:
+    """Return the dataset with another cell as its first query."""
+    shutil.copytree(prepared, folder)
+    (file,) = (folder / "data").glob("query-*.parquet")
+    table = pq.read_table(file)
+    cells = [cell, *table["image"].to_pylist()[1:]]
+    place = table.schema.get_field_index("image")
+    pq.write_table(table.set_column(place, "image", pa.array(cells, table.schema.field(place).type)), file)
+    return open_dataset(folder)
+
+
+@pytest.mark.parametrize("path", ["{secret}", "https://example.org/a.png", "zip://a.png::{secret}"])
+def test_a_cell_that_names_a_file_or_an_address_is_not_followed(prepared, tmp_path, path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    cell = {"bytes": None, "path": path.format(secret=tmp_path / "secret.png")}
+    dataset = with_cell(prepared, tmp_path / "D", cell)
+    with pytest.raises(ValueError, match=r"^A row of the dataset holds no picture itself: prepare the data again\.$"):
+        _ = dataset.query[0]["image"]
+    assert dataset.query[1]["image"].size == (40, 32)
+
+
+def test_a_cell_starts_no_other_program(prepared, tmp_path):
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 40 40 rectfill\nshowpage\n%%EOF\n"
+    dataset = with_cell(prepared, tmp_path / "D", {"bytes": eps, "path": "a.png"})
+    with pytest.raises(ValueError, match=r"cannot be read \(no image of a known kind\): prepare the data again"):
+        _ = dataset.query[0]["image"]
+
+
+def test_strokes_on_a_transparent_ground_are_shown_on_white(prepared, tmp_path):
+    sketch, content = Image.new("RGBA", (40, 32)), io.BytesIO()
+    sketch.putpixel((3, 4), (0, 0, 0, 255))
+    sketch.save(content, "PNG")
+    dataset = with_cell(prepared, tmp_path / "D", {"bytes": content.getvalue(), "path": "a.png"})
+    shown = view_image(dataset, [Part("query", np.array([0]))], 0)
+    assert shown.mode == "RGB" and shown.getpixel((3, 4)) == (0, 0, 0) and shown.getpixel((9, 9)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("exif", [b"\0\x08\0\x02\x01\x12\0\x03", b"b'Exif\\x00\\x00MM'", b""])
+def test_broken_metadata_leave_the_pixels(prepared, tmp_path, exif):
+    content = io.BytesIO()
+    Image.new("RGB", (40, 32), "red").save(content, "PNG")
+    data = content.getvalue()
+    crc = zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    data = data[:33] + len(exif).to_bytes(4, "big") + b"eXIf" + exif + crc + data[33:]
+    dataset = with_cell(prepared, tmp_path / "D", {"bytes": data, "path": "a.png"})
+    assert dataset.query[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+    (tmp_path / "a.png").write_bytes(data)
+    assert to_rgb(tmp_path / "a.png").getpixel((0, 0)) == (255, 0, 0)

@@ -1,6 +1,8 @@
 """What a build keeps, and what is left after a crash."""
 
+import contextlib
 import json
+import os
 import shutil
 import sys
 
@@ -10,6 +12,8 @@ import pytest
 from galleries import draw, files, make_photos, same
 from launch import ROOT, accelerate, run
 
+from modeling_splip.search import build
+from modeling_splip.search import gallery as gallery_module
 from modeling_splip.search.build import build_gallery
 from modeling_splip.search.gallery import Gallery
 
@@ -123,3 +127,67 @@ def test_bad_outputs_are_refused_and_left_alone(photos, pair, tmp_path):
         with pytest.raises(ValueError, match=sentence):
             Gallery.build(photos, *pair, tmp_path / "G", progress=False, **options)
     assert files(tmp_path) == before
+
+
+def test_side_files_of_other_programs_do_not_stop_an_update(photos, pair, name, gallery):
+    for side in (".DS_Store", "Thumbs.db", "desktop.ini", ".gitattributes", "._manifest.json"):
+        (gallery.folder / side).touch()
+    (gallery.folder / ".cache" / "huggingface").mkdir(parents=True)
+    draw(200, "teal").save(photos / "cup" / "new.png")
+    assert len(Gallery.build(photos, *pair, gallery.folder, model_name=name, progress=False)) == 25
+    assert (gallery.folder / ".DS_Store").exists()
+
+
+def test_there_may_be_more_shards_than_open_files(tmp_path, pair, name, monkeypatch):
+    """At 128 photos a shard, 131,000 new photos are more than the usual 1,024 files."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(build, "GROUP_ROWS", 1)
+    folder = make_photos(tmp_path / "photos", 150)
+    used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 60, before[1]))
+    try:
+        report = build_gallery(folder, *pair, tmp_path / "G", model_name=name, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert report.count == report.encoded == 150
+
+
+@pytest.mark.parametrize("year", [1960, 2300])
+def test_a_photo_of_any_date_is_indexed(photos, pair, name, gallery, year):
+    seconds = (year - 1970) * 31_556_952
+    try:
+        os.utime(photos / "cup" / "000.png", (seconds, seconds))
+    except OSError:
+        pytest.skip("this file system has no such dates")
+    draw(300).save(photos / "cup" / "000.png.bmp")
+    os.utime(photos / "cup" / "000.png.bmp", (seconds, seconds))
+    for encoded in (1, 0):
+        report = build_gallery(photos, *pair, gallery.folder, model_name=name, progress=False)
+        assert (report.count, report.encoded, report.unreadable) == (25, encoded, [])
+
+
+@pytest.mark.parametrize("planted", ["G.partial", "G.partial/lock", "G.partial/manifest.json", "G.partial/README.md"])
+def test_no_write_follows_a_link(photos, pair, name, tmp_path, planted):
+    mine = tmp_path / "mine"
+    (mine / "folder").mkdir(parents=True)
+    (mine / "file").write_text("mine")
+    (tmp_path / planted).parent.mkdir(exist_ok=True)
+    (tmp_path / planted).symlink_to(mine if planted == "G.partial" else mine / "file")
+    with contextlib.suppress(ValueError):
+        build_gallery(photos, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert (mine / "file").read_text() == "mine" and files(mine) == ["file", "folder"]
+
+
+def test_opened_while_another_process_publishes(photos, pair, name, gallery, monkeypatch):
+    draw(200, "teal").save(photos / "cup" / "new.png")
+    read = gallery_module.read_manifest
+
+    def old_manifest_first(folder):
+        manifest = read(folder)
+        monkeypatch.setattr(gallery_module, "read_manifest", read)
+        Gallery.build(photos, *pair, folder, model_name=name, progress=False)  # removes the data folder named here
+        return manifest
+
+    monkeypatch.setattr(gallery_module, "read_manifest", old_manifest_first)
+    assert len(Gallery.open(gallery.folder)) == 25

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import datasets
 import galleries
@@ -83,6 +84,18 @@ def test_a_dataset_keeps_labels_and_columns(tmp_path, pair, name):
     found = gallery.search(draw(100), 9, where={"label": "hot air balloon"})
     assert sorted(result.metadata["instance_id"] for result in found) == ["i1", "i3", "i5"]
     assert build_gallery(data, *pair, tmp_path / "G", split="gallery", progress=False).encoded == 0
+
+
+def test_a_path_in_an_image_cell_is_followed_on_request_only(tmp_path, pair, name):
+    files = []
+    for number in range(2):
+        files.append(str(tmp_path / f"{number}.png"))
+        draw(number, "red").save(files[-1])
+    cells = [{"bytes": Path(files[0]).read_bytes(), "path": "a.png"}, {"bytes": None, "path": files[1]}]
+    data = datasets.Dataset.from_dict({"image": cells}, features=datasets.Features({"image": datasets.Image()}))
+    gallery = Gallery.build(data, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert len(gallery) == 1 and "its cell names a file" in gallery.manifest["unreadable"][0]["reason"]
+    assert len(Gallery.build(data, *pair, tmp_path / "G", model_name=name, progress=False, follow_paths=True)) == 2
 
 
 def test_a_prepared_folder_gives_its_gallery_split(tmp_path, pair, name):

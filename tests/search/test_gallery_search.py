@@ -1,6 +1,7 @@
 """What a gallery finds, and what it refuses to search for."""
 
 import shutil
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from galleries import draw, embeddings, make_photos, same
 from PIL import Image
 
 from modeling_splip.search.gallery import Gallery
+from modeling_splip.search.milvus_gallery import _literals
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
 photos, gallery = galleries.photos, galleries.gallery
@@ -80,6 +82,20 @@ def test_filters_know_the_types_of_columns(tmp_path, pair):
         ({"price": "cheap"}, set()),
     ):
         assert {result.row for result in gallery.search(draw(100), where=where)} == wanted, where
+
+
+def test_both_unicode_forms_of_a_class_are_one(tmp_path, pair):
+    """macOS unpacks folders whose accented letters are two characters; a keyboard types one."""
+    spellings = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    for number, spelling in enumerate(spellings):
+        (tmp_path / "photos" / str(number) / spelling).mkdir(parents=True)
+        draw(number).save(tmp_path / "photos" / str(number) / spelling / "a.png")
+    gallery = Gallery.build(tmp_path / "photos", *pair, tmp_path / "G", progress=False)
+    assert gallery.labels() == spellings[:1]
+    for spelling in spellings:
+        assert len(gallery.search(draw(100), where={"label": spelling})) == 2
+        assert len(gallery.search(draw(100), where={"path": f"1/{spelling}/a.png"})) == 1
+    assert [f'"{spelling}"' for spelling in spellings] == _literals(spellings[1], True)[::-1]
 
 
 def test_near_duplicates_collapse_on_request(tmp_path, pair, name):

@@ -184,3 +184,23 @@ def test_help_explains_everything(capsys):
             for name, default in names.items():
                 found = re.search(rf"--{group}\.{name} (.*?) \(default: {re.escape(str(default))}\)", section)
                 assert found and "--" not in found[1] and re.search("[a-z|]", found[1]), f"{group}.{name}"
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (BOMB, "aliases such as .name are not read"),
+        ("method: " + "[" * 5000, "nests too deep"),
+        ("&a [*a]", "aliases such as"),
+    ],
+    ids=["bomb", "deep", "circle"],
+)
+def test_a_recipe_that_explodes_is_refused_at_once(text, sentence, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"^Recipe '.*recipe\.yaml' is not YAML \(.*{sentence}"):
+        load_recipe(str(tmp_path / "recipe.yaml"))

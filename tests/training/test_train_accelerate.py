@@ -21,7 +21,8 @@ from transformers import CLIPModel
 
 import train_accelerate
 from modeling_splip.loading import load_retriever
-from modeling_splip.training.state import checkpoint_folders, is_whole, writing
+from modeling_splip.training.arguments import TrainingArguments
+from modeling_splip.training.state import checkpoint_folders, is_whole, output_claimed, writing
 
 DRIVER = str(ROOT / "tests" / "driver.py")
 SCRIPT = str(ROOT / "train_accelerate.py")
@@ -79,7 +80,7 @@ def same_state(one: Path, other: Path, step: int = 8) -> bool:
     optimizers = [torch.load(folder / "optimizer.bin")["state"] for folder in folders]
     for index, state in optimizers[0].items():
         equal &= all(torch.equal(value, optimizers[1][index][name]) for name, value in state.items())
-    schedules = [torch.load(folder / "custom_checkpoint_0.pkl") for folder in folders]
+    schedules = [json.loads((folder / "loop.json").read_text())["schedule"] for folder in folders]
     return equal and schedules[0] == schedules[1]
 
 
@@ -378,6 +379,59 @@ def test_no_whole_checkpoint(train, uninterrupted, tmp_path, capsys):
 def test_a_run_is_resumed_with_its_own_settings(train, uninterrupted, tmp_path, more, sentence):
     with pytest.raises(ValueError, match=sentence):
         train(copy_run(uninterrupted, tmp_path), *COSINE, *STEPS, "--resume", *more)
+
+
+class Payload:
+    """What runs when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("file", ["custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "model.bin"])
+def test_a_crafted_checkpoint_runs_no_code(train, uninterrupted, tmp_path, file):
+    output, marker = copy_run(uninterrupted, tmp_path), tmp_path / "ran"
+    checkpoint = output / "checkpoints" / "step-00000008"
+    torch.save({"step": 8, "payload": Payload(marker)}, checkpoint / file)
+    loop = json.loads((checkpoint / "loop.json").read_text())
+    loop["files"][file] = (checkpoint / file).stat().st_size
+    (checkpoint / "loop.json").write_text(json.dumps(loop))
+    with pytest.raises(ValueError, match=r"(holds a file that no checkpoint|holds more than data) .*: start a new run"):
+        train(output, *COSINE, "--epochs", "3", "--resume")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"schedule": {}}, {"schedule": 5}, {"progress": {"steps": 1}}, {"identity": 7}, {"progress": []}]
+)
+def test_a_state_of_another_form_is_refused(train, uninterrupted, tmp_path, change):
+    output = copy_run(uninterrupted, tmp_path)
+    path = output / "checkpoints" / "step-00000008" / "loop.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"loop\.json' is damaged .*: start a new run"):
+        train(output, *COSINE, "--epochs", "3", "--resume")
+
+
+def test_a_second_training_on_one_output_is_refused(train, tmp_path, monkeypatch):
+    validate, refusals = train_accelerate.validate, []
+
+    def meanwhile(run):
+        for more in ([], ["--resume"]):
+            try:
+                with output_claimed(TrainingArguments(output=str(run.output), resume=bool(more)), run.accelerator):
+                    refusals.append("none")
+            except (OSError, ValueError) as error:
+                refusals.append(str(error))
+        return validate(run)
+
+    monkeypatch.setattr(train_accelerate, "validate", meanwhile)
+    train(tmp_path / "run", "--max_steps", "1")
+    sentence = f"Another training writes to '{tmp_path / 'run'}': wait for it, or choose another --output."
+    assert refusals == [sentence] * 2
+    assert train(tmp_path / "run", "--max_steps", "1", "--resume")["finished"]  # the lock is free again
 
 
 def test_another_number_of_micro_batches_may_resume(train, uninterrupted, tmp_path):
