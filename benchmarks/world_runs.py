@@ -34,8 +34,8 @@ from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, protocol_view
 from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
-from modeling_splip.loading import load_retriever
 from modeling_splip.fingerprints import weights_fingerprint
+from modeling_splip.loading import load_retriever
 from modeling_splip.training.arguments import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
