@@ -102,10 +102,10 @@ def check_can_save(folder: str | os.PathLike, model: Any) -> None:
         folder: where the model is to be saved; it need not exist.
         model: the model; PEFT's adapters must be those that its configuration names.
     """
-    if getattr(model, "_hf_peft_config_loaded", False):
+    if not getattr(model.config, "peft", None) and any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError(
-            "This model has adapters that PEFT added later, and a checkpoint cannot hold them: build the model with "
-            "peft= and its settings instead."
+            "This model has adapters that PEFT added later, and a checkpoint cannot hold them: merge them and save "
+            "with full=True, or build the model with peft= and their settings."
         )
     if os.path.exists(os.path.join(folder, ADAPTER_CONFIG)):
         raise ValueError(

@@ -194,6 +194,17 @@ class RetrievalModel(RecordedWeights, PreTrainedModel):
         if kwargs.get("is_main_process", True) and is_first_process():
             remove_older_weights(save_directory)
 
+    def add_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse transformers' way to add PEFT's adapters: its checkpoints make AutoModel load the base instead.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "add_adapter would write checkpoints that load as another model: build the model with peft= and the "
+            "adapter's settings, for example from_clip(base, names, peft={'peft_type': 'LORA', ...})."
+        )
+
     def freeze(self) -> None:
         """Freeze what never trains: here everything."""
         self.requires_grad_(False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel, initialization
 
 from .adapters import LayerNormAdapter
-from .adapters_peft import base_names, inject_peft
+from .adapters_peft import base_names, check_peft, inject_peft
 from .class_prompts import check_prompt_lengths, frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
 from .clip_base import load_clip, resolve_base
@@ -178,6 +178,7 @@ class Retriever(RetrievalModel):
         if class_names:
             tokenizer = AutoTokenizer.from_pretrained(resolve_base(base))
             settings |= cls.class_prompt_settings(tokenizer, class_names, settings)
+        peft = settings.pop("peft", None)
         config = cls.config_class(
             clip_config=clip.config,
             base_model=str(base),
@@ -187,11 +188,13 @@ class Retriever(RetrievalModel):
         )
         set_tower_dtypes(config, torch.get_default_dtype())  # whatever the base is stored in
         model = cls(config)
-        state = clip.state_dict()
-        # Besides the base's tensors there are PEFT's, which start by themselves.
-        model.clip.load_state_dict({name: state[plain] for name, plain in base_names(model.clip).items()}, strict=False)
-        model.record_weights()
+        model.clip.load_state_dict(clip.state_dict())
         model.start_from_clip()
+        if peft:  # some kinds start from the weights that they adapt
+            model.config.peft = peft
+            inject_peft(model.clip, peft)
+            check_peft(model.eval())
+        model.record_weights()
         model.freeze()
         return model.eval()
 
@@ -228,10 +231,8 @@ class Retriever(RetrievalModel):
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, in PEFT's form."""
-        trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
-        print(
-            f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}"
-        )
+        train, total = self.num_parameters(only_trainable=True), self.num_parameters()
+        print(f"trainable params: {train:,d} || all params: {total:,d} || trainable%: {100 * train / total:.4f}")
 
     def save_pretrained(self, save_directory: str | os.PathLike, full: bool = False, **kwargs: Any) -> None:
         """Save the adapters, or with `full` the base CLIP's weights too.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import CLASSES
 from method_models import CASES, MODALITIES, OFF, batch_of, build
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel
@@ -131,6 +131,82 @@ def test_what_peft_may_not_change_is_refused(tiny_clip):
     for wrong in ({"peft_type": "LARO"}, LORA | {"rank": 4}, LORA | {"target_modules": ["nothing"]}):
         with pytest.raises(ValueError, match=r"is no PEFT configuration for this CLIP .*see PEFT's docs"):
             build(tiny_clip, CLASSES, peft=wrong)
+
+
+def kind(peft_type: str, **settings) -> dict:
+    return {"peft_type": peft_type, "target_modules": LORA["target_modules"], **settings}
+
+
+KINDS = [
+    LORA,
+    LORA | {"init_lora_weights": "gaussian"},
+    LORA | {"init_lora_weights": "orthogonal"},
+    LORA | {"use_rslora": True},
+    LORA | {"use_dora": True},
+    LORA | {"lora_bias": True},
+    kind("LOHA", r=2),
+    kind("LOKR", r=2),
+    kind("IA3", feedforward_modules=[]),
+    kind("HRA", r=2),
+    kind("ADALORA", init_r=3, target_r=2, total_step=10),
+]
+
+
+@pytest.mark.parametrize("peft", KINDS, ids=lambda peft: "-".join(map(str, [*peft.values()][0::3])))
+def test_every_kind_that_is_taken_starts_at_clip_and_loads_as_it_was_saved(tiny_clip, pixels, tmp_path, peft):
+    plain = METHODS["splip"].model.from_clip(tiny_clip, CLASSES, **OFF["splip"])
+    untrained = METHODS["splip"].model.from_clip(tiny_clip, CLASSES, peft=peft, **OFF["splip"])
+    torch.testing.assert_close(untrained.encode(pixels, "photo"), plain.encode(pixels, "photo"), atol=1e-5, rtol=0)
+    model = build("splip", {"peft": peft, "conditioning": "domain"}, tiny_clip)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode(pixels, "photo"), model.encode(pixels, "photo"))
+    assert loaded.fingerprint() == model.fingerprint()
+    torch.testing.assert_close(loaded.fold().encode(pixels, "photo"), model.encode(pixels, "photo"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("peft", "sentence"),
+    [
+        (LORA | {"init_lora_weights": "olora"}, "init_lora_weights='olora', which changes the base CLIP's weights"),
+        (LORA | {"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base CLIP's weights"),
+        (LORA | {"init_lora_weights": False}, "'LORA' with these settings does not start at CLIP"),
+        (LORA | {"modules_to_save": ["visual_projection"]}, r"modules_to_save=\['visual_projection'\]: leave it out"),
+        (LORA | {"bias": "all"}, "bias='all': leave it out"),
+        (kind("OFT", oft_block_size=4, r=0), "'OFT' with these settings would not load as it was saved"),
+        (kind("BOFT", boft_block_size=4), "'BOFT' with these settings would not load as it was saved"),
+        (kind("FOURIERFT", n_frequency=50), "'FOURIERFT' with these settings does not start at CLIP"),
+        (kind("RANDLORA", r=2), "'RANDLORA' with these settings would not load as it was saved .layers share tensors"),
+    ],
+)
+def test_a_kind_that_would_not_come_back_is_refused_when_it_is_built(tiny_clip, peft, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        METHODS["splip"].model.from_clip(tiny_clip, CLASSES, peft=peft)
+    assert "\n" not in str(error.value)
+
+
+def test_trying_out_leaves_model_and_random_numbers_as_they_were(tiny_clip, monkeypatch):
+    drawn = []
+    for check in (True, False):
+        if not check:
+            monkeypatch.setattr("modeling_splip.modeling_retriever.check_peft", lambda model: None)
+        torch.manual_seed(4)
+        model = METHODS["splip"].model.from_clip(tiny_clip, CLASSES, peft=LORA)
+        drawn.append((model.state_dict(), torch.rand(3), [p.requires_grad for p in model.parameters()]))
+    assert torch.equal(drawn[0][1], drawn[1][1]) and drawn[0][2] == drawn[1][2]
+    assert all(torch.equal(value, drawn[1][0][name]) for name, value in drawn[0][0].items())
+
+
+def test_adapters_that_were_added_later_are_never_saved_as_another_model(tiny_clip, tmp_path):
+    model = build("clip_at", {}, tiny_clip)
+    config = LoraConfig(r=2, target_modules=LORA["target_modules"])
+    with pytest.raises(ValueError, match="add_adapter would write checkpoints that load as another model"):
+        model.add_adapter(config)
+    get_peft_model(model, config)
+    for full in (False, True):
+        with pytest.raises(ValueError, match="has adapters that PEFT added later, and a checkpoint cannot hold them"):
+            model.save_pretrained(tmp_path / "model", full=full)
+    assert not (tmp_path / "model").exists()
 
 
 WITHOUT_PEFT = """
