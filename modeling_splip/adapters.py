@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .clip_backbone import parameter_at
+
 
 class LayerNormAdapter(nn.ModuleList):
     """Trained copies of a tower's LayerNorms, in the tower's order; the frozen originals stay as they are.
@@ -113,7 +115,7 @@ class RelationNetwork(nn.Module):
             x = (sketch.to(dtype) @ photo.to(dtype).transpose(-1, -2)).flatten(-2)  # (B, P^2)
             for layer in self.layers:
                 if isinstance(layer, nn.Linear):
-                    x = F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+                    x = F.linear(x, *(parameter_at(layer, name, x, dtype) for name in ("weight", "bias")))
                 else:
                     x = layer(x)
             return x.squeeze(-1).sigmoid()

@@ -44,6 +44,12 @@ def dimensions(config: CLIPConfig) -> tuple[int, int, int, int]:
     return vision.hidden_size, text.hidden_size, vision.num_hidden_layers, text.num_hidden_layers
 
 
+def run_device(clip: Clip) -> torch.device:
+    """Return the device that CLIP computes on, also where Accelerate has offloaded its weights."""
+    scale = clip.logit_scale
+    return torch.device(clip._hf_hook.execution_device) if scale.is_meta and hasattr(clip, "_hf_hook") else scale.device
+
+
 def vision_norms(clip: Clip) -> list[nn.LayerNorm]:
     """Return the vision tower's 2 L_v + 2 LayerNorms: the one before the layers, two a layer, the one after them."""
     tower = clip.vision_model
@@ -74,8 +80,7 @@ def embed_patches(clip: Clip, pixel_values: Tensor, interpolate: bool = False) -
         raise ValueError(
             f"pixel_values must be (batch, {config.num_channels}, height, width), got {tuple(pixel_values.shape)}."
         )
-    size = (config.image_size, config.image_size)
-    if not interpolate and tuple(pixel_values.shape[2:]) != size:
+    if not interpolate and tuple(pixel_values.shape[2:]) != (config.image_size, config.image_size):
         raise ValueError(
             f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]}, but this CLIP takes image_size="
             f"{config.image_size}: use its processor, or pass interpolate_pos_encoding=True."
@@ -109,13 +114,11 @@ def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Te
         visual_prompts: for each layer (B or 1, K, d_v) or None.
     """
     layers = clip.vision_model.encoder.layers
-    result: list[KeyValue | None] = []
+    result: list[KeyValue | None] = [None] * len(layers)
     for index, (layer, prompt) in enumerate(zip(layers, visual_prompts, strict=True)):
-        if prompt is None:
-            result.append(None)
-            continue
-        normed = norms[1 + 2 * index](prompt)  # (B or 1, K, d_v)
-        result.append((layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)))
+        if prompt is not None:
+            normed = norms[1 + 2 * index](prompt)  # (B or 1, K, d_v)
+            result[index] = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
     return result
 
 
@@ -132,15 +135,14 @@ def run_vision(
     Args:
         embeddings: (B, 1 + P, d_v) of `embed_patches`.
         norms: 2 L_v + 2 LayerNorms in the order of `vision_norms`.
-        key_values: the prompts of each layer, from `prompt_key_values`; None for plain CLIP.
+        key_values: each layer's prompts, from `prompt_key_values`; None for plain CLIP.
         attention: "sdpa" or "eager".
         output_attentions: whether to return the attentions; they are computed eagerly.
     """
-    layers = clip.vision_model.encoder.layers
     x = norms[0](embeddings)
     outputs: list[Tensor] = []
     attentions: list[Any] = []
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(clip.vision_model.encoder.layers):
         extra = key_values[index] if key_values is not None else None
         x, weights = _encoder_layer(
             layer, x, norms[1 + 2 * index], norms[2 + 2 * index], None, extra, attention, output_attentions
@@ -180,12 +182,19 @@ def run_text(
     return TowerOutput(x, tuple(outputs), ())
 
 
+def parameter_at(module: Any, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a module's parameter on the device of `x`, also if Accelerate has offloaded it."""
+    value, hook = getattr(module, name), getattr(module, "_hf_hook", None)
+    return (hook.weights_map[name] if value.is_meta and hook else value).to(device=x.device, dtype=dtype)
+
+
 def project(head: nn.Linear, norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """Return embeddings (..., D): last LayerNorm, projection, unit norm; computed in float32 or wider."""
     with torch.autocast(x.device.type, enabled=False):
         dtype = torch.promote_types(head.weight.dtype, torch.float32)
-        x = F.layer_norm(x.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        return F.normalize(F.linear(x, head.weight.to(dtype)), dim=-1)
+        weight, bias = (parameter_at(norm, name, x, dtype) for name in ("weight", "bias"))
+        x = F.layer_norm(x.to(dtype), norm.normalized_shape, weight, bias, norm.eps)
+        return F.normalize(F.linear(x, parameter_at(head, "weight", x, dtype)), dim=-1)
 
 
 def project_image(clip: Clip, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
@@ -209,7 +218,7 @@ def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
 @torch.no_grad()
 def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return all tokens of plain CLIP's text tower in the shared space, (N, J, D): unit norm; 0 where padded."""
-    device = clip.logit_scale.device
+    device = run_device(clip)
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
     tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
@@ -275,7 +284,9 @@ def _attention(
     module: Any, eager: bool, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of queries (B, N, d) over keys and values (B, K, d); if eager, its weights (B, heads, N, K) too."""
-    q, k, v = (_split_heads(tensor, module.num_heads) for tensor in (q, k, v))  # (B, heads, N, d / heads)
+    q, k, v = (
+        tensor.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for tensor in (q, k, v)
+    )  # (B, heads, N, d / heads)
     if mask is not None:
         mask = mask.to(q.dtype)
     weights = None
@@ -287,7 +298,3 @@ def _attention(
     else:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)
     return attended.transpose(1, 2).flatten(2), weights
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Fingerprints of weights, and whether weights are still those whose fingerprint a configuration records."""
+"""Weights: their fingerprint, whether they are those that a configuration records, and where they are offloaded to."""
 
 import hashlib
 import zlib

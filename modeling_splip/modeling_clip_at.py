@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
 from .adapters import VisualPrompts
-from .clip_backbone import KeyValue, TowerOutput, dimensions
+from .clip_backbone import KeyValue, TowerOutput, dimensions, parameter_at
 from .configuration_clip_at import ClipAtConfig
 from .configuration_retriever import MODALITIES
 from .modeling_retriever import Retriever
@@ -65,7 +65,7 @@ class ClipAtModel(Retriever):
         if not self.config.prompts:
             return embeddings
         own = cast(VisualPrompts, self.prompts["shared" if self.config.share_prompts else modality])
-        visual = own.tokens.to(embeddings.dtype)  # V, (K, d_v)
+        visual = parameter_at(own, "tokens", embeddings, embeddings.dtype)  # V, (K, d_v)
         return torch.cat([embeddings, visual.expand(len(embeddings), -1, -1)], dim=1)
 
 

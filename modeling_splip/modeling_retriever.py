@@ -243,7 +243,7 @@ class Retriever(RetrievalModel):
             ValueError: without `full`, if the configuration names no base CLIP, or the CLIP in this model is no longer
                 that one.
         """
-        state = kwargs.pop("state_dict", None) or self.state_dict()
+        state = kwargs.pop("state_dict", None) or loaded_state(self)
         config = self.config
         before = config.checkpoint, config.base_fingerprint
         fingerprint = self._base_fingerprint(state)
@@ -264,7 +264,7 @@ class Retriever(RetrievalModel):
 
     def _base_fingerprint(self, state: Mapping[str, Tensor]) -> str:
         """Return the fingerprint of the base CLIP in `state`, or of this model's if `state` holds adapters alone."""
-        complete = all(f"clip.{name}" in state and not state[f"clip.{name}"].is_meta for name in base_names(self.clip))
+        complete = all(f"clip.{name}" in state for name in base_names(self.clip))
         return self.recorded_fingerprint(state if complete else None)
 
     @classmethod

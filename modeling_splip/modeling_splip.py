@@ -22,6 +22,7 @@ from .clip_backbone import (
     embed_tokens,
     project_text,
     prompt_key_values,
+    run_device,
     run_text,
     text_norms,
     text_positions,
@@ -155,11 +156,17 @@ class SplipModel(Retriever):
         """
         if self.config.use_b_t and self.config.use_b_vt and self.config.conditioning == "image":
             raise ValueError("fold() needs conditioning='domain': with 'image' every image has prompts of its own.")
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise ValueError("fold() needs all weights in memory, and some are offloaded: load the model without that.")
         return SplipEncoder.from_model(self)
 
     def for_search(self) -> RetrievalModel:
-        """Return a folded form that keeps the text tower, with domain conditioning; otherwise the model itself."""
-        return SearchEncoder.from_model(self) if self.config.conditioning == "domain" else self
+        """Return a folded form that keeps the text tower, with domain conditioning; otherwise the model itself.
+
+        A model that Accelerate has offloaded stays as it is, since it does not fit into memory a second time.
+        """
+        offloaded = any(parameter.is_meta for parameter in self.parameters())
+        return self if offloaded or self.config.conditioning != "domain" else SearchEncoder.from_model(self)
 
     @torch.no_grad()
     def visual_key_values(self, modality: str) -> list[KeyValue | None]:
@@ -187,7 +194,7 @@ class SplipModel(Retriever):
         """Run the class prompts; return the means of W_l, (L_t, B or 1, d_t), and the EOS outputs, (B or 1, C, d_t)."""
         config = self.config
         m = 0 if text_prompts is None else config.m
-        device = self.clip.logit_scale.device
+        device = run_device(self.clip)
         packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
         x = x.expand(1 if text_prompts is None else text_prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
@@ -211,7 +218,7 @@ class SplipModel(Retriever):
         depth = l_v if config.prompt_depth is None else config.prompt_depth
         parts: list[list[Tensor]] = [[] for _ in range(l_v)]
         if config.use_b_v:
-            tokens = torch.tensor(config.prefix_token_ids[modality], device=self.clip.logit_scale.device)
+            tokens = torch.tensor(config.prefix_token_ids[modality], device=run_device(self.clip))
             template = self.b_v(embed_tokens(self.clip, tokens))[None]  # V_tg, (1, q, d_v)
             for layer in range(min(depth, l_v)):
                 parts[layer].append(template)

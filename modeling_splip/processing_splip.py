@@ -84,12 +84,13 @@ class SplipProcessor(ProcessorMixin):
             return_tensors: "pt", nothing else.
 
         Returns:
-            `pixel_values` (B, 3, H, W) in float32 for images; `input_ids` and `attention_mask` (N, J) for texts.
+            `pixel_values` (B, 3, H, W) in float32 and `modality` for images, so that `model(**inputs)` knows both;
+            `input_ids` and `attention_mask` (N, J) for texts.
 
         Raises:
             FileNotFoundError, ValueError: if there is nothing to process, or an image cannot be read.
         """
-        data: dict[str, Tensor] = {}
+        data: dict[str, Any] = {}
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}: convert the tensors afterwards.")
         if images is not None:
@@ -99,6 +100,7 @@ class SplipProcessor(ProcessorMixin):
                 raise ValueError("images is empty: pass at least one image.")
             prepared = [self.prepare(image, modality) for image in batch]
             data["pixel_values"] = self.image_processor(prepared, return_tensors="pt")["pixel_values"]
+            data["modality"] = modality
         if text is not None:
             if not text:
                 raise ValueError("text is empty: pass at least one.")

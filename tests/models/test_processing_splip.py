@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from transformers import AutoProcessor, BaseImageProcessor, CLIPImageProcessorPil
 
+from modeling_splip.modeling_splip import SplipModel
 from modeling_splip.processing_splip import SplipProcessor, is_white_on_black, to_rgb
 
 
@@ -291,3 +292,12 @@ def test_a_base_that_is_not_there(tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(OSError, match="has no loadable image processor and tokenizer"):
         SplipProcessor.from_clip(str(tmp_path))
+
+
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_the_output_is_what_a_model_takes(processor, tiny_clip, photo, modality):
+    model = SplipModel.from_clip(tiny_clip, ["cup", "zebra"])
+    inputs = processor(images=[photo], modality=modality).to("cpu", torch.float32)
+    assert torch.equal(model(**inputs).embeds, model(inputs["pixel_values"], modality).embeds)
+    assert model(**processor(images=photo, modality=modality).to(dtype=torch.float32)).embeds.shape == (1, 16)
+    assert "modality" not in processor(text="a cup")
