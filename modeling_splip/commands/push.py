@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from ..common.files import write_json, write_text
 from ..loading import load_retriever
 from ..modeling_retriever import Retriever
-from ..search.table import CARD, MANIFEST, read_manifest
+from ..search.table import CARD, GROUP_ROWS, MANIFEST, read_manifest
 from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card, shared_base
 from ..sharing.peft_export import export_peft
 from ..sharing.private import remove_origins, write_shared_table
@@ -91,7 +91,7 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
     """Copy a gallery, without this machine's paths."""
     manifest = read_manifest(gallery)
-    write_shared_table(gallery / manifest["data"], stage / manifest["data"])
+    write_shared_table(gallery / manifest["data"], stage / manifest["data"], GROUP_ROWS)
     named = {"root": "", "source": "", "model": model, "model_beside": None, "unreadable": []}
     write_json(stage / MANIFEST, manifest | named)
     write_text(stage / CARD_FILE, CARD.format(data=manifest["data"]))

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..common.files import write_json
-from ..search.table import GROUP_ROWS
 
 # Keys by which transformers notes where an object was loaded from; nothing reads them from a file.
 _ORIGINS = ("_name_or_path", "name_or_path")
@@ -33,12 +32,13 @@ def _without_origins(value: Any) -> Any:
     return [_without_origins(each) for each in value] if isinstance(value, list) else value
 
 
-def write_shared_table(data: Path, target: Path) -> None:
+def write_shared_table(data: Path, target: Path, group_rows: int) -> None:
     """Write the Parquet files of a gallery again, without absolute paths and without notes in the thumbnails.
 
     Args:
         data: the gallery's data folder.
         target: the folder to write, which is made.
+        group_rows: rows of a row group.
     """
     files = sorted(data.glob("photos-*.parquet"))
     paths = [path for file in files for path in pq.read_table(file, columns=["path"])["path"].to_pylist()]
@@ -47,13 +47,13 @@ def write_shared_table(data: Path, target: Path) -> None:
     for file in files:
         opened = pq.ParquetFile(file)
         with pq.ParquetWriter(target / file.name, opened.schema_arrow) as writer:
-            for batch in opened.iter_batches(GROUP_ROWS):
+            for batch in opened.iter_batches(group_rows):
                 rows = {"path": [next(names) for _ in range(len(batch))], "thumbnail": _thumbnails(batch)}
                 columns = [
                     pa.array(rows[field.name], field.type) if field.name in rows else batch.column(field.name)
                     for field in batch.schema
                 ]
-                writer.write_batch(pa.record_batch(columns, schema=batch.schema), GROUP_ROWS)
+                writer.write_batch(pa.record_batch(columns, schema=batch.schema), group_rows)
 
 
 def relative_paths(paths: list[str]) -> list[str]:
