@@ -231,7 +231,7 @@ def test_what_cannot_be_trained_on(polygons, processor, category, pairs):
     with pytest.raises(ValueError, match="needs two seen classes or more"):
         TrainingItems(polygons, ["ant"], processor, "category", seed=0)
     with pytest.raises(ValueError, match="a stream cannot give: write the data to the disk with splip prepare"):
-        streaming = dataclasses.replace(polygons, train=polygons.train.to_iterable_dataset())
+        streaming = dataclasses.replace(polygons, train=polygons.train.with_format(None).to_iterable_dataset())
         TrainingItems(streaming, CLASSES, processor, "category", seed=0)
     with pytest.raises(ValueError, match="52 training sketches do not fill one global batch of 60: lower batch_size"):
         EpochBatches(category, 30, micro_batches=2)
