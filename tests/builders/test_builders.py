@@ -100,7 +100,8 @@ def test_sketchy_layout_2_counts_the_extended_gallery_only(tmp_path):
     assert "jack-o-lantern" in summary["unseen"]
     assert {row["copies"] for row in rows(tmp_path / "out", "gallery")} == {1}
     assert {row["copies"] for row in rows(tmp_path / "out", "train")} == {1}
-    assert all(row["instance_id"] for row in rows(tmp_path / "out", "query"))
+    ids = [row["instance_id"] for row in rows(tmp_path / "out", "query")]
+    assert ids and all(ids)
 
 
 def test_sketchy_without_added_photos_is_enough_for_instance_pairs(tmp_path):

@@ -83,7 +83,8 @@ def test_it_answers_as_the_folder_does(gallery, client, pair):
     there = MilvusGallery.open("my_photos", client, pair)
     assert len(there) == 30 and there.columns == gallery.columns
     sketches = [draw(100), draw(101)]
-    assert all(map(same, there.search(sketches, 7), gallery.search(sketches, 7)))
+    found, expected = there.search(sketches, 7), gallery.search(sketches, 7)
+    assert len(found) == 2 and all(same(*pair) for pair in zip(found, expected, strict=True))
     for options in (
         {"where": {"label": 'a"b\\c'}},
         {"where": {"label": ["tasse à café", "unicorn"]}},

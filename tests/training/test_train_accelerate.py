@@ -496,7 +496,7 @@ def test_without_validation_the_last_model_is_saved(train, tmp_path):
     assert record["best_validation"] is None and record["classes"]["validation"] == []
     assert len(record["classes"]["trained"]) == 6 and record["steps"] == 3
     last, saved = weights(tmp_path / "run", 3), load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert all(torch.equal(last[f"model.{name}"], tensor) for name, tensor in saved.items())
+    assert saved and all(torch.equal(last[f"model.{name}"], tensor) for name, tensor in saved.items())
 
 
 def test_bf16_keeps_weights_and_losses_in_fp32(train, one_process, tmp_path):

@@ -119,6 +119,7 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
         train("--max_steps", "3", "--resume", output="parts")
     train(*words, "--max_steps", "3", "--workers", "1", "--resume", output="parts")
     whole, parts = weights(tmp_path / "whole", 3), weights(tmp_path / "parts", 3)
+    assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], tensor) for name, tensor in parts.items())
     plain = train("--max_steps", "3", output="plain")
     assert plain["arguments"]["augment"] == {}

@@ -53,7 +53,7 @@ def test_class_groups_train_alike_where_the_micro_batch_is_the_same(words, tmp_p
     assert whole["history"][0]["triplet"] != pytest.approx(one["history"][0]["triplet"], abs=1e-3)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [CONFIGS / "ddp.yaml", CONFIGS / "ddp_cpu.yaml"], ids=lambda path: path.name)
 def test_the_launcher_takes_the_files(path):
     args = launch_command_parser().parse_args(["--config_file", str(path), "train_accelerate.py", "--seed", "1"])
     args, *_ = _validate_launch_command(args)
