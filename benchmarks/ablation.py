@@ -1,4 +1,4 @@
-"""SpLIP's ablations on the offline world: the paper's two tables, and what the paper leaves open; 3 folds x 3 seeds.
+"""SpLIP's ablations on the drawn world: the paper's two tables, and what the paper leaves open; 3 folds x 3 seeds.
 
     python -m benchmarks.ablation [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 

@@ -4,7 +4,7 @@
     python -m benchmarks.compare --folds path/to/prepared --name real_mini        # any prepared data set
 
 The learning rate of each trained method is the best of five by the mAP@all (fine-grained: Acc@1) on six seen classes
-held back from training; on the offline world those of the tuning split, otherwise those of the data set itself. The
+held back from training; on the drawn world those of the tuning split, otherwise those of the data set itself. The
 report is `benchmarks/results/compare.json`, with a plot in `docs/images`; the runs are those of `world_runs.py`, so
 that an interrupted benchmark continues.
 """

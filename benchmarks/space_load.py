@@ -2,7 +2,7 @@
 
     python -m benchmarks.space_load --out benchmarks/results/space_load.json
 
-A Space over photos of the offline world runs in a process of its own, searched by the frozen backbone. Every client is
+A Space over photos of the drawn world runs in a process of its own, searched by the frozen backbone. Every client is
 a session that asks in turn by its own drawings, by a drawing with words, and for photos like one found; half of them
 also search photos that they upload. What the server answers is compared with what the gallery itself finds. The
 clients share the machine with the server: a server of its own would answer sooner.
@@ -48,7 +48,7 @@ TIMEOUT_S = 120
 
 
 def write_photos(folder: Path, each: int) -> list[Path]:
-    """Draw photos of every category of the offline world."""
+    """Draw photos of every category of the drawn world."""
     files = []
     for name in tqdm(CATEGORY_NAMES, desc="Drawing", unit="category"):
         for number in range(each):

@@ -93,7 +93,7 @@ def compare_real(report: dict[str, Any]) -> str:
     settings = report["settings"]
     return (
         f"Percent, mean over {len(settings['seeds'])} seeds and their spread; {settings['steps']} steps of "
-        f"{settings['batch']} sketches from the offline backbone {report['backbone']}, which has seen drawn objects "
+        f"{settings['batch']} sketches from the drawn backbone {report['backbone']}, which has seen drawn objects "
         "only: the numbers are low, and show no more than that nothing depends on the drawn world.\n\n"
         + _methods(report)
     )
@@ -175,6 +175,6 @@ def _settings(report: dict[str, Any]) -> str:
     seeds = f"{len(settings['seeds'])} seeds" if "seeds" in settings else "the seeds that a table names"
     return (
         f"Percent, mean over 3 folds x {seeds} and the spread over seeds of the mean over folds. "
-        f"Offline world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
+        f"Drawn world, version {versions}, backbone {report['backbone']}: {WORLD}. Every training has "
         f"{settings['steps']} steps of {settings['batch']} sketches."
     )

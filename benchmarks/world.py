@@ -1,4 +1,4 @@
-"""Does the offline world tell methods apart? Frozen CLIP, LayerNorms only, prompts only, SpLIP; 3 folds x 3 seeds.
+"""Does the drawn world tell methods apart? Frozen CLIP, LayerNorms only, prompts only, SpLIP; 3 folds x 3 seeds.
 
     python -m benchmarks.world [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
 

@@ -1,4 +1,4 @@
-"""Runs on the offline world that the benchmarks share: one variant, one fold, one seed, trained and evaluated.
+"""Runs on the drawn world that the benchmarks share: one variant, one fold, one seed, trained and evaluated.
 
 A run's record is one JSON in `runs/benchmarks/`, named by everything that tells runs apart. An interrupted benchmark
 continues, and a run that two benchmarks need is made once. All settings were fixed on the `mini-tuning` split, whose

@@ -1,4 +1,4 @@
-"""Pretrain the offline backbone `mini_clip` contrastively on the drawn world's photos and captions.
+"""Pretrain the drawn backbone `mini_clip` contrastively on the drawn world's photos and captions.
 
     python -m pretraining.mini_clip
 

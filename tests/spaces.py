@@ -1,4 +1,4 @@
-"""What the Space's tests share: photos of the offline world, a server in a process of its own, strokes of a mouse."""
+"""What the Space's tests share: photos of the drawn world, a server in a process of its own, strokes of a mouse."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ HOSTILE = "mug<b>bold"  # a label that must stay text in a page
 
 
 def write_photos(folder: Path, names: Sequence[str], count: int = 6) -> Path:
-    """Draw photos of categories of the offline world, those of "mug" in a folder of a hostile name."""
+    """Draw photos of categories of the drawn world, those of "mug" in a folder of a hostile name."""
     for name in names:
         label = HOSTILE if name == "mug" else name
         (folder / label).mkdir(parents=True)
@@ -53,7 +53,7 @@ def write_sketch(file: Path, name: str, number: int) -> Path:
 
 
 def build(photos: Path, out: Path) -> Gallery:
-    """Index photos with the frozen backbone of the offline world."""
+    """Index photos with the frozen backbone of the drawn world."""
     return Gallery.build(photos, *load_retriever("clip:mini_clip"), out, model_name="clip:mini_clip", progress=False)
 
 

@@ -80,7 +80,7 @@ def load_descriptions(source: str | Path | None = None) -> dict[str, list[str]]:
     """Return the sentences of every class, in the order of the prompts.
 
     Args:
-        source: a descriptions file; None for the packaged one, which knows the benchmarks and the offline world.
+        source: a descriptions file; None for the packaged one, which knows the benchmarks and the drawn world.
 
     Raises:
         FileNotFoundError: if there is no such file.

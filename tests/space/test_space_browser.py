@@ -41,7 +41,7 @@ def gallery(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_world(tmp_path_factory):
-    """Six photos of every category of the offline world."""
+    """Six photos of every category of the drawn world."""
     folder = tmp_path_factory.mktemp("whole")
     return build(write_photos(folder / "photos", CATEGORY_NAMES), folder / "world")
 
