@@ -94,7 +94,8 @@ def train(recipe: str, data: Path, model: Path) -> None:
     words = ["-m", "train_accelerate", "--recipe", recipe, "--dataset", str(data), "--output", str(output)]
     start(shlex.join(["python", *words]), [sys.executable, *words])
     (output / "model").rename(model)
-    (output / "run.json").rename(model.with_name(f"{model.name}.json"))
+    # `splip push` reads the record of `DEMO/model` from `DEMO/run.json`.
+    (output / "run.json").rename(model.with_name("run.json" if model.name == "model" else f"{model.name}.json"))
     remove(output)
 
 

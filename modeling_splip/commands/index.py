@@ -1,15 +1,20 @@
 """Make a folder of photos searchable by drawing."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
+from ..common.hub import is_hub_id
 from ..common.text import printable
 from ..loading import DEFAULT_MODEL, about_default, drawn_world_note, load_retriever
 from ..search.build import BuildReport, build_gallery, process_state
 from ..search.index import KINDS
 from ..search.milvus_store import collection_name, ingest
 from ..search.photo_files import left_out_sentence
+from ..search.photos import find_photos
 from ..search.stores import add_store_arguments, connect_store
+from ..search.table import model_place, read_manifest
 
 _SHOWN = 20
 
@@ -21,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
-        help="checkpoint folder, Hub id, 'clip:<base>', or a packaged model (default: small_splip)",
+        help="checkpoint folder, Hub id, 'clip:<base>', or a packaged one (default: the gallery's, or small_splip)",
     )
     parser.add_argument("--out", required=True, help="gallery folder: new, or one to bring up to date")
     parser.add_argument("--split", help="of a dataset (default: gallery, otherwise train)")
@@ -43,17 +47,20 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-    client = connect_store(args.store, args.uri)
-    if args.model == DEFAULT_MODEL:
-        print(about_default())
-    model, processor = load_retriever(args.model)
-    model.to(args.device or process_state().device)
+    if not Path(args.photos).expanduser().exists() and not is_hub_id(args.photos):
+        find_photos(args.photos)  # refuses it, before a model is loaded
+    client, state = connect_store(args.store, args.uri), process_state()
+    name, line = choose_model(args.out, args.model)
+    if line and state.is_main_process:
+        print(line)
+    model, processor = load_retriever(name)
+    model.to(args.device or state.device)
     report = build_gallery(
         args.photos,
         model,
         processor,
         args.out,
-        model_name=args.model,
+        model_name=name,
         split=args.split,
         index=args.index,
         batch_size=args.batch_size,
@@ -74,6 +81,29 @@ def run(args: argparse.Namespace) -> int:
         options = f" --store milvus --uri {args.uri}"
     print(f"Search it with: splip search SKETCH --gallery {args.out}{options}")
     return 0
+
+
+def choose_model(out: str, named: str | None) -> tuple[str, str]:
+    """Return the model to encode with, and a line about it, "" if there is nothing to say.
+
+    A gallery that is brought up to date keeps its model, unless another one is named.
+
+    Args:
+        out: the gallery's folder, new or not.
+        named: what `--model` says.
+    """
+    folder = Path(out).expanduser()
+    try:
+        manifest = read_manifest(folder)
+    except (OSError, ValueError):  # a new gallery, or a damaged one, which is built anew
+        name = named or DEFAULT_MODEL
+        return name, about_default() if name == DEFAULT_MODEL else ""
+    before = manifest["model"]
+    if named is None:
+        return model_place(folder, manifest), f"Model: {before}, as before; --model takes another."
+    if named != before and os.path.abspath(named) != before:
+        return named, f"'{out}' was built with '{before}', and now becomes a gallery of '{named}'."
+    return named, ""
 
 
 def _print_report(out: str, report: BuildReport) -> None:

@@ -20,6 +20,11 @@ from ..search.gallery import Gallery
 from ..search.result import Result
 from ..search.stores import add_store_arguments, connect_store, open_gallery
 
+PICTURE_HELP = (
+    "write a picture of sketches and photos (.png, .jpg, .webp); hits and misses are framed if each sketch lies in a "
+    "folder that is named like a label"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `splip search`."""
@@ -45,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--html", metavar="FILE", help="write a contact sheet")
-    parser.add_argument("--picture", metavar="FILE", help="write a picture of sketches and photos (.png, .jpg, .webp)")
+    parser.add_argument("--picture", metavar="FILE", help=PICTURE_HELP)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from .build import build_gallery
 from .index import search_rows
 from .index_cache import open_index
 from .result import Result
-from .table import DAMAGED, HEAVY_COLUMNS, TableReader, local_folder, read_manifest
+from .table import DAMAGED, HEAVY_COLUMNS, TableReader, local_folder, model_place, read_manifest
 
 _HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
 
@@ -108,9 +108,7 @@ class Gallery(SearchableGallery):
 
     def model_folder(self) -> str:
         """Return the model's folder as seen from the gallery, where they were moved together; otherwise its name."""
-        beside = self.manifest.get("model_beside")
-        here = self.folder / beside if beside else None
-        return str(here) if here is not None and here.is_dir() else self.manifest["model"]
+        return model_place(self.folder, self.manifest)
 
     @property
     def columns(self) -> list[str]:

@@ -114,6 +114,13 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     return manifest
 
 
+def model_place(folder: Path, manifest: dict[str, Any]) -> str:
+    """Return the model's folder as seen from the gallery, if they were moved together; otherwise the model's name."""
+    beside = manifest.get("model_beside")
+    here = folder / beside if beside else None
+    return str(here) if here is not None and here.is_dir() else manifest["model"]
+
+
 class TableReader:
     """Rows of Parquet files in order, read by row group; safe to use from several threads.
 

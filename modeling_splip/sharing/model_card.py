@@ -20,6 +20,13 @@ TAGS = ["sketch-based-image-retrieval", "zero-shot", "sketch", "clip", "splip"]
 _NOT_SHOWN = ("method", "base", "dataset", "output", "resume", "workers", "tracker", "checkpoint_every")
 
 
+# What holds for the weights of the packaged backbones.
+PACKAGED_TERMS = {
+    "small_clip": "its code is Apache-2.0, its weights are for non-commercial research only",
+    "mini_clip": "Apache-2.0",
+}
+
+
 class CardFacts(NamedTuple):
     """What a card is written from.
 
@@ -88,6 +95,7 @@ def render_card(facts: CardFacts) -> str:
         adapter=getattr(facts.config, "checkpoint", "full") == "adapter",
         base=base,
         packaged_base=bool(base and packaged_folder(base)),
+        base_terms=PACKAGED_TERMS.get(str(base), "see its card there"),
         seen=facts.config.class_names,
         run=facts.run,
         settings=_settings(facts.run["arguments"]) if facts.run else "",
