@@ -30,6 +30,8 @@ TABLES = {
     ),
 }
 SKETCHES = 6
+# The file that tells the folder of a demo, which the next demo may empty, from any other folder.
+MARK = ".splip-demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,15 +67,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare_output(out: Path) -> None:
-    """Empty the folder of an earlier demo.
+    """Make the folder, or empty that of an earlier demo, which is known by a file of its own.
 
     Raises:
-        ValueError: if the folder holds something else.
+        ValueError: if something else is there; it stays as it is.
     """
-    if out.exists() and any(out.iterdir()) and not (out / "data").is_dir():
-        raise ValueError(f"'{out}' holds something else than an earlier demo: pass another --out.")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file()):
+        raise ValueError(f"'{out}' is no folder of an earlier demo: pass another --out, or remove it.")
     remove(out)
     out.mkdir(parents=True)
+    (out / MARK).touch()
 
 
 def shown(*words: Any) -> str:

@@ -20,14 +20,16 @@ def test_tables_hold_every_method_and_number():
 
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(tmp_path):
-    (tmp_path / "old" / "data").mkdir(parents=True)
-    (tmp_path / "old" / "model.json").write_text("{}")
-    demo.prepare_output(tmp_path / "old")
-    assert list((tmp_path / "old").iterdir()) == []
-    (tmp_path / "mine").mkdir()
+    demo.prepare_output(tmp_path / "demo")
+    (tmp_path / "demo" / "data").mkdir()
+    demo.prepare_output(tmp_path / "demo")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [demo.MARK]
+    # A project that has a folder `data`, as a demo has.
+    (tmp_path / "mine" / "data").mkdir(parents=True)
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="holds something else than an earlier demo: pass another --out"):
-        demo.prepare_output(tmp_path / "mine")
+    for other in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex"):
+        with pytest.raises(ValueError, match="is no folder of an earlier demo: pass another --out"):
+            demo.prepare_output(other)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
 
