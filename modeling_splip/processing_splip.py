@@ -3,17 +3,19 @@
 import enum
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 
 from .clip_base import resolve_base
 from .configuration_retriever import check_modality
-from .image_files import open_image
+from .image_files import BAND, LARGE, from_array, image_in_work, open_image, upright_rgb
 
 # All of these limits are our choice.
 BLANK_RANGE = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
@@ -112,27 +114,62 @@ class SplipProcessor(ProcessorMixin):
     def prepare(self, image: Any, modality: str) -> Image.Image:
         """Return the RGB image that is then resized: a sketch padded to a square; of a very long photo the middle.
 
+        A large image is resized already, to the same pixels, without copies of its full size.
+
         Raises:
             FileNotFoundError, ValueError: if the image cannot be read.
         """
-        rgb = to_rgb(image)
-        if modality == "photo":
-            return self._cut(rgb)
-        if is_white_on_black(rgb):
-            if self.invert_sketches:
-                rgb = ImageChops.invert(rgb)
-            else:
-                warnings.warn(
-                    "A sketch looks white on black, but models expect black on white: invert it, or set "
-                    "invert_sketches=True on the processor.",
-                    stacklevel=2,
-                )
-        if rgb.width == rgb.height:
+        with rgb_in_work(image) as rgb:
+            if modality == "photo":
+                return self._shrunk(self._cut(rgb))
+            if is_white_on_black(rgb):
+                if self.invert_sketches:
+                    rgb = ImageChops.invert(rgb)
+                else:
+                    warnings.warn(
+                        "A sketch looks white on black, but models expect black on white: invert it, or set "
+                        "invert_sketches=True on the processor.",
+                        stacklevel=2,
+                    )
+            side = max(rgb.size)
+            size = self._final_size(side, side)
+            if side * side > LARGE and size is not None:
+                return self._shrunk_square(rgb, *size)
+            return rgb if rgb.width == rgb.height else _padded(rgb, (0, 0, *rgb.size), side, side)
+
+    def _final_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """Return (width, height) of an image after resizing; None if it is not resized, or in an unusual way."""
+        size = {key: value for key, value in dict(self.image_processor.size).items() if value}
+        if not self.image_processor.do_resize:
+            return None
+        if size.keys() == {"height", "width"}:
+            return size["width"], size["height"]
+        if size.keys() != {"shortest_edge"}:
+            return None
+        short, long = size["shortest_edge"], int(size["shortest_edge"] * max(width, height) / min(width, height))
+        return (short, long) if width <= height else (long, short)
+
+    def _shrunk(self, rgb: Image.Image) -> Image.Image:
+        size = self._final_size(*rgb.size)
+        if rgb.width * rgb.height <= LARGE or size is None:
             return rgb
-        side = max(rgb.size)
-        square = Image.new("RGB", (side, side), "white")
-        square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
-        return square
+        return rgb.resize(size, self.image_processor.resample)
+
+    def _shrunk_square(self, rgb: Image.Image, width: int, height: int) -> Image.Image:
+        """Return a sketch padded to a square and resized, without the square, which may have any number of pixels.
+
+        PIL resizes all rows to the new width first and all columns to the new height afterwards, so that rows can be
+        padded and resized band by band.
+        """
+        side, resample = max(rgb.size), self.image_processor.resample
+        narrow = Image.new("RGB", (width, side), "white")
+        above = (side - rgb.height) // 2
+        rows = max(1, BAND // side)
+        for top in range(0, rgb.height, rows):
+            bottom = min(top + rows, rgb.height)
+            band = _padded(rgb, (0, top, rgb.width, bottom), side, bottom - top)
+            narrow.paste(band.resize((width, bottom - top), resample), (0, above + top))
+        return narrow.resize((width, height), resample)
 
     def _cut(self, rgb: Image.Image) -> Image.Image:
         """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
@@ -176,29 +213,30 @@ def to_rgb(image: Any) -> Image.Image:
     elif isinstance(image, torch.Tensor):
         image = _from_tensor(image)
     elif isinstance(image, np.ndarray):
-        image = _from_array(image)
+        image = from_array(image)
     elif not isinstance(image, Image.Image):
         raise ValueError(f"An image must be a PIL image, a path, a numpy array or a torch tensor, got {type(image)}.")
     if not image.width or not image.height:
         raise ValueError(f"An image must have pixels, got one of {image.width} x {image.height}.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("La", "RGBa"):  # colours times transparency
-        image = image.convert(image.mode.upper())
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _from_wide_greys(np.asarray(image))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return upright_rgb(image)
 
 
-def _from_wide_greys(grey: np.ndarray) -> Image.Image:
-    """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
-    if grey.dtype.kind == "f":
-        return _from_array(grey)
-    bits_8 = grey.dtype.itemsize > 2 and grey.max() <= 255
-    return Image.fromarray((grey / (1 if bits_8 else 257)).round().clip(0, 255).astype(np.uint8))
+@contextmanager
+def rgb_in_work(image: Any) -> Iterator[Image.Image]:
+    """Yield what `to_rgb` returns; while a large file is in work, other large ones wait (`image_in_work`)."""
+    if isinstance(image, str | os.PathLike):
+        with image_in_work(image) as opened:
+            yield to_rgb(opened)
+    else:
+        yield to_rgb(image)
+
+
+def _padded(rgb: Image.Image, box: tuple[int, int, int, int], width: int, height: int) -> Image.Image:
+    """Return a part of an image in the middle of a white one."""
+    white = Image.new("RGB", (width, height), "white")
+    part = rgb.crop(box)
+    white.paste(part, ((width - part.width) // 2, (height - part.height) // 2))
+    return white
 
 
 def _from_tensor(tensor: Tensor) -> Image.Image:
@@ -211,25 +249,7 @@ def _from_tensor(tensor: Tensor) -> Image.Image:
             f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
             "of images for a batch."
         )
-    return _from_array(tensor.numpy())
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise ValueError(f"An image array must be (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}.")
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"An image array must hold numbers, got {array.dtype}.")
-    largest = 255 if np.issubdtype(array.dtype, np.integer) else 1
-    # Also false for NaN.
-    if not (array.min() >= 0 and array.max() <= largest):
-        raise ValueError(
-            f"An image array of {array.dtype} must lie in 0..{largest}, got {array.min()}..{array.max()} (integers "
-            "lie in 0..255, floats in 0..1)."
-        )
-    if largest == 1:
-        array = (array * 255.0).round()
-    array = array.astype(np.uint8)
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    return from_array(tensor.numpy())
 
 
 def _plain(value: Any) -> Any:

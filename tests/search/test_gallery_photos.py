@@ -15,7 +15,7 @@ from PIL import Image
 from modeling_splip.search.build import build_gallery
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.photo_files import left_out_sentence
-from modeling_splip.search.photos import decode_photo, find_photos
+from modeling_splip.search.photos import find_photos, photo_in_work
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
 photos, gallery = galleries.photos, galleries.gallery
@@ -39,7 +39,8 @@ def test_exif_orientation_is_honoured(tmp_path, pair, name):
 def test_common_formats_are_decoded(kind):
     encoded = io.BytesIO()
     draw(1, "red").save(encoded, kind)
-    assert decode_photo(encoded.getvalue()).size == (40, 30)
+    with photo_in_work(encoded.getvalue()) as image:
+        assert image.size == (40, 30)
 
 
 def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, tmp_path):
