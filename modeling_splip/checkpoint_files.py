@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def read_model_type(name: str, hub: Mapping[str, Any]) -> str | None:
     try:
         with open(file, encoding="utf-8") as opened:
             return json.load(opened).get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"'{name}/{CONFIG}' is damaged: save or download the model again.") from error
 
 
@@ -78,8 +79,11 @@ def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
         return _read_file(single, name)
     if index is None:
         raise OSError(f"'{name}' has no {WEIGHTS}: save or download the model again; other formats are never read.")
-    with open(index, encoding="utf-8") as file:
-        shards = sorted(set(json.load(file)["weight_map"].values()))
+    try:
+        with open(index, encoding="utf-8") as file:
+            shards = sorted(map(str, set(json.load(file)["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"'{name}/{INDEX}' is damaged: save or download the model again.") from error
     for shard in shards:
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
             raise ValueError(
@@ -140,6 +144,17 @@ def _read_file(file: Any, name: str) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise OSError(f"The weights in '{name}' are damaged ({error}): save or download the model again.") from error
+
+
+@contextmanager
+def shapes_fit(name: str) -> Iterator[None]:
+    """Raise ValueError where transformers finds that a configuration and its weights have other shapes."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(
+            f"The configuration of '{name}' does not fit its weights, or the memory: save or download the model again."
+        ) from error
 
 
 def check_report(report: Mapping[str, Any], name: str, kind: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPModel
 
-from .checkpoint_files import HUB_ARGUMENTS, read_model_type
+from .checkpoint_files import HUB_ARGUMENTS, read_model_type, shapes_fit
+from .configuration_retriever import check_clip_size
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -66,7 +67,8 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
     path = resolve_base(base)
     check_is_clip(base, path, kwargs)
     try:
-        clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
+        with shapes_fit(base):
+            clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
     except SafetensorError as error:
         raise OSError(f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again.") from error
     except OSError as error:
@@ -88,12 +90,17 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
 
 
 def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
-    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP."""
+    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP, or of absurd size."""
+    place = {key: hub[key] for key in HUB_ARGUMENTS if key in hub}
     try:
-        found = read_model_type(path, {key: hub[key] for key in HUB_ARGUMENTS if key in hub})
-    except (OSError, ValueError):
+        found = read_model_type(path, place)
+    except OSError:
         return  # loading says it better
     if found != CLIPConfig.model_type:
         raise ValueError(
             f"Base CLIP '{base}' is a '{found}' model: pass a CLIP, or load a trained model by its name alone."
         )
+    try:
+        check_clip_size(CLIPConfig.from_pretrained(path, **place))
+    except Exception as error:  # transformers checks values by its own kinds of errors
+        raise ValueError(f"The configuration of base CLIP '{base}' is damaged ({error}): get it again.") from error

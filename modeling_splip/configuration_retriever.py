@@ -8,6 +8,10 @@ from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
 MODALITIES = ("sketch", "photo")
+# No CLIP has more layers, or more weights, than these; the largest ones have 18 billion. Others would fill the memory.
+MOST_LAYERS = 1000
+MOST_WEIGHTS = 20_000_000_000
+MOST = 10_000  # of anything else that a model counts
 
 
 def check_modality(modality: str) -> None:
@@ -20,6 +24,27 @@ def check_class_names(class_names: Any) -> None:
     """Raise ValueError if the class names are one text, which would count as a list of letters."""
     if isinstance(class_names, str):
         raise ValueError(f"class_names must be a list of names, got the text {class_names!r}.")
+
+
+def clip_weights(config: CLIPConfig) -> int:
+    """Return about how many weights a CLIP of this shape has."""
+    text, vision = config.text_config, config.vision_config
+    inputs = (text.vocab_size + text.max_position_embeddings) * text.hidden_size
+    patches = (vision.image_size // max(1, vision.patch_size)) ** 2 + vision.num_channels * vision.patch_size**2
+    inputs += patches * vision.hidden_size + (text.hidden_size + vision.hidden_size) * config.projection_dim
+    layers = [
+        it.num_hidden_layers * (4 * it.hidden_size + 2 * it.intermediate_size) * it.hidden_size for it in (text, vision)
+    ]
+    return inputs + sum(layers)
+
+
+def check_clip_size(config: CLIPConfig, most: int = MOST_WEIGHTS) -> None:
+    """Raise ValueError if a CLIP has more layers than any, or more than `most` weights, before any is made."""
+    layers = max(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+    if layers > MOST_LAYERS:
+        raise ValueError(f"The configuration asks for {layers:,d} layers, and no CLIP has more than {MOST_LAYERS:,d}.")
+    if clip_weights(config) > most:
+        raise ValueError(f"The configuration asks for {clip_weights(config):,d} weights, more than {most:,d}.")
 
 
 class RetrievalConfig(PretrainedConfig):
@@ -47,6 +72,7 @@ class RetrievalConfig(PretrainedConfig):
         if isinstance(self.clip_config, dict):
             self.clip_config = CLIPConfig(**self.clip_config)
         self.clip_config = self.clip_config or CLIPConfig()
+        check_clip_size(self.clip_config)
         check_class_names(self.class_names)
         self.class_names = list(self.class_names or [])
         self._check_values()
@@ -68,6 +94,8 @@ class RetrievalConfig(PretrainedConfig):
             if value < least:
                 none = ", or None for all layers" if default is None else ""
                 raise ValueError(f"{name} must be at least {least}{none}, got {value}{advice}.")
+            if value > MOST:
+                raise ValueError(f"{name} must be at most {MOST:,d}, got {value:,d}.")
 
     @property
     def projection_dim(self) -> int:

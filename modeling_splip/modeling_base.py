@@ -23,10 +23,11 @@ from .checkpoint_files import (
     read_model_type,
     read_tensors,
     remove_older_weights,
+    shapes_fit,
     split_hub_arguments,
 )
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
-from .configuration_retriever import check_modality
+from .configuration_retriever import check_clip_size, check_modality
 from .fingerprints import RecordedWeights
 
 
@@ -254,9 +255,12 @@ class RetrievalModel(RecordedWeights, PreTrainedModel):
         state = cls.base_state(config, base_model, base_arguments(hub)) | read_tensors(name, hub)
         # Tensors mapped from a file are not aligned like those made here, and kernels round differently on them.
         state = {key: tensor.clone() for key, tensor in state.items()}
-        model, report = super().from_pretrained(
-            None, *args, config=config, state_dict=state, output_loading_info=True, **kwargs
-        )
+        # A folded encoder has no text tower, and little is refused that a small model may hold.
+        check_clip_size(config.clip_config, 10 * sum(tensor.numel() for tensor in state.values()) + 100_000_000)
+        with shapes_fit(name):
+            model, report = super().from_pretrained(
+                None, *args, config=config, state_dict=state, output_loading_info=True, **kwargs
+            )
         check_report(report, name, cls.__name__)
         model.record_weights()
         model.name_or_path = model.config.name_or_path = name

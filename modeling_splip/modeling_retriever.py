@@ -176,7 +176,7 @@ class Retriever(RetrievalModel):
         clip.config.name_or_path = ""  # a path of this machine would be saved with the model
         class_names = list(class_names or [])
         if class_names:
-            tokenizer = AutoTokenizer.from_pretrained(resolve_base(base))
+            tokenizer = AutoTokenizer.from_pretrained(resolve_base(base), trust_remote_code=False)
             settings |= cls.class_prompt_settings(tokenizer, class_names, settings)
         peft = settings.pop("peft", None)
         config = cls.config_class(

@@ -67,7 +67,8 @@ class SplipProcessor(ProcessorMixin):
         """
         path = resolve_base(base)
         try:
-            parts = CLIPImageProcessorPil.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            parts = CLIPImageProcessorPil.from_pretrained(path), tokenizer
         except (OSError, ValueError) as error:
             local = "has no loadable image processor and tokenizer"
             where = local if os.path.isdir(path) else "is no local folder and not on the Hub or in the cache"

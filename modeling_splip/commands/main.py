@@ -79,6 +79,8 @@ def _run(name: str, module: str, argv: list[str]) -> int:
         return command.run(args)
     except (ValueError, OSError) as error:
         return _refuse(one_line(error))
+    except RecursionError:
+        return _refuse("A JSON or YAML file nests too deep to be read: write or download it again.")
     except KeyboardInterrupt:
         print("splip: interrupted.", file=sys.stderr)
         return 130

@@ -78,7 +78,7 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
     facts = CardFacts(
         repo=args.repo,
         method=type(model),
-        config=AutoConfig.from_pretrained(stage),
+        config=AutoConfig.from_pretrained(stage, trust_remote_code=False),
         fingerprint=fingerprint,
         run=read_run(folder),
         records=[record for path in args.results for record in read_records(path)],

@@ -78,7 +78,7 @@ class CrossAlignObjective(Objective):
                 raise ValueError("The base CLIP's tokenizer reads descriptions: set config.base_model to that CLIP.")
             sentences = descriptions_of(model.config.class_names, self.settings.descriptions or None)
             counts = [len(own) for own in sentences]
-            tokenizer = AutoTokenizer.from_pretrained(resolve_base(model.config.base_model))
+            tokenizer = AutoTokenizer.from_pretrained(resolve_base(model.config.base_model), trust_remote_code=False)
             context = model.config.clip_config.text_config.max_position_embeddings
             flat = [sentence for own in sentences for sentence in own]
             text = tokenizer(flat, padding=True, truncation=True, max_length=context, return_tensors="pt")
