@@ -49,7 +49,10 @@ class Member(NamedTuple):
     def read(self) -> bytes:
         """Return the file's bytes. Raises OSError or zipfile.BadZipFile where they cannot be read."""
         if not self.container:
-            return Path(str(self.key)).read_bytes()
+            path = Path(str(self.key))
+            if path.exists() and not path.is_file():
+                raise OSError("no regular file")  # a pipe waits, and a device may never end
+            return path.read_bytes()
         if isinstance(self.key, int):
             with open(self.container, "rb") as archive:
                 archive.seek(self.key)
