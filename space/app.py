@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
+from splip_space.server import known_names, serve, upload_folder
 
 from datasets_scripts import open23
 from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
@@ -24,7 +25,6 @@ from modeling_splip.search.service import (
     check_address,
     chosen_galleries,
     read_sketch,
-    stop_on_signals,
 )
 
 FOLDER = Path(__file__).parent
@@ -244,6 +244,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the server is reached by, or whose pages may ask it; repeatable",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -255,14 +262,18 @@ def run(args: argparse.Namespace) -> int:
         note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
         if note:
             print(note, file=sys.stderr)
-    app = build_app(finder)
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "footer_links": ["api"]}
     options["css"] = (FOLDER / "page.css").read_text("utf-8")
-    app.launch(server_name=args.host, server_port=args.port, prevent_thread_lock=True, **options)
-    app.server.config.timeout_graceful_shutdown = 1  # otherwise it waits for every open page
-    stop_on_signals()
-    app.block_thread()
+    host = args.host or os.environ.get("GRADIO_SERVER_NAME")
+    with upload_folder():
+        serve(
+            build_app(finder),
+            known_names(host, args.allow_host),
+            server_name=args.host,
+            server_port=args.port,
+            **options,
+        )
     return 0
 
 

@@ -27,7 +27,7 @@ OWN_PHOTOS = "My own photos"
 MAX_OWN_PHOTOS = 200
 MAX_RESULTS = 50
 MAX_WORDS = 200
-SKETCH_PIXELS = 10_000_000
+SKETCH_PIXELS = 4_000_000
 _DEMO_GALLERY = "runs/demo/gallery"
 _OWN_PREFIX = "splip-own-"
 
