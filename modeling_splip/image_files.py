@@ -1,5 +1,6 @@
 """Opening images: which files are read, and how; any image as RGB. One reader for data, galleries, models, Space."""
 
+import importlib.util
 import io
 import os
 import struct
@@ -12,7 +13,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # PIL knows more formats, and starts other programs for some: Ghostscript for EPS.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+HEIF = ("heic", "heif", "mif1", "msf1", "hevc", "heix")  # brands at the start of such a file
+NEEDS_HEIF = "a HEIC picture, which pip install 'splip[heic]' lets be read"
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
 # A larger file is no picture of that many pixels. Reading it may fill the memory.
@@ -30,6 +33,9 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 def image_formats() -> list[str]:
     """Return the names of the formats that are read and that the installed PIL has."""
     Image.init()
+    if "HEIF" not in Image.OPEN and importlib.util.find_spec("pillow_heif"):
+        # By name, since a file that travels to the Hub imports common libraries only.
+        importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
     return [name for name in FORMATS if name in Image.OPEN]
 
 
@@ -140,7 +146,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=image_formats())
     except UnidentifiedImageError:  # PIL's message names an object in memory
-        raise ValueError("no image of a known kind") from None
+        heif = data[4:8] == b"ftyp" and data[8:12].decode("latin-1") in HEIF
+        raise ValueError(NEEDS_HEIF if heif else "no image of a known kind") from None
     if image.width * image.height > max_pixels:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
     if image.format == "TIFF":

@@ -55,7 +55,7 @@ class Guard:
         if not (name in self.names or _is_number(name)):
             return f"This server is not known as '{name}': start it with --allow-host {name} if it should be."
         forwarded = request.headers.get("x-forwarded-host")  # which no page can set on another site's request
-        if origin is None or urlsplit(origin).netloc in (host, forwarded) or _name(origin) in self.names - LOCAL:
+        if origin is None or origin.partition("://")[2] in (host, forwarded) or _name(origin) in self.names - LOCAL:
             return ""
         return "This server answers its own pages and programs only, and the request comes from a page elsewhere."
 
