@@ -16,6 +16,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from modeling_splip.common.files import written_whole
+from modeling_splip.common.text import printable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)  # of a torn download, mostly
@@ -77,7 +78,7 @@ def list_files(root: str | Path, scratch: str | Path = "") -> list[Member]:
     if not root.exists():
         raise FileNotFoundError(f"There is no data folder '{root}': check --data-dir.")
     if root.is_dir():
-        files = list(tqdm(_walk(root), desc=f"listing {root.name}", unit="file", delay=2))
+        files = list(tqdm(_walk(root), desc=printable(f"listing {root.name}"), unit="file", delay=2))
         for archive in [Path(str(f.key)) for f in files if "/" not in f.path and f.name.endswith(ARCHIVE_SUFFIXES)]:
             stem = _stem(archive)
             if not (root / stem).is_dir():
@@ -157,7 +158,7 @@ def _is_plain_tar(archive: Path) -> bool:
 def _tar_members(archive: Path) -> list[Member]:
     """Return the files of an uncompressed tar file; a link is the file that it names, or unreadable without one."""
     with tarfile.open(archive, "r:") as opened:
-        listed = tqdm(opened, desc=f"listing {archive.name}", unit="file")
+        listed = tqdm(opened, desc=printable(f"listing {archive.name}"), unit="file")
         infos = {posixpath.normpath(info.name): info for info in listed}
         with open(archive, "rb") as file:  # tarfile takes a torn header, and the end of the file, for the archive's end
             file.seek(opened.offset)
@@ -192,7 +193,7 @@ def _unpack(archive: Path, scratch: str | Path) -> Path:
             aside.mkdir()
             budget = _Budget(archive, shutil.disk_usage(aside).free)
             with tarfile.open(archive) as opened:
-                for info in tqdm(opened, desc=f"unpacking {archive.name}", unit="file"):
+                for info in tqdm(opened, desc=printable(f"unpacking {archive.name}"), unit="file"):
                     budget.spend(info.size)
                     opened.extract(info, aside, filter="data")
     return target
