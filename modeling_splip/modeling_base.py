@@ -28,6 +28,7 @@ from .checkpoint_files import (
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
 from .configuration_retriever import check_modality
 from .fingerprints import RecordedWeights
+from .sentence_module import write_modules
 
 
 @dataclass
@@ -193,6 +194,7 @@ class RetrievalModel(RecordedWeights, PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True) and is_first_process():
             remove_older_weights(save_directory)
+            write_modules(save_directory)
 
     def add_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Refuse transformers' way to add PEFT's adapters: its checkpoints make AutoModel load the base instead.

@@ -56,6 +56,7 @@ class Objective(nn.Module):
     """
 
     settings_class: type = ObjectiveSettings
+    class_groups = 1  # how many groups of one class a micro-batch must hold at fine-grained level
 
     def __init__(self, model: Any, settings: Any | None = None, level: str = "category"):
         super().__init__()
