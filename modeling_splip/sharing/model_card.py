@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
 from ..clip_base import packaged_folder
+from ..common.hub import is_hub_id
 from ..common.text import markdown_table
 from ..data.dataset import is_drawn_world
 from ..evaluation.report import records_table
