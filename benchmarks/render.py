@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "papers": (PUBLISHED, tables.papers),
     "ablation": ("ablation.json", tables.ablation),
     "speed": ("speed.json", speed),
+    "ecosystem": ("ecosystem.json", tables.ecosystem),
 }
 
 
