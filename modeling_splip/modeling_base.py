@@ -108,7 +108,7 @@ class RetrievalModel(RecordedWeights, PreTrainedModel):
             embeds=project_image(self.vision, norms[-1], output.last[:, 0]),  # f, (B, D)
             tokens=output.last,
             class_embeds=class_embeds,
-            hidden_states=(norms[0](embeddings), *output.layers) if output_hidden_states else None,
+            hidden_states=(output.first, *output.layers) if output_hidden_states else None,
             attentions=output.attentions if output_attentions else None,
         )
 
