@@ -39,6 +39,8 @@ class RetrievalConfig(PretrainedConfig):
     # advice for whoever wants less.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     at_least: ClassVar[dict[str, tuple[int, str]]] = {}
+    # Fields that say what a checkpoint's weights are.
+    of_weights: ClassVar[tuple[str, ...]] = ("class_names",)
 
     clip_config: CLIPConfig = None  # a dict becomes one
     class_names: list[str] = field(default_factory=list)
@@ -69,6 +71,26 @@ class RetrievalConfig(PretrainedConfig):
                 none = ", or None for all layers" if default is None else ""
                 raise ValueError(f"{name} must be at least {least}{none}, got {value}{advice}.")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a dict, with other values for some fields, which are checked too.
+
+        Args:
+            config_dict: fields and values.
+            **kwargs: fields that get another value, and transformers' own arguments.
+
+        Raises:
+            ValueError: if a field cannot have its value, or one is changed that says what a checkpoint's weights are.
+        """
+        own = {name: kwargs.pop(name) for name in cls.defaults() if name in kwargs and name != "clip_config"}
+        for name in cls.of_weights:
+            if name in own and own[name] != config_dict.get(name):
+                raise ValueError(
+                    f"{name} says what the weights are, and no other value makes them fit: leave it out, or build "
+                    "another model with from_clip."
+                )
+        return super().from_dict(config_dict | own, **kwargs)
+
     @property
     def projection_dim(self) -> int:
         """D, the width of an embedding."""
@@ -94,6 +116,10 @@ class RetrieverConfig(RetrievalConfig):
         template: text of a class prompt with `{class_name}`.
         peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
     """
+
+    of_weights: ClassVar = (
+        "class_names", "class_token_ids", "prefix_token_ids", "template", "checkpoint", "base_fingerprint"
+    )  # fmt: skip
 
     base_model: str | None = None
     base_fingerprint: str | None = None
