@@ -10,7 +10,7 @@ from transformers.configuration_utils import PretrainedConfig
 MODALITIES = ("sketch", "photo")
 
 
-def check_modality(modality: str) -> None:
+def check_modality(modality: Any) -> None:
     """Raise ValueError if the modality is neither "sketch" nor "photo"."""
     if modality not in MODALITIES:
         raise ValueError(f"modality must be 'sketch' or 'photo' (one modality a call), got {modality!r}.")

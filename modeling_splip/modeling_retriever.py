@@ -226,7 +226,7 @@ class Retriever(RetrievalModel):
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return embeddings of free texts by the frozen CLIP text tower: (N, D), unit norm, float32."""
         return frozen_text_embeds(self.clip, input_ids, attention_mask).float()
 
