@@ -8,6 +8,8 @@ from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
 MODALITIES = ("sketch", "photo")
+# Fields that say where weights lie or what they are, not what the model computes with them.
+_NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
 
 
 def check_modality(modality: str) -> None:
@@ -39,6 +41,8 @@ class RetrievalConfig(PretrainedConfig):
     # advice for whoever wants less.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     at_least: ClassVar[dict[str, tuple[int, str]]] = {}
+    # Fields that came later: a model that has their defaults keeps the fingerprint that it had without them.
+    later: ClassVar[tuple[str, ...]] = ()
 
     clip_config: CLIPConfig = None  # a dict becomes one
     class_names: list[str] = field(default_factory=list)
@@ -95,6 +99,8 @@ class RetrieverConfig(RetrievalConfig):
         peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
     """
 
+    later: ClassVar[tuple[str, ...]] = ("peft",)
+
     base_model: str | None = None
     base_fingerprint: str | None = None
     checkpoint: str = "full"
@@ -106,7 +112,17 @@ class RetrieverConfig(RetrievalConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.class_token_ids = copy.deepcopy(self.class_token_ids or [])
         self.prefix_token_ids = copy.deepcopy(self.prefix_token_ids or {})
+        self.peft = self.peft or None
         super().__post_init__(**kwargs)
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return the fields that say what a model computes with its weights, for its fingerprint."""
+        settings = {name: (getattr(self, name), default) for name, default in self.defaults().items()}
+        return {
+            name: value
+            for name, (value, default) in settings.items()
+            if name not in _NOT_FINGERPRINTED and (name not in self.later or value != default)
+        }
 
 
 # Saved folders carry the code that they need (`trust_remote_code`); holds for every configuration derived from it.
