@@ -44,6 +44,11 @@ class ClipAtSettings(ObjectiveSettings):
         if self.divergence_form not in DIVERGENCES:
             raise ValueError(f"divergence_form must be one of {DIVERGENCES}, got {self.divergence_form!r}.")
 
+    def idle(self, level: str) -> dict[str, str]:
+        """Return the settings that change nothing beside the others, each with the reason."""
+        names = ("divergence", "divergence_form", "shuffle", "shuffle_margin", "grid")
+        return dict.fromkeys(names, "at category level") if level == "category" else {}
+
 
 class ClipAtObjective(Objective):
     """The losses of CLIP-AT; `Objective` says what it takes.

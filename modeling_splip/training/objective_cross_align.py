@@ -68,6 +68,12 @@ class CrossAlignSettings(ObjectiveSettings):
         if self.text_free > 1:
             raise ValueError(f"text_free is a share, from 0 to 1, got {self.text_free}.")
 
+    def idle(self, level: str) -> dict[str, str]:
+        """Return the settings that change nothing beside the others, each with the reason."""
+        return (
+            {"text_free": "where exchange is text, since images read nothing then"} if self.exchange == "text" else {}
+        )
+
     @property
     def text_reads(self) -> bool:
         """Whether the words read the images: what they find is compared by `alignment` alone."""

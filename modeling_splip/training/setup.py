@@ -78,6 +78,11 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective = method.objective(model, args.settings(), args.level)
+    if args.level == "fine_grained" and objective.compares_classes and batches.batch_size == args.pairs_per_class:
+        raise ValueError(
+            f"A micro-batch of {batches.batch_size} sketches holds one group of pairs_per_class, and a loss compares "
+            "several classes: raise batch_size, lower pairs_per_class, or give that loss weight 0."
+        )
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     return Training(
         dataset=dataset,
