@@ -1,8 +1,9 @@
-"""SpLIP's ablations on the drawn world: the paper's two tables, and what the paper leaves open; 3 folds x 3 seeds.
+"""Ablations on the drawn world: SpLIP's two tables and what its paper leaves open; the alignment network's losses.
 
-    python -m benchmarks.ablation [--parts losses modules open] [--folds 0 1 2] [--seeds 0 1 2] [--jobs 2] [--quick]
+    python -m benchmarks.ablation [--parts losses modules open margins alignment] [--folds 0 1 2] [--seeds 0 1 2]
 
-Every row is SpLIP with some settings changed. The report is `benchmarks/results/ablation.json`, with plots in
+3 folds x 3 seeds, `--jobs` of them side by side; `--quick` for one of each. Every row is SpLIP, in `alignment` the
+alignment network, with some settings changed. The report is `benchmarks/results/ablation.json`, with plots in
 `docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues. The world sets no
 default.
 """
@@ -28,6 +29,8 @@ from modeling_splip.evaluation.plots import method_runs
 
 NO_VISUAL_PROMPTS = {"model.use_b_v": False, "model.use_b_vt": False}
 PLAIN = {"loss.beta": 0.0, "loss.adaptive_margin": False}
+LORA = '{peft_type: LORA, r: 8, lora_alpha: 16, target_modules: ".*vision_model.*(q_proj|v_proj)"}'
+FINE_GRAINED_ONLY = ("loss.between", "loss.instance_margins")
 PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "losses": {
         "class": {"loss.triplet": 0.0, "loss.beta": 0.0},
@@ -66,6 +69,40 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
         "tau 0.03": {"loss.tau": 0.03},
         "tau 0.2": {"loss.tau": 0.2},
     },
+    "margins": {
+        "triplets across classes, adaptive margin": {},
+        "triplets across classes, fixed margin": {"loss.adaptive_margin": False},
+        "within the class only": {"loss.between": 0.0},
+        "within the class, margins between instances": {"loss.between": 0.0, "loss.instance_margins": True},
+        "both": {"loss.instance_margins": True},
+    },
+    "alignment": {
+        name: {"method": "cross_align"} | changed
+        for name, changed in {
+            "Cross-Modal Attention Alignment": {},
+            "no L_tri": {"loss.triplet": 0.0, "loss.alignment": 0.0},
+            "no L_rn": {"loss.relation": 0.0},
+            "no triplets after the exchange": {"loss.alignment": 0.0},
+            "the text reads images, images read nothing": {"loss.exchange": "text"},
+            "images read the text, the text nothing": {"loss.exchange": "image"},
+            "relation after the exchange only": {"loss.text_free": 0.0},
+            "lambda_tri 0.3": {"loss.triplet": 0.3},
+            "lambda_tri 3": {"loss.triplet": 3.0},
+            "lambda_rn 0.5": {"loss.relation": 0.5},
+            "lambda_rn 8": {"loss.relation": 8.0},
+            "one sentence at a time": {"loss.text": "one"},
+            "a token for each sentence": {"loss.text": "sentences"},
+            "question: shape": {"loss.questions": "shape"},
+            "question: parts": {"loss.questions": "parts"},
+            "LoRA in two towers": {
+                "model.layer_norms": "none",
+                "model.peft": LORA,
+                "model.share_peft": False,
+                "learning_rate": 1e-3,
+            },
+            "LoRA in one tower": {"model.layer_norms": "none", "model.peft": LORA, "learning_rate": 1e-3},
+        }.items()
+    },
 }
 # Sketchy-2 in percent, as a public note gives the paper's tables: mAP@200 and fine-grained Acc@1.
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
@@ -96,7 +133,7 @@ def main() -> None:
     args = parse_arguments(parser)
     runs = {
         (part, name): [
-            Run.of(fold, seed, level, flags, steps=args.steps)
+            Run.of(fold, seed, level, at_level(flags, level), steps=args.steps)
             for level in LEVELS
             for fold in args.folds
             for seed in args.seeds
@@ -127,6 +164,11 @@ def main() -> None:
         for part, made in report["parts"].items():
             by_fold = {name: values["map_all"]["by_fold"] for name, values in made["rows"].items()}
             method_runs(by_fold, IMAGES / f"ablation_{part}.png", metric="zero-shot mAP@all")
+
+
+def at_level(flags: dict[str, Any], level: str) -> dict[str, Any]:
+    """Return a row's settings without those that its level does not have."""
+    return {name: value for name, value in flags.items() if level == "fine_grained" or name not in FINE_GRAINED_ONLY}
 
 
 def keep_other_parts(report: dict[str, Any]) -> None:

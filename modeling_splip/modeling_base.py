@@ -90,12 +90,12 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        norms = self.layer_norms(modality)
-        embeddings = embed_patches(self.vision, pixel_values, interpolate_pos_encoding)  # [CLS, E_0], (B, 1 + P, d_v)
+        tower, norms = self.tower(modality), self.layer_norms(modality)
+        embeddings = embed_patches(tower, pixel_values, interpolate_pos_encoding)  # [CLS, E_0], (B, 1 + P, d_v)
         key_values, class_embeds = self.condition(embeddings, modality, return_class_embeds)
         output = self.run_layers(embeddings, modality, key_values, bool(output_attentions))
         return RetrievalOutput(
-            embeds=project_image(self.vision, norms[-1], output.last[:, 0]),  # f, (B, D)
+            embeds=project_image(tower, norms[-1], output.last[:, 0]),  # f, (B, D)
             tokens=output.last,
             class_embeds=class_embeds,
             hidden_states=(output.first, *output.layers) if output_hidden_states else None,
@@ -106,6 +106,10 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
     def vision(self) -> Clip:
         """The module that holds CLIP's vision tower and projection."""
         raise AttributeError(f"{type(self).__name__} must define vision.")
+
+    def tower(self, modality: str) -> Clip:
+        """Return what holds the vision tower and projection of this modality's images: here the same for both."""
+        return self.vision
 
     @property
     def attention(self) -> str:
@@ -140,7 +144,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
     ) -> TowerOutput:
         """Return what the vision layers make of the embeddings (B, 1 + P, d_v)."""
         norms = self.layer_norms(modality)
-        return run_vision(self.vision, embeddings, norms, key_values, self.attention, output_attentions)
+        return run_vision(self.tower(modality), embeddings, norms, key_values, self.attention, output_attentions)
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor, modality: str) -> Tensor:

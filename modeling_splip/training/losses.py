@@ -164,8 +164,20 @@ def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: T
     Returns:
         (B,) indices into `photo`, and (B,) whether there is such a photo. Where there is none the index is 0.
     """
+    return hardest_in_batch(sketch, photo, (labels[:, None] == labels[None]) & (instances[:, None] != instances[None]))
+
+
+def hardest_in_batch(sketch: Tensor, photo: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each sketch the index of the nearest of its candidates among the photos.
+
+    Args:
+        sketch, photo: (B, D) paired rows.
+        candidate: (B, B) which photos a sketch may take.
+
+    Returns:
+        (B,) indices into `photo`, and (B,) whether there is a candidate. Where there is none the index is 0.
+    """
     with torch.no_grad(), torch.autocast(sketch.device.type, enabled=False):
-        candidate = (labels[:, None] == labels[None]) & (instances[:, None] != instances[None])  # (B, B)
         similarity = (_wide(sketch) @ _wide(photo).T).masked_fill(~candidate, float("-inf"))
         exists = candidate.any(dim=1)
         index = torch.where(exists, similarity.argmax(dim=1), 0)
