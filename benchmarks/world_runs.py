@@ -1,8 +1,8 @@
-"""Runs on the drawn world that the benchmarks share: one variant, one fold, one seed, trained and evaluated.
+"""Runs that the benchmarks share: one variant, one fold, one seed, trained and evaluated.
 
 A run's record is one JSON in `runs/benchmarks/`, named by everything that tells runs apart. An interrupted benchmark
-continues, and a run that two benchmarks need is made once. All settings were fixed on the `mini-tuning` split, whose
-categories are never reported.
+continues, and a run that two benchmarks need is made once. On the drawn world all settings were fixed on the
+`mini-tuning` split, whose categories are never reported; on other data they are those of its recipes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.fingerprints import weights_fingerprint
 from modeling_splip.loading import load_retriever
-from modeling_splip.training.arguments import RECIPES
+from modeling_splip.training.arguments import RECIPES, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"
@@ -59,16 +59,18 @@ class Run:
         seed: of the training.
         level: "category" or "fine_grained".
         variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained.
-        steps: of the optimiser, with batches of `BATCH` sketches.
+        steps: of the optimiser, with batches of `BATCH` sketches; None for what the recipe says.
         validation: train on fewer classes and only score the held-back ones.
+        data: whose recipes are taken, `<method>_<data>`: "mini" for the drawn world.
     """
 
     fold: str
     seed: int
     level: str
     variant: tuple[tuple[str, Any], ...] | str
-    steps: int = STEPS
+    steps: int | None = STEPS
     validation: bool = False
+    data: str = "mini"
 
     @classmethod
     def of(cls, fold: str, seed: int, level: str, variant: dict[str, Any] | str, **settings: Any) -> "Run":
@@ -81,13 +83,18 @@ class Run:
         """Where the record lies."""
         told = asdict(self) | {"batch": BATCH, "recipe": (RECIPES / f"{self.recipe}.yaml").read_text("utf-8")}
         digest = hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
-        return WORK / backbone() / f"fold{Path(self.fold).name}-seed{self.seed}-{self.level}-{digest}.json"
+        return WORK / backbone(self.base) / f"fold{Path(self.fold).name}-seed{self.seed}-{self.level}-{digest}.json"
 
     @property
     def recipe(self) -> str:
         """Which recipe the flags change."""
         method = "splip" if isinstance(self.variant, str) else dict(self.variant).get("method", "splip")
-        return f"{method}_mini" + ("_fg" if self.level == "fine_grained" else "")
+        return f"{method}_{self.data}" + ("_fg" if self.level == "fine_grained" else "")
+
+    @property
+    def base(self) -> str:
+        """The CLIP that the recipe starts from."""
+        return load_recipe(self.recipe)["base"]
 
     def record(self) -> dict[str, Any]:
         """Read the record."""
@@ -95,9 +102,9 @@ class Run:
 
 
 @cache
-def backbone() -> str:
-    """Return the fingerprint of the packaged backbone: runs from another one are other runs."""
-    return weights_fingerprint(load_clip(MINI_CLIP).state_dict())
+def backbone(base: str = MINI_CLIP) -> str:
+    """Return the fingerprint of a packaged backbone: runs from another one are other runs."""
+    return weights_fingerprint(load_clip(base).state_dict())
 
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -163,14 +170,15 @@ def _make(run: Run) -> None:
     record |= {key: trained[key] for key in ("trainable_parameters", "seconds", "best_validation")}
     if not run.validation:
         model, processor = load_retriever(name, dataset.class_names)
-        embedder = Embedder(model, processor, dataset, batch_size=128)
+        searching = model if hasattr(model, "relation") else model.for_search()
+        embedder = Embedder(searching, processor, dataset, batch_size=128)
         views = {name: protocol_view(dataset, name) for name in LEVELS[run.level]}
         measured = {name: measure(embed_view(embedder, view), per_query=True) for name, view in views.items()}
         record["protocols"] = {
             protocol: {"metrics": result["metrics"], "per_query": _main_values(protocol, result["per_query"])}
             for protocol, result in measured.items()
         }
-        if hasattr(model, "relation"):
+        if hasattr(model, "relation") and run.data == "mini":
             protocol = LEVELS[run.level][0]
             again = measure(embed_view(embedder, views[protocol], rerank=RERANK))
             record["protocols"][protocol]["reranked"] = again["metrics"][metric(protocol)]
@@ -182,9 +190,12 @@ def train(run: Run, output: Path) -> dict[str, Any]:
     """Train in this process; returns the record of train_accelerate.py."""
     shutil.rmtree(output, ignore_errors=True)
     flags = {name: value for name, value in run.variant if name != "method"}
-    arguments = {"recipe": run.recipe, "dataset": dataset_path(run.fold), "output": output, "seed": run.seed}
-    arguments |= {"max_steps": run.steps, "batch_size": BATCH, "tracker": "none"}
-    arguments |= {"validation_classes": VALIDATION_CLASSES if run.validation else 0, "evaluate_every": 1000} | flags
+    arguments: dict[str, Any] = {"recipe": run.recipe, "dataset": dataset_path(run.fold), "output": output}
+    arguments |= {"seed": run.seed, "tracker": "none"}
+    if run.data == "mini":
+        arguments |= {"batch_size": BATCH, "evaluate_every": 1000}
+        arguments["validation_classes"] = VALIDATION_CLASSES if run.validation else 0
+    arguments |= ({"max_steps": run.steps} if run.steps else {}) | flags
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     return train_accelerate.main([text for name, value in arguments.items() for text in (f"--{name}", str(value))])
