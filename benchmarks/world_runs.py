@@ -62,6 +62,7 @@ class Run:
         steps: of the optimiser, with batches of `BATCH` sketches; None for what the recipe says.
         validation: train on fewer classes and only score the held-back ones.
         data: whose recipes are taken, `<method>_<data>`: "mini" for the drawn world.
+        protocols: that are measured; None for those of `LEVELS`.
     """
 
     fold: str
@@ -71,6 +72,7 @@ class Run:
     steps: int | None = STEPS
     validation: bool = False
     data: str = "mini"
+    protocols: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, fold: str, seed: int, level: str, variant: dict[str, Any] | str, **settings: Any) -> "Run":
@@ -172,7 +174,7 @@ def _make(run: Run) -> None:
         model, processor = load_retriever(name, dataset.class_names)
         searching = model if hasattr(model, "relation") else model.for_search()
         embedder = Embedder(searching, processor, dataset, batch_size=128)
-        views = {name: protocol_view(dataset, name) for name in LEVELS[run.level]}
+        views = {name: protocol_view(dataset, name) for name in run.protocols or LEVELS[run.level]}
         measured = {name: measure(embed_view(embedder, view), per_query=True) for name, view in views.items()}
         record["protocols"] = {
             protocol: {"metrics": result["metrics"], "per_query": _main_values(protocol, result["per_query"])}

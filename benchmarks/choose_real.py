@@ -1,0 +1,69 @@
+"""Choose rates, lengths and the parts of `splip_best` on held-back classes of real pictures, for `compare_real.py`.
+
+    splip prepare folder --data-dir FOLDER --out data/seen --unseen CLASS --unseen CLASS ...
+    python -m benchmarks.choose_real --data data/seen [--parts rates steps best] [--seeds 0] [--jobs 2]
+
+The data set must have no class in common with the folds that `compare_real.py` measures on: its unseen classes are the
+ones that choose. The report is `benchmarks/results/choose_real.json`: for every part and row the zero-shot mAP@all and
+Acc@1 of every seed, fractions. The runs are those of `world_runs.py`, so that an interrupted benchmark continues.
+"""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from benchmarks.world_runs import RESULTS, Run, run_all
+from modeling_splip.common.files import write_json
+from modeling_splip.data.dataset import open_dataset
+
+FILE = RESULTS / "choose_real.json"
+NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
+METHODS: dict[str, dict[str, Any]] = {
+    "LayerNorms only": NO_PROMPTS,
+    "CLIP-AT": {"method": "clip_at"},
+    "Cross-Modal Attention Alignment": {"method": "cross_align"},
+    "SpLIP": {},
+    "SpLIP (domain)": {"model.conditioning": "domain"},
+}
+RATES = (1e-3, 3e-3, 1e-2)
+PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
+    "frozen": {"frozen CLIP": "clip:small_clip"},
+    "rates": {
+        f"{name}, rate {rate:g}": flags | {"learning_rate": rate} for name, flags in METHODS.items() for rate in RATES
+    },
+}
+
+
+def main() -> None:
+    """Run what is missing, then write the report and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="prepared data set whose unseen classes choose")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, a thread each")
+    args = parser.parse_args()
+    fold = os.path.join(args.data, "")
+    runs = {
+        (part, name): [
+            Run.of(fold, seed, "category", variant, steps=None, data="sketchy21", protocols=("zs",))
+            for seed in (args.seeds[:1] if isinstance(variant, str) else args.seeds)
+        ]
+        for part in args.parts
+        for name, variant in PARTS[part].items()
+    }
+    run_all([run for group in runs.values() for run in group], args.jobs)
+    dataset = open_dataset(args.data)
+    report = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
+    report |= {"dataset": dataset.name, "dataset_version": dataset.version, "held_back": dataset.unseen}
+    parts = report.setdefault("parts", {})
+    for (part, name), group in runs.items():
+        metrics = [run.record()["protocols"]["zs"]["metrics"] for run in group]
+        row = {key: [values[key] for values in metrics] for key in ("map_all", "acc_1")}
+        parts.setdefault(part, {})[name] = row
+        print(f"{part:<8}{name:<60}" + "   ".join(f"{k} {' '.join(f'{100 * v:.2f}' for v in row[k])}" for k in row))
+    write_json(FILE, report)
+
+
+if __name__ == "__main__":
+    main()
