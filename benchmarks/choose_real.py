@@ -24,13 +24,43 @@ METHODS: dict[str, dict[str, Any]] = {
     "CLIP-AT": {"method": "clip_at"},
     "Cross-Modal Attention Alignment": {"method": "cross_align"},
     "SpLIP": {},
-    "SpLIP (domain)": {"model.conditioning": "domain"},
 }
 RATES = (1e-3, 3e-3, 1e-2)
+INFO_NCE: dict[str, Any] = {
+    "model.conditioning": "domain",
+    "model.share_layer_norms": False,
+    "loss.tau": 0.2,
+    "loss.beta": 0.0,
+    "loss.triplet": 0.0,
+    "loss.contrast": 1.0,
+    "loss.contrast_tau": 0.2,
+}
+LAST_BLOCK_LORA = "{peft_type: LORA, r: 8, lora_alpha: 16, target_modules: '.*vision_model.*layers.7.self_attn.*_proj'}"
 PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
     "frozen": {"frozen CLIP": "clip:small_clip"},
     "rates": {
         f"{name}, rate {rate:g}": flags | {"learning_rate": rate} for name, flags in METHODS.items() for rate in RATES
+    },
+    "best": {
+        "SpLIP (domain), LayerNorms per modality, tau 0.2": {
+            "model.conditioning": "domain",
+            "model.share_layer_norms": False,
+            "loss.tau": 0.2,
+        },
+        "InfoNCE in place of triplets and jigsaw": INFO_NCE,
+        "InfoNCE, rate 1e-2": INFO_NCE | {"learning_rate": 1e-2},
+        "InfoNCE, 120 steps": INFO_NCE | {"max_steps": 120},
+        "InfoNCE and triplets": INFO_NCE | {"loss.triplet": 1.0},
+        "InfoNCE at 0.07": INFO_NCE | {"loss.contrast_tau": 0.07},
+        "InfoNCE, image conditioning": INFO_NCE | {"model.conditioning": "image"},
+        "InfoNCE, no prompts": INFO_NCE | NO_PROMPTS,
+        "InfoNCE + spread 0.1": INFO_NCE | {"loss.spread": 0.1},
+        "InfoNCE + spread 0.5": INFO_NCE | {"loss.spread": 0.5},
+        "InfoNCE + anchor 0.3": INFO_NCE | {"loss.anchor": 0.3},
+        "InfoNCE + anchor 1": INFO_NCE | {"loss.anchor": 1.0},
+        "InfoNCE + within 0.5": INFO_NCE | {"loss.within": 0.5},
+        "InfoNCE + clarity": INFO_NCE | {"loss.clarity": True},
+        "InfoNCE + LoRA in the last block": INFO_NCE | {"model.peft": LAST_BLOCK_LORA},
     },
 }
 

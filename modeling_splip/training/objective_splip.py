@@ -5,14 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..clip_backbone import embed_patches, project_image, run_vision, vision_norms
 from ..modeling_splip import SplipModel
 from .jigsaw import JigsawSolver, permutation_set, permute_tiles, two_permutations
 from .losses import (
     adaptive_margins,
+    clarity,
     class_loss,
     conditional_jigsaw_loss,
     contrastive_loss,
     cosine_distance,
+    hard_triplet_loss,
+    spread_loss,
     triplet_loss,
 )
 from .objective import Objective, ObjectiveSettings, weighted
@@ -33,9 +37,13 @@ class SplipSettings(ObjectiveSettings):
         margin: the fixed margin of the ablation. [P] 0.2
         fg_margin: margin of fine-grained training, where both photos have one class and mu would be 1. [O] 0.3
         tau: temperature of the class loss. [R] 0.07
-        contrast: weight of InfoNCE between the batch's sketches and photos, with all images of a class as positives. It
-            replaces the triplet loss where that has weight 0. [O] 0
+        contrast: weight of InfoNCE between the batch's sketches and photos, with all images of a class as positives, or
+            at fine-grained level those of a photo. It replaces the triplet loss where that has weight 0. [O] 0
         contrast_tau: temperature of InfoNCE. [O] 0.1
+        spread: weight of |mean cosine| between the batch's sketches and between its photos p+ (MCC, IJCAI 2024). [O] 0
+        anchor: weight of 1 - cos(f(p+), f0(p+)) to frozen CLIP's f0, so that sketches move and photos stay. [O] 0
+        within: weight of triplets inside each modality, with the hardest partners in the batch. [O] 0
+        clarity: whether a sketch counts in triplets and InfoNCE by how sure frozen CLIP is of its class. [O]
         grid: g, tiles on a side of the jigsaw. [R] 3
         permutations: |Y|. [R] 100
     """
@@ -50,6 +58,10 @@ class SplipSettings(ObjectiveSettings):
     tau: float = 0.07
     contrast: float = 0.0
     contrast_tau: float = 0.1
+    spread: float = 0.0
+    anchor: float = 0.0
+    within: float = 0.0
+    clarity: bool = False
     grid: int = 3
     permutations: int = 100
 
@@ -74,13 +86,18 @@ class SplipObjective(Objective):
             self.permutations = nn.Buffer(permutations, persistent=False)
         if self.settings.shuffle:
             self.shuffles = nn.Buffer(permutation_set(SHUFFLE_GRID, 23), persistent=False)
-        self.margins = nn.Buffer(adaptive_margins(model.frozen_class_embeds()), persistent=False)
+        if level == "fine_grained" and self.settings.within:
+            raise ValueError("loss.within draws a class together, which fine-grained training pulls apart: set it to 0.")
+        if model.config.peft and (self.settings.anchor or self.settings.clarity):
+            raise ValueError("loss.anchor and loss.clarity read the frozen CLIP, which model.peft changes: drop one.")
+        self.class_embeds = nn.Buffer(model.frozen_class_embeds(), persistent=False)  # (C, D)
+        self.margins = nn.Buffer(adaptive_margins(self.class_embeds), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
-        They are those of "triplet", "class", "cjs", "shuffle" and "contrast" that have a weight, and their weighted
-        total, "loss".
+        They are those of "triplet", "class", "cjs", "shuffle", "contrast", "spread", "anchor" and "within" that have a
+        weight, and their weighted total, "loss".
         """
         settings = self.settings
         sketches, photos = {"s": batch["sketch"]}, self.photos(batch)
@@ -101,8 +118,10 @@ class SplipObjective(Objective):
         n = photo["n" if "n" in photo else "p"].embeds[rows]  # (B, D)
 
         losses: dict[str, Tensor] = {}
+        weight = self._clarity(batch["sketch"])
         if settings.triplet:
-            losses["triplet"] = triplet_loss(s[keep], p[keep], n[keep], self._margins(batch["label"], label_n)[keep])
+            margin, counts = self._margins(batch["label"], label_n)[keep], None if weight is None else weight[keep]
+            losses["triplet"] = triplet_loss(s[keep], p[keep], n[keep], margin, weight=counts)
         if settings.alpha:
             # At fine-grained level every p- is the p+ of another row, and counts there.
             seen = [(sketch["s"], batch["label"]), (photo["p"], batch["label"])]
@@ -116,9 +135,37 @@ class SplipObjective(Objective):
             shuffled = sketch["one"].embeds, photo["one"].embeds, photo["other"].embeds
             losses["shuffle"] = triplet_loss(*shuffled, settings.margin, cosine_distance)
         if settings.contrast:
-            losses["contrast"] = contrastive_loss(s, p, batch["label"], batch["label"], settings.contrast_tau)
+            labels = batch["instance" if self.level == "fine_grained" else "label"]
+            losses["contrast"] = contrastive_loss(s, p, labels, labels, settings.contrast_tau, weight)
+        losses |= self._regularisers(s, p, batch)
         weights = {"class": "alpha", "cjs": "beta"}
         return weighted(losses, {name: getattr(settings, weights.get(name, name)) for name in losses})
+
+    def _regularisers(self, s: Tensor, p: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return those of "spread", "anchor" and "within" that have a weight, from the embeddings of s and p+."""
+        settings, found = self.settings, {}
+        if settings.spread:
+            found["spread"] = spread_loss(s) + spread_loss(p)
+        if settings.anchor:
+            found["anchor"] = cosine_distance(p, self._frozen(batch["positive"])).mean()
+        if settings.within:
+            terms = [hard_triplet_loss(embeds, batch["label"], self.margins) for embeds in (s, p)]
+            found["within"] = torch.stack(terms).mean()
+        return found
+
+    def _clarity(self, sketch: Tensor) -> Tensor | None:
+        """Return how much each sketch counts, (B,); None for all the same."""
+        if not self.settings.clarity:
+            return None
+        return clarity(self._frozen(sketch), self.class_embeds, 1 / float(self.model.clip.logit_scale.exp()))
+
+    @torch.no_grad()
+    def _frozen(self, pixel_values: Tensor) -> Tensor:
+        """Return f0, the embeddings of plain CLIP: (B, D), unit norm."""
+        clip = self.model.clip
+        norms = vision_norms(clip)
+        cls = run_vision(clip, embed_patches(clip, pixel_values), norms, attention=self.model.attention).last[:, 0]
+        return project_image(clip, norms[-1], cls)
 
     def _margins(self, label: Tensor, label_n: Tensor) -> Tensor:
         """Return mu of each triplet: (B,)."""
