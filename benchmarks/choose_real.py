@@ -13,7 +13,7 @@ import json
 import os
 from typing import Any
 
-from benchmarks.world_runs import RESULTS, Run, run_all
+from benchmarks.world_runs import LEVELS, RESULTS, Run, run_all
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
 
@@ -65,32 +65,49 @@ PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
 }
 
 
+INSTANCE_NCE: dict[str, Any] = INFO_NCE | {"loss.alpha": 0.0}
+FINE_GRAINED: dict[str, dict[str, Any] | str] = {
+    "frozen CLIP": "clip:small_clip",
+    "SpLIP": {},
+    "InfoNCE at 0.2": INSTANCE_NCE,
+    "InfoNCE at 0.07": INSTANCE_NCE | {"loss.contrast_tau": 0.07},
+    "InfoNCE at 0.07, LayerNorms shared": INSTANCE_NCE | {"loss.contrast_tau": 0.07, "model.share_layer_norms": True},
+    "InfoNCE at 0.07, rate 1e-2": INSTANCE_NCE | {"loss.contrast_tau": 0.07, "learning_rate": 1e-2},
+    "InfoNCE at 0.07, 32 of a class": INSTANCE_NCE | {"loss.contrast_tau": 0.07, "pairs_per_class": 32},
+    "InfoNCE at 0.07, triplets": INSTANCE_NCE | {"loss.contrast_tau": 0.07, "loss.triplet": 1.0},
+}
+PARTS_OF = {"category": PARTS, "fine_grained": {"fine_grained": FINE_GRAINED}}
+
+
 def main() -> None:
     """Run what is missing, then write the report and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="prepared data set whose unseen classes choose")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--level", default="category", choices=list(PARTS_OF))
+    parser.add_argument("--parts", nargs="+", help="rows of category level to run; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, a thread each")
     args = parser.parse_args()
-    fold = os.path.join(args.data, "")
+    fold, protocol = os.path.join(args.data, ""), LEVELS[args.level][0]
+    parts = PARTS_OF[args.level]
     runs = {
         (part, name): [
-            Run.of(fold, seed, "category", variant, steps=None, data="sketchy21", protocols=("zs",))
+            Run.of(fold, seed, args.level, variant, steps=None, data="sketchy21", protocols=(protocol,))
             for seed in (args.seeds[:1] if isinstance(variant, str) else args.seeds)
         ]
-        for part in args.parts
-        for name, variant in PARTS[part].items()
+        for part in args.parts or parts
+        for name, variant in parts[part].items()
     }
     run_all([run for group in runs.values() for run in group], args.jobs)
     dataset = open_dataset(args.data)
     report = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
-    report |= {"dataset": dataset.name, "dataset_version": dataset.version, "held_back": dataset.unseen}
-    parts = report.setdefault("parts", {})
+    held_back = " ".join(dataset.unseen)
+    about = {"dataset": dataset.name, "dataset_version": dataset.version, "held_back": dataset.unseen}
+    report[held_back] = report.get(held_back, {"parts": {}}) | about
     for (part, name), group in runs.items():
-        metrics = [run.record()["protocols"]["zs"]["metrics"] for run in group]
-        row = {key: [values[key] for values in metrics] for key in ("map_all", "acc_1")}
-        parts.setdefault(part, {})[name] = row
+        metrics = [run.record()["protocols"][protocol]["metrics"] for run in group]
+        row = {key: [values[key] for values in metrics] for key in ("map_all", "acc_1") if key in metrics[0]}
+        report[held_back]["parts"].setdefault(part, {})[name] = row
         print(f"{part:<8}{name:<60}" + "   ".join(f"{k} {' '.join(f'{100 * v:.2f}' for v in row[k])}" for k in row))
     write_json(FILE, report)
 

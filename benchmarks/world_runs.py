@@ -31,7 +31,7 @@ import train_accelerate
 from modeling_splip.clip_base import MINI_CLIP, load_clip
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.data.protocols import PROTOCOLS, protocol_view
+from modeling_splip.data.protocols import PROTOCOLS, Part, View, protocol_view
 from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.fingerprints import weights_fingerprint
@@ -47,6 +47,7 @@ FROZEN = "clip:mini_clip"
 STEPS, BATCH = 60, 32
 VALIDATION_CLASSES = 6  # of the 30 seen ones, where a run only chooses a setting
 BOOTSTRAP = 10_000
+BANK = 512  # sketches of seen classes that tell hubs
 RERANK = 50  # first results that a relation network ranks again, for the first protocol of a level
 
 
@@ -58,7 +59,8 @@ class Run:
         fold: "0", "1", "2" or "tuning", or the path of another prepared dataset.
         seed: of the training.
         level: "category" or "fine_grained".
-        variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained.
+        variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained. If a recipe is
+            among them, it is that of category level; at fine-grained level `_fg` follows its name.
         steps: of the optimiser, with batches of `BATCH` sketches; None for what the recipe says.
         validation: train on fewer classes and only score the held-back ones.
         data: whose recipes are taken, `<method>_<data>`: "mini" for the drawn world.
@@ -90,8 +92,9 @@ class Run:
     @property
     def recipe(self) -> str:
         """Which recipe the flags change."""
-        method = "splip" if isinstance(self.variant, str) else dict(self.variant).get("method", "splip")
-        return f"{method}_{self.data}" + ("_fg" if self.level == "fine_grained" else "")
+        flags = {} if isinstance(self.variant, str) else dict(self.variant)
+        name = flags.get("recipe") or f"{flags.get('method', 'splip')}_{self.data}"
+        return name + ("_fg" if self.level == "fine_grained" else "")
 
     @property
     def base(self) -> str:
@@ -109,14 +112,16 @@ def backbone(base: str = MINI_CLIP) -> str:
     return weights_fingerprint(load_clip(base).state_dict())
 
 
-def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse_arguments(
+    parser: argparse.ArgumentParser, seeds: Sequence[int] = (0, 1, 2), steps: int | None = STEPS
+) -> argparse.Namespace:
     """Read what every benchmark of this kind takes; `steps` follows from --quick."""
     parser.add_argument("--folds", nargs="+", default=["0", "1", "2"], help="unseen folds, or `tuning`")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, a thread each")
     parser.add_argument("--quick", action="store_true", help="one fold, one seed, a quarter of the steps, no report")
     args = parser.parse_args()
-    args.steps = STEPS
+    args.steps = steps
     if args.quick:
         args.folds, args.seeds, args.steps = args.folds[:1], args.seeds[:1], STEPS // 4
     return args
@@ -180,6 +185,8 @@ def _make(run: Run) -> None:
             protocol: {"metrics": result["metrics"], "per_query": _main_values(protocol, result["per_query"])}
             for protocol, result in measured.items()
         }
+        if "zs" in views and run.data != "mini":
+            record["protocols"]["zs"]["without_hubs"] = without_hubs(embedder, views["zs"])
         if hasattr(model, "relation") and run.data == "mini":
             protocol = LEVELS[run.level][0]
             again = measure(embed_view(embedder, views[protocol], rerank=RERANK))
@@ -188,10 +195,22 @@ def _make(run: Run) -> None:
     shutil.rmtree(output, ignore_errors=True)
 
 
+def without_hubs(embedder: Embedder, view: View) -> float:
+    """Return the view's metric where each score is divided by the photo's mean cosine with sketches of seen classes.
+
+    Some photos are near to most sketches, whatever they show (hubs). The bank of sketches needs no label of a class
+    that is searched.
+    """
+    sides, sketches = embed_view(embedder, view), embedder.dataset.rows("train", "sketch")
+    bank = embedder([Part("train", sketches[:: max(1, len(sketches) // BANK)][:BANK])], "sketch")  # (M, D)
+    scores = (sides.query @ sides.gallery.T) / (sides.gallery @ bank.mean(axis=0))
+    return float(measure(sides._replace(scores=scores))["metrics"][metric(view.protocol)])
+
+
 def train(run: Run, output: Path) -> dict[str, Any]:
     """Train in this process; returns the record of train_accelerate.py."""
     shutil.rmtree(output, ignore_errors=True)
-    flags = {name: value for name, value in run.variant if name != "method"}
+    flags = {name: value for name, value in run.variant if name not in ("method", "recipe")}
     arguments: dict[str, Any] = {"recipe": run.recipe, "dataset": dataset_path(run.fold), "output": output}
     arguments |= {"seed": run.seed, "tracker": "none"}
     if run.data == "mini":

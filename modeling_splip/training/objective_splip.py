@@ -87,7 +87,9 @@ class SplipObjective(Objective):
         if self.settings.shuffle:
             self.shuffles = nn.Buffer(permutation_set(SHUFFLE_GRID, 23), persistent=False)
         if level == "fine_grained" and self.settings.within:
-            raise ValueError("loss.within draws a class together, which fine-grained training pulls apart: set it to 0.")
+            raise ValueError(
+                "loss.within draws a class together, and fine-grained training pulls it apart: set it to 0."
+            )
         if model.config.peft and (self.settings.anchor or self.settings.clarity):
             raise ValueError("loss.anchor and loss.clarity read the frozen CLIP, which model.peft changes: drop one.")
         self.class_embeds = nn.Buffer(model.frozen_class_embeds(), persistent=False)  # (C, D)
