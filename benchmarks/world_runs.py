@@ -59,8 +59,8 @@ class Run:
         fold: "0", "1", "2" or "tuning", or the path of another prepared dataset.
         seed: of the training.
         level: "category" or "fine_grained".
-        variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained. If a recipe is
-            among them, it is that of category level; at fine-grained level `_fg` follows its name.
+        variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained. If there is a
+            recipe, it is that of category level; at fine-grained level `_fg` follows its name.
         steps: of the optimiser, with batches of `BATCH` sketches; None for what the recipe says.
         validation: train on fewer classes and only score the held-back ones.
         data: whose recipes are taken, `<method>_<data>`: "mini" for the drawn world.
