@@ -233,7 +233,7 @@ def _main_values(protocol: str, per_query: dict[str, Any]) -> list[float]:
 
 def summary(records: Iterable[dict[str, Any]], protocol: str, name: str) -> dict[str, Any]:
     """Return mean over folds and seeds, spread over seeds of the mean over folds, and the values of every fold."""
-    values = [(r["fold"], r["seed"], r["protocols"][protocol]["metrics"][name]) for r in records]
+    values = [(Path(r["fold"]).name, r["seed"], r["protocols"][protocol]["metrics"][name]) for r in records]
     folds, seeds = sorted({v[0] for v in values}), sorted({v[1] for v in values})
     means = [np.mean([value for _, s, value in values if s == seed]) for seed in seeds]
     return {
@@ -251,7 +251,7 @@ def gain(records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], prot
             np.mean([r["protocols"][protocol]["per_query"] for r in group if r["fold"] == fold], axis=0)
             for group in (records, base)
         )
-        result[fold] = paired_bootstrap(own - other)
+        result[Path(fold).name] = paired_bootstrap(own - other)
     return result
 
 
