@@ -13,14 +13,13 @@ import argparse
 import os
 
 from benchmarks.compare import NO_PROMPTS, Variant, print_report, summarise
-from benchmarks.world_runs import IMAGES, RESULTS, Run, parse_arguments, run_all
+from benchmarks.world_runs import IMAGES, REAL_LEVELS, RESULTS, Run, parse_arguments, run_all
 from modeling_splip.clip_base import SMALL_CLIP
 from modeling_splip.common.files import write_json
 from modeling_splip.evaluation.plots import method_runs
 from modeling_splip.training.arguments import load_recipe
 
 DATA = "sketchy21"
-PROTOCOLS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class", "fg-pooled")}
 VARIANTS: dict[str, Variant] = {
     "frozen CLIP": "clip:small_clip",
     "frozen CLIP, class name as query": "clip-text:small_clip",
@@ -38,7 +37,7 @@ def main() -> None:
     """Run what is missing, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the prepared folds sketchy21-fold0, -fold1, -fold2")
-    parser.add_argument("--levels", nargs="+", default=list(PROTOCOLS), choices=list(PROTOCOLS))
+    parser.add_argument("--levels", nargs="+", default=list(REAL_LEVELS), choices=list(REAL_LEVELS))
     parser.add_argument("--methods", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     args = parse_arguments(parser, seeds=[0, 1], steps=None)
     runs = {
@@ -47,7 +46,7 @@ def main() -> None:
         for name in args.methods
     }
     run_all([run for group in runs.values() for run in group], args.jobs)
-    if args.steps is None and args.methods == list(VARIANTS) and args.levels == list(PROTOCOLS):
+    if args.steps is None and args.methods == list(VARIANTS) and args.levels == list(REAL_LEVELS):
         recipe = load_recipe(f"splip_{DATA}")
         settings = {"steps": recipe["max_steps"], "batch": recipe["batch_size"], "seeds": args.seeds}
         records = {key: [run.record() for run in group] for key, group in runs.items()}
@@ -73,7 +72,7 @@ def runs_of(name: str, level: str, fold: str, args: argparse.Namespace) -> list[
             VARIANTS[name],
             steps=args.steps,
             data=DATA,
-            protocols=PROTOCOLS[level] if seed == args.seeds[0] else PROTOCOLS[level][:1],
+            protocols=REAL_LEVELS[level] if seed == args.seeds[0] else REAL_LEVELS[level][:1],
         )
         for seed in (args.seeds if trained else args.seeds[:1])
     ]

@@ -28,6 +28,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "real_mini": ("real_mini.json", tables.real_mini),
     "papers": (PUBLISHED, tables.papers),
     "ablation": ("ablation.json", tables.ablation),
+    "ablation_real": ("ablation_real.json", tables.ablation_real),
     "speed": ("speed.json", speed),
 }
 

@@ -43,6 +43,7 @@ WORK = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
 LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class",)}
+REAL_LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class", "fg-pooled")}  # where time allows
 FROZEN = "clip:mini_clip"
 STEPS, BATCH = 60, 32
 VALIDATION_CLASSES = 6  # of the 30 seen ones, where a run only chooses a setting
