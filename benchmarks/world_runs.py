@@ -204,8 +204,13 @@ def without_hubs(embedder: Embedder, view: View) -> float:
     """
     sides, sketches = embed_view(embedder, view), embedder.dataset.rows("train", "sketch")
     bank = embedder([Part("train", sketches[:: max(1, len(sketches) // BANK)][:BANK])], "sketch")  # (M, D)
-    scores = (sides.query @ sides.gallery.T) / (sides.gallery @ bank.mean(axis=0))
+    scores = hub_scores(sides.query, sides.gallery, bank)
     return float(measure(sides._replace(scores=scores))["metrics"][metric(view.protocol)])
+
+
+def hub_scores(query: np.ndarray, gallery: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """Return the cosines (Q, N) of unit-norm rows, each divided by the photo's mean cosine with the bank."""
+    return (query @ gallery.T) / (gallery @ bank.mean(axis=0))
 
 
 def train(run: Run, output: Path) -> dict[str, Any]:
