@@ -52,7 +52,6 @@ PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
         "InfoNCE, 120 steps": INFO_NCE | {"max_steps": 120},
         "InfoNCE and triplets": INFO_NCE | {"loss.triplet": 1.0},
         "InfoNCE at 0.07": INFO_NCE | {"loss.contrast_tau": 0.07},
-        "InfoNCE, image conditioning": INFO_NCE | {"model.conditioning": "image"},
         "InfoNCE, no prompts": INFO_NCE | NO_PROMPTS,
         "InfoNCE + spread 0.1": INFO_NCE | {"loss.spread": 0.1},
         "InfoNCE + spread 0.5": INFO_NCE | {"loss.spread": 0.5},
