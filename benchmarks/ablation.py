@@ -7,8 +7,8 @@ Every row is SpLIP, in `alignment` the alignment network, with some settings cha
 world, 3 folds x 3 seeds; with it, the folds of Sketchy's test classes in that folder: one seed, three folds at category
 level and the first at fine-grained level, domain conditioning, and the recipes `splip_sketchy21`. `--jobs` runs go side
 by side; `--quick` makes one of each. The report is `benchmarks/results/ablation.json` or `ablation_real.json`, with
-plots in `docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues. Neither sets a
-default.
+plots in `docs/images`; the runs are those of `world_runs.py`, so that an interrupted benchmark continues. Neither sets
+a default.
 """
 
 import argparse
