@@ -72,6 +72,7 @@ class ClipAtModel(Retriever):
 def _without_prompts(output: TowerOutput, count: int) -> TowerOutput:
     """Return the outputs without those of the prompts; in attentions the prompts come first, as in every model here."""
     return TowerOutput(
+        output.first[:, :count],
         output.last[:, :count],
         tuple(layer[:, :count] for layer in output.layers),
         tuple(

@@ -98,12 +98,12 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
 
 def check_class_groups(objective: Objective, batches: EpochBatches) -> None:
     """Raise ValueError if a micro-batch of class groups holds too few for a loss that compares classes."""
-    least = objective.class_groups * batches.pairs_per_class
-    if objective.level == "fine_grained" and batches.batch_size < least:
+    name, least = objective.compares_classes, 2 * batches.pairs_per_class
+    if name and objective.level == "fine_grained" and batches.batch_size < least:
         raise ValueError(
             f"A micro-batch of {batches.batch_size} holds one group of pairs_per_class={batches.pairs_per_class}, and "
-            f"the divergence, which compares classes, would always be 0: make batch_size at least "
-            f"{least * batches.micro_batches}, lower pairs_per_class, or set loss.divergence to 0."
+            f"loss.{name}, which compares classes, would always be 0: make batch_size at least "
+            f"{least * batches.micro_batches}, lower pairs_per_class, or set loss.{name} to 0."
         )
 
 

@@ -25,4 +25,4 @@ def test_a_divergence_that_would_always_be_0_is_refused(tiny_clip, prepared, pro
 
 def test_two_groups_in_a_micro_batch_are_enough(tiny_clip, prepared):
     args = parse_arguments([*GROUPS, "--dataset", str(prepared), "--base", tiny_clip, "--batch_size", "12"])
-    assert build_training(args, open_dataset(prepared), 2).objective.class_groups == 2
+    assert build_training(args, open_dataset(prepared), 2).objective.compares_classes == "divergence"
