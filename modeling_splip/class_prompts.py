@@ -29,8 +29,9 @@ class ClassPrompts(NamedTuple):
         mask: 0 where a position may look, -inf elsewhere.
         eos: (C,) index of each class's EOS.
         weights: (S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A prefix
-            token counts once for each class, the m prompts and the padding do not count. Kept in float64 on the CPU;
-            convert it once, to the dtype of the outputs that it is multiplied with.
+            token counts once for each class, the m prompts and the padding do not count. With `by_class` it is the mean
+            over classes of the means over their tokens. Kept in float64 on the CPU; convert it once, to the dtype of
+            the outputs that it is multiplied with.
     """
 
     token_ids: Tensor
@@ -40,7 +41,9 @@ class ClassPrompts(NamedTuple):
     weights: Tensor
 
 
-def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
+def pack_class_prompts(
+    prefix: list[int], classes: list[list[int]], m: int, device: torch.device, by_class: bool = False
+) -> ClassPrompts:
     """Return the prompts of C classes packed into one sequence.
 
     Args:
@@ -48,11 +51,14 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
         classes: for each class the token ids of its own words, EOS last.
         m: number of text prompts.
         device: where the tensors are made, except the weights.
+        by_class: weigh every class the same, however many tokens it has.
     """
     token_ids = [prefix[0]] * (1 + m) + prefix[1:]
     j = len(token_ids)
     positions = list(range(j))
-    counts = [len(classes)] + [0] * m + [len(classes)] * (len(prefix) - 1)
+    shares = [1 / (len(prefix) + len(ids)) if by_class else 1 for ids in classes]  # how much a token of a class counts
+    total = sum(shares)
+    counts = [total] + [0] * m + [total] * (len(prefix) - 1)
     eos = [0] * len(classes)
     owners = []  # for each group, which class a position belongs to
     groups = _grouped([len(ids) for ids in classes])
@@ -65,7 +71,7 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
             positions += range(j, j + len(classes[c]))
             eos[c] = len(token_ids) - 1
         unused = length - len(owner)
-        counts += [1] * len(owner) + [0] * unused
+        counts += [shares[c] for c in owner] + [0] * unused
         token_ids += [prefix[0]] * unused
         positions += [0] * unused
         owners.append(owner + [-1] * unused)
