@@ -73,6 +73,7 @@ class Objective(nn.Module):
     """
 
     settings_class: type = ObjectiveSettings
+    compares_classes = ""  # the loss that compares the classes of a micro-batch, which then must hold two groups
 
     def __init__(self, model: Any, settings: Any | None = None, level: str = "category"):
         super().__init__()
@@ -98,11 +99,6 @@ class Objective(nn.Module):
             )
             start += len(images)
         return result
-
-    @property
-    def compares_classes(self) -> bool:
-        """Whether a loss compares the classes of one micro-batch at fine-grained level: it must hold several."""
-        return False
 
     def photos(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the photos of a batch by their roles: "p", and at category level also "n".

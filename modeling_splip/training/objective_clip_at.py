@@ -65,6 +65,7 @@ class ClipAtObjective(Objective):
         fine_grained = level == "fine_grained"
         self.divergence = self.settings.divergence if fine_grained else 0.0
         self.shuffle = self.settings.shuffle if fine_grained else 0.0
+        self.compares_classes = "divergence" if self.divergence else ""
         if self.settings.alpha:
             self.class_embeds = nn.Buffer(model.frozen_class_embeds()[None], persistent=False)  # (1, C, D)
         self.tau = self.settings.tau or float((-model.clip.logit_scale).exp())

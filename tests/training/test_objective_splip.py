@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from modeling_splip import SplipModel
 from modeling_splip.training.arguments import parse_arguments
 from modeling_splip.training.jigsaw import permute_tiles, two_permutations
+from modeling_splip.training.losses import spread_loss
 from modeling_splip.training.objective_splip import SplipObjective, SplipSettings
 from modeling_splip.training.setup import build_training
 
@@ -143,7 +144,7 @@ def test_a_batch_of_one_class_has_no_triplets_across_classes(tiny_clip):
 
 def test_a_micro_batch_of_one_class_group_is_refused_before_training(tiny_clip, prepared, polygons):
     words = ["--level", "fine_grained", "--base", tiny_clip, "--dataset", str(prepared), "--pairs_per_class", "3"]
-    with pytest.raises(ValueError, match="A micro-batch of 3 sketches holds one group of pairs_per_class, and a loss"):
+    with pytest.raises(ValueError, match=r"A micro-batch of 3 holds one group of pairs_per_class=3, and loss\.between"):
         build_training(parse_arguments([*words, "--batch_size", "6", "--accumulation", "2"]), polygons)
     for own in (["--batch_size", "6"], ["--batch_size", "3", "--loss.between", "0"]):
         build_training(parse_arguments([*words, *own]), polygons)
@@ -175,7 +176,7 @@ def test_a_margin_that_changes_nothing_is_refused(tiny_clip, level, settings, me
 
 def test_instance_margins_need_the_frozen_tower(tiny_clip):
     model = SplipModel.from_clip(tiny_clip, CLASSES, peft=LORA)
-    with pytest.raises(ValueError, match="instance_margins need CLIP's own image tower, and peft changes it"):
+    with pytest.raises(ValueError, match="instance_margins, anchor and clarity need CLIP's own image tower, and peft"):
         SplipObjective(model, SplipSettings(instance_margins=True), "fine_grained")
 
 
@@ -232,6 +233,54 @@ def test_contrast_in_place_of_triplets(tiny_clip, monkeypatch):
     rows = torch.arange(len(s))
     expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
     assert float(found["contrast"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_contrast_between_instances(tiny_clip):
+    """At fine-grained level the positives are those of the photo, and other photos of the class are negatives."""
+    settings = SplipSettings(triplet=0.0, alpha=0.0, beta=0.0, contrast=1.0, contrast_tau=0.3)
+    objective, batch = SplipObjective(build(tiny_clip), settings, "fine_grained"), batch_of("fine_grained")
+    s, p = (objective.model.encode(batch[key], m) for key, m in (("sketch", "sketch"), ("positive", "photo")))
+    logits, rows = s @ p.T / 0.3, torch.arange(3)
+    expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+    assert float(objective(batch)["contrast"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_regularisers(tiny_clip):
+    """Each has its weight; the anchor is the frozen CLIP, where a model starts and from where it goes."""
+    torch.manual_seed(0)
+    model, batch = build(tiny_clip), batch_of() | {"label": torch.tensor([0, 0, 1])}
+    settings = SplipSettings(triplet=0.0, alpha=0.0, beta=0.0, spread=0.5, anchor=2.0, within=3.0)
+    found = SplipObjective(model, settings)(batch)
+    assert found.keys() == {"loss", "spread", "anchor", "within"}
+    total = 0.5 * found["spread"] + 2 * found["anchor"] + 3 * found["within"]
+    assert float(found["loss"]) == pytest.approx(float(total))
+    s, p = (model.encode(batch[key], m) for key, m in (("sketch", "sketch"), ("positive", "photo")))
+    frozen = model.clip.get_image_features(batch["positive"])
+    frozen = frozen if isinstance(frozen, torch.Tensor) else frozen.pooler_output
+    assert float(found["anchor"]) == pytest.approx(float((1 - F.cosine_similarity(p, frozen)).mean()), abs=1e-6)
+    assert float(found["anchor"]) > 1e-3
+    assert float(found["spread"]) == pytest.approx(float(spread_loss(s) + spread_loss(p)))
+    assert not any("class_embeds" in name for name in SplipObjective(model, settings).state_dict())
+
+
+def test_unclear_sketches_count_less(tiny_clip):
+    torch.manual_seed(0)
+    model, batch = build(tiny_clip), batch_of()
+    plain = SplipObjective(model, SplipSettings(alpha=0.0, beta=0.0))
+    weighed = SplipObjective(model, SplipSettings(alpha=0.0, beta=0.0, clarity=True))
+    weight = weighed._clarity(batch["sketch"])
+    assert plain._clarity(batch["sketch"]) is None and weight.min() > 0 and weight.max() < 1
+    one = {name: value[:1] for name, value in batch.items()}
+    assert float(weighed(one)["triplet"]) == pytest.approx(float(plain(one)["triplet"]), rel=1e-4)
+    assert float(weighed(batch)["triplet"]) != pytest.approx(float(plain(batch)["triplet"]), rel=1e-4)
+
+
+def test_regularisers_that_cannot_be(tiny_clip):
+    with pytest.raises(ValueError, match="within draws a class together"):
+        SplipObjective(build(tiny_clip), SplipSettings(within=1.0), "fine_grained")
+    lora = {"peft_type": "LORA", "target_modules": ".*vision_model.*q_proj"}
+    with pytest.raises(ValueError, match="need CLIP's own image tower, and peft changes it: leave one out"):
+        SplipObjective(build(tiny_clip, peft=lora), SplipSettings(anchor=1.0))
 
 
 def test_margins_are_cosines_of_the_frozen_class_names(tiny_clip):
