@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .clip_backbone import Clip, embed_tokens, project_text, run_device, run_text, text_norms, text_positions
+from .clip_backbone import (
+    Clip,
+    LayerNorms,
+    embed_tokens,
+    project_text,
+    run_device,
+    run_text,
+    text_norms,
+    text_positions,
+)
 from .configuration_retriever import MODALITIES
 from .packed_attention import PackedMask
 
@@ -153,7 +162,13 @@ def check_prompt_lengths(config: Any, learned: int) -> None:
 @torch.no_grad()
 def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]], attention: str = "sdpa") -> Tensor:
     """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
-    norms = text_norms(clip)
+    return embed_classes(clip, text_norms(clip), prefix, classes, attention)
+
+
+def embed_classes(
+    clip: Clip, norms: LayerNorms, prefix: list[int], classes: list[list[int]], attention: str = "sdpa"
+) -> Tensor:
+    """Return the embeddings of C classes by the text tower with these LayerNorms, no prompts: (C, D), unit norm."""
     packed = pack_class_prompts(prefix, classes, 0, run_device(clip))
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
     output = run_text(clip, x[None], norms, packed.mask, attention=attention)
