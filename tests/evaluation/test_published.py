@@ -103,4 +103,4 @@ def test_the_numbers_are_those_of_the_sources():
     for value in wanted:
         ours.remove(value)  # ValueError where it is missing
     # What else is there was read in the notes on each method's settings and protocol.
-    assert len(ours) == 2 * 4 + 4 * 2 + 2 * 2 + 1
+    assert len(ours) == 2 * 4 + 4 * 2 + 2 * 2 + 1 + 13

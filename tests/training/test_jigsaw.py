@@ -134,6 +134,11 @@ def test_two_permutations_are_two():
     assert len(pairs) == 23 * 22  # every ordered pair occurs
 
 
+def test_smallest_distance_by_hand():
+    assert smallest_distance(torch.tensor([[1, 2, 3, 0], [1, 2, 0, 3]])) == 2  # 4 and 3 to the identity, 2 between them
+    assert smallest_distance(torch.tensor([[1, 0, 2, 3], [2, 3, 1, 0]])) == 2  # the first is near the identity
+
+
 def test_the_docs_tell_how_similar_permutations_may_be():
     page = (Path(__file__).resolve().parents[2] / "docs" / "model.md").read_text("utf-8")
     head, _, values = page[page.index("| grid, ") :].split("\n")[:3]
