@@ -217,7 +217,7 @@ def real_runs(args: argparse.Namespace, part: str, flags: dict[str, Any]) -> lis
             fold,
             args.seeds[0],
             level,
-            {"model.conditioning": "domain"} | at_level(flags, level),
+            ({} if "method" in flags else {"model.conditioning": "domain"}) | at_level(flags, level),
             steps=steps,
             data="sketchy21",
             protocols=REAL_LEVELS[level] if not flags else REAL_LEVELS[level][:1],
