@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import can_return_tuple
 
 from .checkpoint_files import HUB_ARGUMENTS, read_model_type
-from .configuration_retriever import check_modality
-
-logger = logging.get_logger(__name__)
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -145,26 +142,3 @@ class ClipCalls:
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put another patch embedding into the vision tower."""
         self.vision.vision_model.set_input_embeddings(value)  # type: ignore[attr-defined]
-
-
-def checked_modality(pixel_values: Any, modality: str | Sequence[str] | None) -> str:
-    """Return the modality; "photo" if it was left out, which is said once in a process.
-
-    Args:
-        pixel_values: what shall be images.
-        modality: also one for each image, all the same, as a pipeline puts them together.
-
-    Raises:
-        ValueError: if there is no such modality, or `pixel_values` is no tensor.
-    """
-    if not isinstance(pixel_values, Tensor):
-        raise ValueError(
-            f"pixel_values must be a tensor (batch, 3, height, width), got {type(pixel_values).__name__}: the "
-            "processor makes one of images and paths, model.encode(**processor(images=..., modality=...))."
-        )
-    if modality is None:
-        logger.warning_once("No modality was passed, so images count as photos: sketches need modality='sketch'.")
-        return "photo"
-    one = modality[0] if isinstance(modality, list | tuple) and len(set(modality)) == 1 else modality
-    check_modality(one)
-    return str(one)

@@ -26,7 +26,7 @@ from .checkpoint_files import (
     split_hub_arguments,
 )
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
-from .clip_base import ClipCalls, checked_modality
+from .configuration_retriever import checked_modality
 from .fingerprints import RecordedWeights
 
 
@@ -49,7 +49,7 @@ class RetrievalOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class RetrievalModel(RecordedWeights, ClipCalls, PreTrainedModel):
+class RetrievalModel(RecordedWeights, PreTrainedModel):
     """A model that turns sketches and photos into embeddings that are compared.
 
     `forward` is the same for all: patches of the image, the prompts of each vision layer, the vision layers, the
