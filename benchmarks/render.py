@@ -23,6 +23,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "world": ("world.json", tables.world),
     "compare": ("compare.json", tables.compare),
     "real_mini": ("real_mini.json", tables.compare_real),
+    "input_checks": ("input_checks.json", tables.input_checks),
     "papers": (PUBLISHED, tables.papers),
     "ablation": ("ablation.json", tables.ablation),
     "speed": ("speed.json", speed),
