@@ -126,7 +126,8 @@ class SearchableGallery(ABC):
             raise ValueError("The words are empty: pass what the photo shows, such as 'red', or leave them out.")
         if not hasattr(model, "encode_text"):
             raise ValueError(
-                f"Model '{self.manifest['model']}' has no text tower (it is folded): search without words."
+                f"Model '{self.manifest['model']}' has no text tower (it is folded, or an ONNX file): search without "
+                "words."
             )
         inputs = {name: tensor.to(model.device) for name, tensor in processor(text=list(texts)).items()}
         return model.encode_text(**inputs).cpu().numpy()

@@ -266,9 +266,9 @@ def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data
 
 
 def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
-    """Return how to find the model again: by its name or absolute folder, and by the way from the gallery to it."""
+    """Return how to find the model again: by its name or absolute path, and by the way from the gallery to it."""
     name = name or getattr(model, "name_or_path", "") or "clip"
-    if not os.path.isdir(name):
+    if not os.path.isdir(name) and not (name.endswith(".onnx") and os.path.isfile(name)):
         return {"model": name, "model_beside": None}
     return {"model": os.path.abspath(name), "model_beside": os.path.relpath(name, out)}
 

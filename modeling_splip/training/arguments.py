@@ -108,7 +108,7 @@ class TrainingArguments:
             raise ValueError("No dataset: pass --dataset with a folder that `splip prepare` wrote.")
         METHODS[self.method].model.config_class(**self.model)
         Augmentation(**self.augment)
-        self.settings()
+        self.settings().check_used(self.level, self.loss)
 
     def settings(self) -> Any:
         """Return the settings of the method's losses."""
