@@ -173,7 +173,8 @@ def _joined(sketch: onnx.ModelProto, photo: onnx.ModelProto) -> onnx.ModelProto:
 def _facts(model: RetrievalModel, processor: Any, dtype: str) -> dict[str, Any]:
     """Return what the file says of itself: how images are prepared, and which model it is."""
     image = processor.image_settings()
-    ours = {name: image.pop(name) for name in list(image) if not hasattr(processor.image_processor, name)}
+    ours = {name: getattr(processor, name) for name in list(image) if not hasattr(processor.image_processor, name)}
+    image = {name: value for name, value in image.items() if name not in ours}
     return {
         "preprocessing": (
             "Sketches are dark strokes on white: pad them with white to a square. Then, for sketches and photos, "
