@@ -1,16 +1,11 @@
 """What the settings of every retrieval model have in common, and how they are checked."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar
 
-from torch import Tensor
 from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
 
 MODALITIES = ("sketch", "photo")
 # Fields that say where weights lie or what they are, not what the model computes with them.
@@ -21,29 +16,6 @@ def check_modality(modality: Any) -> None:
     """Raise ValueError if the modality is neither "sketch" nor "photo"."""
     if modality not in MODALITIES:
         raise ValueError(f"modality must be 'sketch' or 'photo' (one modality a call), got {modality!r}.")
-
-
-def checked_modality(pixel_values: Any, modality: str | Sequence[str] | None) -> str:
-    """Return the modality; "photo" if it was left out, which is said once in a process.
-
-    Args:
-        pixel_values: what shall be images.
-        modality: also one for each image, all the same, as a pipeline puts them together.
-
-    Raises:
-        ValueError: if there is no such modality, or `pixel_values` is no tensor.
-    """
-    if not isinstance(pixel_values, Tensor):
-        raise ValueError(
-            f"pixel_values must be a tensor (batch, 3, height, width), got {type(pixel_values).__name__}: the "
-            "processor makes one of images and paths, model.encode(**processor(images=..., modality=...))."
-        )
-    if modality is None:
-        logger.warning_once("No modality was passed, so images count as photos: sketches need modality='sketch'.")
-        return "photo"
-    one = modality[0] if isinstance(modality, list | tuple) and len(set(modality)) == 1 else modality
-    check_modality(one)
-    return str(one)
 
 
 def check_class_names(class_names: Any) -> None:

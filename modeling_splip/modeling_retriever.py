@@ -17,13 +17,13 @@ from .adapters_peft import base_names, check_peft, inject_peft
 from .checkpoint_files import set_tower_dtypes
 from .class_prompts import check_prompt_lengths, frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
-from .clip_base import ClipCalls, load_clip, load_recorded_clip, resolve_base
+from .clip_base import load_clip, load_recorded_clip, resolve_base
 from .configuration_retriever import MODALITIES, check_class_names
 from .fingerprints import loaded_state, weights_fingerprint
 from .modeling_base import RetrievalModel
 
 
-class Retriever(ClipCalls, RetrievalModel):
+class Retriever(RetrievalModel):
     """A frozen CLIP with small trained parts.
 
     A subclass builds them in `__init__` (LayerNorms of the vision tower under the name `vision_adapters`), and copies

@@ -13,13 +13,12 @@ from transformers import CLIPVisionModel, initialization
 from .adapters import LayerNormAdapter
 from .adapters_peft import merged_state
 from .clip_backbone import KeyValue, LayerNorms, dimensions, vision_norms
-from .clip_base import ClipCalls
 from .configuration_retriever import MODALITIES
 from .configuration_splip import SplipEncoderConfig
 from .modeling_base import RetrievalModel
 
 
-class SplipEncoder(ClipCalls, RetrievalModel):
+class SplipEncoder(RetrievalModel):
     """A folded `SplipModel`: CLIP's vision tower and, for each layer, the constant keys and values of its prompts.
 
     It gives the same embeddings without a text tower and a tokenizer.
