@@ -383,6 +383,19 @@ def test_a_run_is_resumed_with_its_own_settings(train, uninterrupted, tmp_path, 
         train(copy_run(uninterrupted, tmp_path), *COSINE, *STEPS, "--resume", *more)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_from_before_inversion_was_a_choice_of_three_is_resumed(train, uninterrupted, tmp_path, before):
+    output = copy_run(uninterrupted, tmp_path)
+    for loop in output.glob("checkpoints/*/loop.json"):
+        saved = json.loads(loop.read_text())
+        assert saved["identity"]["invert_sketches"] == "auto"
+        saved["identity"]["invert_sketches"] = before
+        loop.write_text(json.dumps(saved))
+    assert train(output, *COSINE, *STEPS, "--resume")["finished"]
+    with pytest.raises(ValueError, match="is of a run with invert_sketches auto, not true"):
+        train(output, *COSINE, *STEPS, "--resume", "--invert_sketches", "true")
+
+
 class Payload:
     """What runs when it is unpickled."""
 
