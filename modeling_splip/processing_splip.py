@@ -1,5 +1,6 @@
 """One processor for both modalities and for class prompts."""
 
+import difflib
 import enum
 import os
 import warnings
@@ -10,6 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 
 from .clip_base import resolve_base
 from .configuration_retriever import check_modality
@@ -27,6 +29,15 @@ _IMAGE_SETTINGS = (
     "image_mean", "image_std", "size", "crop_size", "do_resize", "do_center_crop", "resample", "do_rescale",
     "rescale_factor", "do_normalize",
 )  # fmt: skip
+
+
+class SplipProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """What a call of the processor may say about texts and images, and what holds if it does not."""
+
+    _defaults = {  # noqa: RUF012
+        "text_kwargs": {"padding": True, "truncation": True},
+        "common_kwargs": {"return_tensors": "pt"},
+    }
 
 
 class SplipProcessor(ProcessorMixin):
@@ -72,16 +83,26 @@ class SplipProcessor(ProcessorMixin):
             raise OSError(f"Base CLIP '{base}' {where}: check the name and the network.") from error
         return cls(*parts, **settings)
 
+    valid_processor_kwargs = SplipProcessorKwargs
+    skip_tensor_conversion = ("modality",)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The names of what a call with images and texts returns."""
+        return [*super().model_input_names, "modality"]
+
     def __call__(
-        self, images: Any = None, text: Any = None, modality: str = "photo", return_tensors: str = "pt"
+        self, images: Any = None, text: Any = None, modality: str | None = None, **kwargs: Any
     ) -> BatchFeature:
         """Return model inputs for images of one modality, or texts, or both.
 
         Args:
             images: one image or a list of them.
             text: a string or a list of strings.
-            modality: "sketch" or "photo".
-            return_tensors: "pt", nothing else.
+            modality: "sketch" or "photo"; by default "photo".
+            **kwargs: as for every processor of transformers: `return_tensors` ("pt" by default), those of the tokenizer
+                (`padding`, `max_length`, ...) and of the image processor (`do_normalize`, ...), flat or in
+                `text_kwargs`, `images_kwargs` and `common_kwargs`.
 
         Returns:
             `pixel_values` (B, 3, H, W) in float32 and `modality` for images, so that `model(**inputs)` knows both;
@@ -89,25 +110,41 @@ class SplipProcessor(ProcessorMixin):
 
         Raises:
             FileNotFoundError, ValueError: if there is nothing to process, or an image cannot be read.
+            TypeError: if there is no argument of a name.
         """
+        self._check_names(kwargs)
+        words = getattr(self.tokenizer, "init_kwargs", {})
+        chosen = self._merge_kwargs(SplipProcessorKwargs, tokenizer_init_kwargs=words, **kwargs)
         data: dict[str, Any] = {}
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}: convert the tensors afterwards.")
         if images is not None:
+            modality = "photo" if modality is None else modality
             check_modality(modality)
             batch = images if isinstance(images, list | tuple) else [images]
             if not batch:
                 raise ValueError("images is empty: pass at least one image.")
             prepared = [self.prepare(image, modality) for image in batch]
-            data["pixel_values"] = self.image_processor(prepared, return_tensors="pt")["pixel_values"]
+            data["pixel_values"] = self.image_processor(prepared, **chosen["images_kwargs"])["pixel_values"]
             data["modality"] = modality
         if text is not None:
             if not text:
                 raise ValueError("text is empty: pass at least one.")
-            data.update(self.tokenizer(text, padding=True, truncation=True, return_tensors="pt"))
+            data.update(self.tokenizer(text, **chosen["text_kwargs"]))
         if not data:
             raise ValueError("Nothing to process: pass images= or text=.")
         return BatchFeature(data)
+
+    def _check_names(self, kwargs: dict[str, Any]) -> None:
+        """Raise TypeError if there is no argument of a name: transformers would ignore it."""
+        own = getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
+        known = {"text_kwargs": {*TextKwargs.__annotations__}, "images_kwargs": {*ImagesKwargs.__annotations__, *own}}
+        flat = {"modality", "common_kwargs", *known, *known["text_kwargs"], *known["images_kwargs"]}
+        known["common_kwargs"] = known["text_kwargs"] & known["images_kwargs"]
+        for key, value in kwargs.items():
+            names, among = (value, known[key]) if key in known else ([key], flat)
+            for name in names:
+                if name not in among:
+                    near = difflib.get_close_matches(name, sorted(among), n=1, cutoff=0.0)[0]
+                    raise TypeError(f"SplipProcessor takes no argument '{name}' (nearest: '{near}').")
 
     def prepare(self, image: Any, modality: str) -> Image.Image:
         """Return the RGB image that is then resized: a sketch padded to a square; of a very long photo the middle.
