@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import cached_file
 
+from .sentence_module import write_modules
+
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 # Arguments of `from_pretrained` that say where files come from.
@@ -187,6 +189,7 @@ class Checkpoints:
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True) and is_first_process():
             remove_older_weights(save_directory)
+            write_modules(save_directory)
 
     @classmethod
     def base_state(

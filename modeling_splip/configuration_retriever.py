@@ -8,9 +8,11 @@ from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
 MODALITIES = ("sketch", "photo")
+# Fields that say where weights lie or what they are, not what the model computes with them.
+_NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
 
 
-def check_modality(modality: str) -> None:
+def check_modality(modality: Any) -> None:
     """Raise ValueError if the modality is neither "sketch" nor "photo"."""
     if modality not in MODALITIES:
         raise ValueError(f"modality must be 'sketch' or 'photo' (one modality a call), got {modality!r}.")
@@ -41,6 +43,8 @@ class RetrievalConfig(PretrainedConfig):
     at_least: ClassVar[dict[str, tuple[int, str]]] = {}
     # Fields that say what a checkpoint's weights are.
     of_weights: ClassVar[tuple[str, ...]] = ("class_names",)
+    # Fields that came later: a model that has their defaults keeps the fingerprint that it had without them.
+    later: ClassVar[tuple[str, ...]] = ()
 
     clip_config: CLIPConfig = None  # a dict becomes one
     class_names: list[str] = field(default_factory=list)
@@ -120,6 +124,7 @@ class RetrieverConfig(RetrievalConfig):
     of_weights: ClassVar = (
         "class_names", "class_token_ids", "prefix_token_ids", "template", "checkpoint", "base_fingerprint"
     )  # fmt: skip
+    later: ClassVar[tuple[str, ...]] = ("peft",)
 
     base_model: str | None = None
     base_fingerprint: str | None = None
@@ -132,7 +137,17 @@ class RetrieverConfig(RetrievalConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.class_token_ids = copy.deepcopy(self.class_token_ids or [])
         self.prefix_token_ids = copy.deepcopy(self.prefix_token_ids or {})
+        self.peft = self.peft or None
         super().__post_init__(**kwargs)
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return the fields that say what a model computes with its weights, for its fingerprint."""
+        settings = {name: (getattr(self, name), default) for name, default in self.defaults().items()}
+        return {
+            name: value
+            for name, (value, default) in settings.items()
+            if name not in _NOT_FINGERPRINTED and (name not in self.later or value != default)
+        }
 
 
 # Saved folders carry the code that they need (`trust_remote_code`); holds for every configuration derived from it.

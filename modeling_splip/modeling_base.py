@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .checkpoint_files import Checkpoints
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
-from .configuration_retriever import check_modality
+from .clip_base import ClipCalls, checked_modality
 from .fingerprints import RecordedWeights
 
 
@@ -36,7 +36,7 @@ class RetrievalOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
+class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
     """A model that turns sketches and photos into embeddings that are compared.
 
     `forward` is the same for all: patches of the image, the prompts of each vision layer, the vision layers, the
@@ -60,8 +60,8 @@ class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
     def forward(
         self,
         pixel_values: Tensor,
-        modality: str,
-        return_class_embeds: bool = True,
+        modality: str | None = None,
+        return_class_embeds: bool | None = None,
         interpolate_pos_encoding: bool = False,
         output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
@@ -70,8 +70,9 @@ class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W) as the processor gives them.
-            modality: "sketch" or "photo".
-            return_class_embeds: whether the output holds the embeddings of the seen classes, where there are some.
+            modality: "sketch" or "photo"; left out, the images count as photos, which is said once in a process.
+            return_class_embeds: whether the output holds the embeddings of the seen classes, where there are some; by
+                default if the modality is passed, and not to a pipeline.
             interpolate_pos_encoding: take images of another size than the base CLIP's.
             output_hidden_states: whether the output holds every vision layer's input and the last one's output, or the
                 indices of those that it holds; by default what the configuration says.
@@ -80,19 +81,21 @@ class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
             return_dict: false for a tuple of what is not None; by default what the configuration says.
 
         Raises:
-            ValueError: if the modality is unknown or the images have another shape or size.
+            ValueError: if the modality is unknown or the images are no tensor, or have another shape or size.
         """
-        check_modality(modality)
+        if return_class_embeds is None:
+            return_class_embeds = isinstance(modality, str)
+        modality = checked_modality(pixel_values, modality)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        norms = self.layer_norms(modality)
-        embeddings = embed_patches(self.vision, pixel_values, interpolate_pos_encoding)  # [CLS, E_0], (B, 1 + P, d_v)
+        tower, norms = self.tower(modality), self.layer_norms(modality)
+        embeddings = embed_patches(tower, pixel_values, interpolate_pos_encoding)  # [CLS, E_0], (B, 1 + P, d_v)
         key_values, class_embeds = self.condition(embeddings, modality, return_class_embeds)
         output = self.run_layers(embeddings, modality, key_values, bool(output_attentions))
         return RetrievalOutput(
-            embeds=project_image(self.vision, norms[-1], output.last[:, 0]),  # f, (B, D)
+            embeds=project_image(tower, norms[-1], output.last[:, 0]),  # f, (B, D)
             tokens=output.last,
             class_embeds=class_embeds,
             hidden_states=_chosen((output.first, *output.layers), output_hidden_states),
@@ -103,6 +106,10 @@ class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
     def vision(self) -> Clip:
         """The module that holds CLIP's vision tower and projection."""
         raise AttributeError(f"{type(self).__name__} must define vision.")
+
+    def tower(self, modality: str) -> Clip:
+        """Return what holds the vision tower and projection of this modality's images: here the same for both."""
+        return self.vision
 
     @property
     def attention(self) -> str:
@@ -120,7 +127,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
 
         Args:
             embeddings: (B, 1 + P, d_v) of `embed_patches`.
-            modality: "sketch" or "photo".
+            modality: "sketch" or "photo"; left out, the images count as photos, which is said once in a process.
             return_class_embeds: whether class embeddings are wanted.
 
         Returns:
@@ -137,7 +144,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, PreTrainedModel):
     ) -> TowerOutput:
         """Return what the vision layers make of the embeddings (B, 1 + P, d_v)."""
         norms = self.layer_norms(modality)
-        return run_vision(self.vision, embeddings, norms, key_values, self.attention, output_attentions)
+        return run_vision(self.tower(modality), embeddings, norms, key_values, self.attention, output_attentions)
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor, modality: str) -> Tensor:

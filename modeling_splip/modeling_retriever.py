@@ -22,9 +22,6 @@ from .configuration_retriever import MODALITIES, check_class_names
 from .fingerprints import loaded_state, weights_fingerprint
 from .modeling_base import RetrievalModel
 
-# Fields that say where weights lie or what they are, not what the model computes with them.
-_NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
-
 
 class Retriever(RetrievalModel):
     """A frozen CLIP with small trained parts.
@@ -57,7 +54,12 @@ class Retriever(RetrievalModel):
         """Initialise, and put PEFT's layers into the base CLIP if the configuration has some."""
         super().post_init()
         if self.config.peft:
-            inject_peft(self.clip, self.config.peft)
+            self.inject(self.clip, self.config)
+
+    @classmethod
+    def inject(cls, clip: CLIPModel, config: Any) -> None:
+        """Put the configuration's PEFT layers into a base CLIP."""
+        inject_peft(clip, config.peft)
 
     def build_vision_adapters(self, shared: bool) -> nn.ModuleDict:
         """Return LayerNorm adapters of the vision tower: one for both modalities, or one for each."""
@@ -134,7 +136,8 @@ class Retriever(RetrievalModel):
         super().train(mode)
         self.clip.eval()
         if self.config.peft:
-            self.clip.vision_model.train(mode)
+            for modality in MODALITIES:
+                self.tower(modality).vision_model.train(mode)
         return self
 
     def start_from_clip(self) -> None:
@@ -193,7 +196,7 @@ class Retriever(RetrievalModel):
         model.start_from_clip()
         if peft:  # some kinds start from the weights that they adapt
             model.config.peft = peft
-            inject_peft(model.clip, peft)
+            cls.inject(model.clip, model.config)
             check_peft(model.eval())
         model.record_weights()
         model.freeze()
@@ -219,14 +222,11 @@ class Retriever(RetrievalModel):
         base = self.recorded_fingerprint(state)
         digest.update(base.encode())
         digest.update(weights_fingerprint(self._without_base(state)).encode())
-        names = [name for name in self.config.defaults() if name not in _NOT_FINGERPRINTED]
-        settings = {name: getattr(self.config, name) for name in names} | {"base_fingerprint": base}
-        if not settings["peft"]:
-            del settings["peft"]  # so that models from before this field keep their fingerprint
+        settings = self.config.fingerprinted() | {"base_fingerprint": base}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return embeddings of free texts by the frozen CLIP text tower: (N, D), unit norm, float32."""
         return frozen_text_embeds(self.clip, input_ids, attention_mask).float()
 
@@ -289,6 +289,6 @@ class Retriever(RetrievalModel):
         clip = load_recorded_clip(base_model or config.base_model, config, **hub)
         tensors = clip.state_dict()
         if config.peft:
-            inject_peft(clip, config.peft)
+            cls.inject(clip, config)
         base = {f"clip.{name}": tensors[plain] for name, plain in base_names(clip).items()}
         return {} if base.keys() & state.keys() else base  # never a mixture of two CLIPs
