@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
@@ -157,17 +158,34 @@ class ClipCalls:
         return BaseModelOutputWithPooling(last_hidden_state=output.tokens, pooler_output=output.embeds, **more)
 
     @can_return_tuple
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+    @torch.no_grad()
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Return the embeddings of N texts, sentences or class names, as `pooler_output`: (N, D), unit norm, float32.
 
         They are the frozen text tower's, as those of `encode_text`, and can be compared with images' embeddings.
+
+        Args:
+            input_ids, attention_mask, **kwargs: as CLIP's text tower takes them.
+
+        Returns:
+            Also `last_hidden_state`, (N, J, d_t), and on request `hidden_states` and `attentions`.
 
         Raises:
             ValueError: if the model keeps no text tower.
         """
         if not hasattr(self, "encode_text"):
             raise ValueError(f"{type(self).__name__} has no text tower (it is folded): embed texts before folding.")
-        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
+        clip: Any = getattr(self, "clip", self)
+        for name in ("output_hidden_states", "output_attentions"):
+            kwargs.setdefault(name, getattr(self.config, name))  # type: ignore[attr-defined]
+        kwargs["return_dict"] = True
+        output = clip.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        projected = clip.text_projection(output.pooler_output)  # (N, D)
+        wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
+        output.pooler_output = nn.functional.normalize(wide, dim=-1).float()
+        return output
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the vision tower's patch embedding, which is what images meet first."""
