@@ -535,6 +535,19 @@ def test_tensorboard(train, tmp_path):
     assert [event.step for event in events.Images("validation")] == [4, 8]
 
 
+def test_trackio(train, tmp_path, monkeypatch):
+    """A resumed run goes on under its name."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    trackio = pytest.importorskip("trackio")
+    for more in (["--max_steps", "2"], ["--max_steps", "4", "--resume"]):
+        train(tmp_path / "mine", *more, "--checkpoint_every", "1", "--tracker", "trackio")
+    storage = importlib.import_module("trackio.sqlite_storage").SQLiteStorage
+    assert [run.name for run in trackio.Api().runs("splip")] == ["mine"]
+    rows = storage.get_logs("splip", "mine")
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4]
+    assert any("validation" in row for row in rows)
+
+
 def test_pictures_reach_wandb(train, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
