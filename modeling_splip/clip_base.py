@@ -3,15 +3,17 @@
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPModel
 
-from .checkpoint_files import HUB_ARGUMENTS, read_model_type, shapes_fit
+from .checkpoint_files import HUB_ARGUMENTS, read_model_type
 from .configuration_retriever import check_clip_size
+from .fingerprints import weights_fingerprint
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -67,7 +69,7 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
     path = resolve_base(base)
     check_is_clip(base, path, kwargs)
     try:
-        with shapes_fit(base):
+        with _shapes_fit(base):
             clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
     except SafetensorError as error:
         raise OSError(f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again.") from error
@@ -87,6 +89,47 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
             f"Base CLIP '{base}' lacks {count} tensors of a CLIP, such as {name}: pass one that has all of them."
         )
     return clip
+
+
+def load_recorded_clip(base: str, config: Any, **kwargs: Any) -> CLIPModel:
+    """Return the base CLIP of a model, checked to be the one that its configuration records.
+
+    Args:
+        base: folder, Hub id, or the name of a packaged one.
+        config: the model's configuration.
+        **kwargs: passed to `CLIPModel.from_pretrained`.
+
+    Raises:
+        OSError: if there is no such CLIP.
+        ValueError: if it has another shape or other weights.
+    """
+    clip = load_clip(base, **kwargs)
+    for tower in ("vision_config", "text_config"):
+        expected, found = getattr(config.clip_config, tower), getattr(clip.config, tower)
+        for field in ("hidden_size", "num_hidden_layers"):
+            if getattr(expected, field) != getattr(found, field):
+                raise ValueError(
+                    f"Base CLIP '{base}' has {tower}.{field}={getattr(found, field)}, but the checkpoint was "
+                    f"trained on {getattr(expected, field)}: pass base_model= with the CLIP that it was trained on."
+                )
+    fingerprint = weights_fingerprint(clip.state_dict())
+    if config.base_fingerprint and fingerprint != config.base_fingerprint:
+        raise ValueError(
+            f"Base CLIP '{base}' has other weights (fingerprint {fingerprint}) than the one that the checkpoint "
+            f"was trained on ({config.base_fingerprint}): pass base_model= with that one."
+        )
+    return clip
+
+
+@contextmanager
+def _shapes_fit(name: str) -> Iterator[None]:
+    """Raise ValueError where transformers finds that a configuration and its weights have other shapes."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(
+            f"The configuration of '{name}' does not fit its weights, or the memory: save or download the model again."
+        ) from error
 
 
 def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:

@@ -1,9 +1,12 @@
 """What the settings of every retrieval model have in common, and how they are checked."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
 from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
@@ -12,9 +15,11 @@ MODALITIES = ("sketch", "photo")
 MOST_LAYERS = 1000
 MOST_WEIGHTS = 20_000_000_000
 MOST = 10_000  # of anything else that a model counts
+# Fields that say where weights lie or what they are, not what the model computes with them.
+_NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
 
 
-def check_modality(modality: str) -> None:
+def check_modality(modality: Any) -> None:
     """Raise ValueError if the modality is neither "sketch" nor "photo"."""
     if modality not in MODALITIES:
         raise ValueError(f"modality must be 'sketch' or 'photo' (one modality a call), got {modality!r}.")
@@ -47,6 +52,27 @@ def check_clip_size(config: CLIPConfig, most: int = MOST_WEIGHTS) -> None:
         raise ValueError(f"The configuration asks for {clip_weights(config):,d} weights, more than {most:,d}.")
 
 
+def check_against(config: CLIPConfig, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a CLIP of this shape has many times the weights that a checkpoint holds."""
+    # A folded encoder has no text tower, and a small model is never refused.
+    check_clip_size(config, 10 * sum(tensor.numel() for tensor in state.values()) + 100_000_000)
+
+
+def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
+    """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
+
+    Args:
+        config: the model's configuration, changed in place.
+        dtype: what was asked for; "auto" and None mean the configuration's.
+        state: the model's tensors, whose dtype counts where nothing else says one.
+    """
+    dtype = config.dtype if dtype in (None, "auto") else dtype
+    if dtype is None:
+        dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
+    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
+        tower.dtype = dtype
+
+
 class RetrievalConfig(PretrainedConfig):
     """Settings of every model that can be searched with.
 
@@ -64,6 +90,10 @@ class RetrievalConfig(PretrainedConfig):
     # advice for whoever wants less.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     at_least: ClassVar[dict[str, tuple[int, str]]] = {}
+    # Fields that say what a checkpoint's weights are.
+    of_weights: ClassVar[tuple[str, ...]] = ("class_names",)
+    # Fields that came later: a model that has their defaults keeps the fingerprint that it had without them.
+    later: ClassVar[tuple[str, ...]] = ()
 
     clip_config: CLIPConfig = None  # a dict becomes one
     class_names: list[str] = field(default_factory=list)
@@ -97,6 +127,26 @@ class RetrievalConfig(PretrainedConfig):
             if value > MOST:
                 raise ValueError(f"{name} must be at most {MOST:,d}, got {value:,d}.")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a dict, with other values for some fields, which are checked too.
+
+        Args:
+            config_dict: fields and values.
+            **kwargs: fields that get another value, and transformers' own arguments.
+
+        Raises:
+            ValueError: if a field cannot have its value, or one is changed that says what a checkpoint's weights are.
+        """
+        own = {name: kwargs.pop(name) for name in cls.defaults() if name in kwargs and name != "clip_config"}
+        for name in cls.of_weights:
+            if name in own and own[name] != config_dict.get(name):
+                raise ValueError(
+                    f"{name} says what the weights are, and no other value makes them fit: leave it out, or build "
+                    "another model with from_clip."
+                )
+        return super().from_dict(config_dict | own, **kwargs)
+
     @property
     def projection_dim(self) -> int:
         """D, the width of an embedding."""
@@ -123,6 +173,11 @@ class RetrieverConfig(RetrievalConfig):
         peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
     """
 
+    of_weights: ClassVar = (
+        "class_names", "class_token_ids", "prefix_token_ids", "template", "checkpoint", "base_fingerprint"
+    )  # fmt: skip
+    later: ClassVar[tuple[str, ...]] = ("peft",)
+
     base_model: str | None = None
     base_fingerprint: str | None = None
     checkpoint: str = "full"
@@ -134,7 +189,17 @@ class RetrieverConfig(RetrievalConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.class_token_ids = copy.deepcopy(self.class_token_ids or [])
         self.prefix_token_ids = copy.deepcopy(self.prefix_token_ids or {})
+        self.peft = self.peft or None
         super().__post_init__(**kwargs)
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return the fields that say what a model computes with its weights, for its fingerprint."""
+        settings = {name: (getattr(self, name), default) for name, default in self.defaults().items()}
+        return {
+            name: value
+            for name, (value, default) in settings.items()
+            if name not in _NOT_FINGERPRINTED and (name not in self.later or value != default)
+        }
 
 
 # Saved folders carry the code that they need (`trust_remote_code`); holds for every configuration derived from it.

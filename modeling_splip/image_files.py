@@ -1,33 +1,39 @@
-"""Opening images: which files are read, and how; any image as RGB. One reader for data, galleries, models, Space."""
+"""Opening image files, RGB images of them, and telling what these show. One reader for data, galleries and models.
+
+What a picture shows is told from its grey levels: a drawing in light strokes on a dark ground, a line drawing, or no
+drawing. All limits are our choice; docs/data.md says how often they are right on people's drawings and real photos.
+"""
 
 import importlib.util
 import io
 import os
-import struct
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .image_memory import MAX_BYTES, ROOM, check_tiles, row_bands
 
 # PIL knows more formats, and starts other programs for some: Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-HEIF = ("heic", "heif", "mif1", "msf1", "hevc", "heix")  # brands at the start of such a file
-NEEDS_HEIF = "a HEIC picture, which pip install 'splip[heic]' lets be read"
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
-# A larger file is no picture of that many pixels. Reading it may fill the memory.
-MAX_BYTES = 2**30
-# Pictures of more pixels are large: decoding takes up to 20 bytes a pixel, so only AT_ONCE pixels are in work at once.
-LARGE = 1_000_000
-AT_ONCE = 48_000_000
-# Pixels of a band of rows: what copies an image in wider types does it band by band.
-BAND = 1 << 20
-# Tags of a TIFF file that decide how much memory decoding takes: sides, bits, samples, rows of a strip, plane, tile.
-_TIFF_SIZES = frozenset({256, 257, 258, 277, 278, 284, 322, 323})
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
+HEIF = ("heic", "heif", "mif1", "msf1", "hevc", "heix")  # brands at the start of such a file
+NEEDS_HEIF = "a HEIC picture, which pip install 'splip[heic]' lets be read"
+
+_BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
+_SIDE = 128  # a picture is judged at about this many pixels on its longer side
+_NEAR = 32  # grey levels (0..255) that are close enough to the ground's to belong to it
+_EVEN = 0.5  # a dark ground covers at least this share of a drawing
+_MOSTLY = 0.6  # at least this share of a drawing is paper
+_WHITE = 230  # grey levels from here on are near white
+_BRIGHT = 0.85  # times the level that 5 % of the pixels reach: from here on a pixel may be paper
+_STROKES = 16  # a stroke is thinner than the longer side divided by this
+_THICK = 0.01  # less than this share of a line drawing is thicker than a stroke
+SAMPLE = 32  # as many pictures tell what a data set or a gallery holds
 
 
 def image_formats() -> list[str]:
@@ -81,7 +87,7 @@ def image_in_work(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXEL
     data, name = (source, None) if isinstance(source, bytes) else (None, str(source))
     with _sentences(name):
         image = _opened(read_regular(Path(name or "")) if data is None else data, max_pixels)
-    with image, _ROOM.taken(image.width * image.height):
+    with image, ROOM.taken(image.width * image.height):
         with _sentences(name):
             image.load()
             image = _with_sound_exif(image)
@@ -100,33 +106,6 @@ def read_regular(path: Path) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.stat().st_size:,d} bytes, more than {MAX_BYTES:,d}")
     return path.read_bytes()
-
-
-class _Room:
-    """Pixels that may be in work at once; who comes first goes first."""
-
-    def __init__(self, most: int):
-        self._most, self._used = most, 0
-        self._door, self._changed = threading.Lock(), threading.Condition()
-
-    @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for a picture, and keep it; small pictures need none."""
-        if pixels <= LARGE:
-            yield
-            return
-        with self._door, self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + pixels <= self._most)
-            self._used += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= pixels
-                self._changed.notify_all()
-
-
-_ROOM = _Room(AT_ONCE)
 
 
 @contextmanager
@@ -151,35 +130,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     if image.width * image.height > max_pixels:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
     if image.format == "TIFF":
-        _check_tiles(image, data, max_pixels)
+        check_tiles(image, data, max_pixels)
     return image
-
-
-def _check_tiles(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Raise ValueError for a TIFF whose tile needs more memory than its picture may have.
-
-    A tile is decoded whole, however small the picture is. Of a tag that is listed twice, PIL reads the last entry and
-    the library below it the first one.
-    """
-    tags = _tiff_tags(data)
-    if any(tags.count(tag) > 1 for tag in _TIFF_SIZES):
-        raise ValueError("a TIFF that gives one of its sizes twice")
-    width, length = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))  # type: ignore[attr-defined]
-    if width * length > max_pixels:
-        raise ValueError(f"tiles of {width} x {length} pixels, more than {max_pixels:,d}")
-
-
-def _tiff_tags(data: bytes) -> list[int]:
-    """Return the tags of a TIFF's first directory, one for each entry."""
-    order, big = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
-    try:
-        (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
-        (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, start)
-        first, step = (start + 8, 20) if big else (start + 2, 12)
-        last = min(first + step * count, len(data) - 2)
-        return [struct.unpack_from(f"{order}H", data, at)[0] for at in range(first, last, step)]
-    except struct.error:
-        raise ValueError("a TIFF that ends too soon") from None
 
 
 def _with_sound_exif(image: Image.Image) -> Image.Image:
@@ -195,53 +147,49 @@ def _with_sound_exif(image: Image.Image) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as RGB, upright by its EXIF data, transparency laid on white.
+    """Return an RGB image, upright by its EXIF data, transparency laid on white.
 
-    Colours are converted in bands of rows, so that a large image is never copied whole in wider types.
+    What would not be seen on white, such as white strokes, is laid on black.
 
     Raises:
-        ValueError: if its pixels are floats outside 0..1.
+        ValueError: if the image has no pixels, or floats outside 0..1.
     """
+    if not image.width or not image.height:
+        raise ValueError(f"An image must have pixels, got one of {image.width} x {image.height}.")
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    # Greys of 8 bits may be stored in wider pixels.
+    on_white = _in_bands(image, "white")
+    if not is_blank(on_white) or not (image.has_transparency_data or image.mode in ("La", "RGBa")):
+        return on_white
+    on_black = _in_bands(image, "black")
+    return on_white if is_blank(on_black) else on_black
+
+
+def _in_bands(image: Image.Image, ground: str) -> Image.Image:
+    """Return an image as RGB, transparency laid on a colour; rows are converted in bands, so that copies are small."""
     narrow = image.mode == "I" and bool(np.max(image.getextrema()) <= 255)
     rgb = Image.new("RGB", image.size)
-    rows = max(1, BAND // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        rgb.paste(_band_to_rgb(image.crop(box), narrow), box)
+    for box in row_bands(*image.size):
+        band = image.crop(box)
+        if band.mode in ("La", "RGBa"):  # colours times transparency
+            band = band.convert(band.mode.upper())
+        if band.mode.startswith("I") or band.mode == "F":
+            band = _from_wide_greys(np.asarray(band), narrow)
+        if band.has_transparency_data:
+            rgba = band.convert("RGBA")
+            band = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
+        rgb.paste(band.convert("RGB"), box)
     return rgb
 
 
-def _band_to_rgb(image: Image.Image, narrow: bool) -> Image.Image:
-    """Return some rows of an image as RGB, transparency laid on white; `narrow`: wide greys lie in 0..255."""
-    if image.mode in ("La", "RGBa"):  # colours times transparency
-        image = image.convert(image.mode.upper())
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _from_wide_greys(np.asarray(image), narrow)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_wide_greys(grey: np.ndarray, narrow: bool) -> Image.Image:
-    """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
-    if grey.dtype.kind == "f":
-        return from_array(grey)
-    return Image.fromarray((grey / (1 if narrow else 257)).round().clip(0, 255).astype(np.uint8))
-
-
-def from_array(array: np.ndarray) -> Image.Image:
-    """Return an image of an array: (H, W) or (H, W, channels), of 0..255 integers, 0..1 floats or booleans.
+def image_from_array(array: np.ndarray) -> Image.Image:
+    """Return an image of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255, floats in 0..1.
 
     Raises:
-        ValueError: if it has another shape, or values out of range.
+        ValueError: if it has another shape or holds other values.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
         raise ValueError(f"An image array must be (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}.")
@@ -258,3 +206,85 @@ def from_array(array: np.ndarray) -> Image.Image:
         array = (array * 255.0).round()
     array = array.astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def image_from_tensor(tensor: Tensor) -> Image.Image:
+    """Return an image of a tensor (H, W) or (channels, H, W), as `image_from_array` does."""
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
+    if tensor.ndim == 3:
+        tensor = tensor.movedim(0, -1)  # (H, W, channels)
+    elif tensor.ndim != 2:
+        raise ValueError(
+            f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
+            "of images for a batch."
+        )
+    return image_from_array(tensor.numpy())
+
+
+def _from_wide_greys(grey: np.ndarray, narrow: bool) -> Image.Image:
+    """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
+    if grey.dtype.kind == "f":
+        return image_from_array(grey)
+    return Image.fromarray((grey / (1 if narrow else 257)).round().clip(0, 255).astype(np.uint8))
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Return whether nothing is drawn on an RGB image: all grey levels are nearly the same."""
+    return int(np.ptp(np.asarray(image.convert("L")))) < _BLANK
+
+
+def has_dark_ground(image: Image.Image) -> bool:
+    """Return whether a drawing has light strokes on a dark ground: an even one, and what is on it is lighter.
+
+    The ground's grey level is the median of the picture's border.
+    """
+    values = np.asarray(_small_grey(image)).astype(int)
+    level = np.median(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
+    lighter, darker = (values > level + _NEAR).mean(), (values < level - _NEAR).mean()
+    return bool(level < 128 and lighter + darker <= 1 - _EVEN and lighter > darker)
+
+
+def is_line_drawing(image: Image.Image) -> bool:
+    """Return whether a picture looks like a line drawing: mostly near white, nothing on it thicker than a stroke."""
+    grey = _small_grey(image)
+    white = (np.asarray(grey) >= _WHITE).mean()
+    if not _MOSTLY <= white < 1:
+        return False
+    size = max(3, max(grey.size) // _STROKES | 1)
+    thick = (np.asarray(grey.filter(ImageFilter.MaxFilter(size))) < _WHITE).mean()
+    return bool(thick < _THICK)
+
+
+def is_no_drawing(image: Image.Image) -> bool:
+    """Return whether a picture does not look drawn: most of it is not as bright as paper. A dark ground is inverted."""
+    values = np.asarray(_small_grey(ImageOps.invert(upright_rgb(image)) if has_dark_ground(image) else image))
+    return bool((values >= _BRIGHT * np.percentile(values, 95)).mean() < _MOSTLY)
+
+
+def doubt(sketches: Iterable[Image.Image] = (), photos: Iterable[Image.Image] = ()) -> str:
+    """Return what looks wrong about pictures, without a full stop, if most of a modality look so; "" otherwise.
+
+    Args:
+        sketches, photos: about `SAMPLE` of what is taken for sketches, and for photos.
+    """
+    clauses = []
+    for name, wrong, looks in (
+        ("sketches", [is_no_drawing(image) for image in sketches], "do not look drawn"),
+        ("photos", [is_line_drawing(image) for image in photos], "look like line drawings"),
+    ):
+        if 2 * sum(wrong) > len(wrong):
+            clauses.append(f"{sum(wrong)} of {len(wrong)} {name} {looks}")
+    return " and ".join(clauses)
+
+
+def sample(count: int) -> list[int]:
+    """Return at most `SAMPLE` of the numbers below `count`, evenly spread."""
+    step = max(1, count / SAMPLE)
+    return [int(number * step) for number in range(min(count, SAMPLE))]
+
+
+def _small_grey(image: Image.Image) -> Image.Image:
+    """Return the grey levels of a picture, reduced to about `_SIDE` pixels."""
+    grey = upright_rgb(image).convert("L")
+    return grey.reduce(max(1, max(grey.size) // _SIDE))

@@ -50,6 +50,7 @@ class SplipEncoder(RetrievalModel):
         if isinstance(module, SplipEncoder):
             initialization.zeros_(module.sketch_prompts)
             initialization.zeros_(module.photo_prompts)
+            initialization.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
         elif isinstance(module, nn.LayerNorm):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)
@@ -138,7 +139,7 @@ class SearchEncoder(SplipEncoder):
         return encoder
 
     @torch.no_grad()
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return embeddings of free texts by the frozen CLIP text tower: (N, D), unit norm, float32."""
         pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output  # (N, d_t)
         return F.normalize(self.text_projection(pooled).float(), dim=-1)  # (N, D)

@@ -13,9 +13,22 @@ from ..common.text import printable, printable_lines
 from ..loading import load_retriever
 from ..modeling_retriever import Retriever
 from ..search.table import CARD, GROUP_ROWS, MANIFEST, read_manifest
-from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card, shared_base
+from ..sharing.eval_results import EVAL_RESULTS, eval_results_file, render_eval_results
+from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card
 from ..sharing.peft_export import export_peft
-from ..sharing.private import remove_origins, write_shared_table
+from ..sharing.private import remove_origins, shared_base, write_shared_table
+
+# What an earlier push may have left in a repository, and this one replaces: it would be read beside the new files.
+REPLACED = {
+    "model": [
+        "model.safetensors",
+        "model-*.safetensors",
+        "model.safetensors.index.json",
+        "peft/*",
+        f"{EVAL_RESULTS}/*",
+    ],
+    "dataset": ["data-*"],
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run's folder, or a model's")
     parser.add_argument("repo", metavar="REPO", help="Hub id that the model gets: owner/name")
     parser.add_argument("--results", nargs="+", default=[], type=Path, help="files that `splip evaluate --out` wrote")
+    parser.add_argument(
+        "--benchmark", metavar="DATASET", help="Hub id of the benchmark that --results are of, for its leaderboard"
+    )
     parser.add_argument("--gallery", type=Path, help="also push this gallery, to the dataset repository REPO-gallery")
     parser.add_argument("--full", action="store_true", help="with the base CLIP's weights: needs nothing else")
     parser.add_argument("--license", default="other", help="Hub licence id of the model (default: other)")
@@ -33,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Put the files of each repository into a folder, then push or list them."""
-    validate_repo_id(args.repo)
-    if args.repo.count("/") != 1:
-        raise ValueError(f"REPO must be owner/name, got '{args.repo}'.")
+    for what, name in (("REPO", args.repo), ("--benchmark", args.benchmark)):
+        if name is not None:
+            validate_repo_id(name)
+            if name.count("/") != 1:
+                raise ValueError(f"{what} must be owner/name, got '{name}'.")
     with tempfile.TemporaryDirectory(prefix="splip-push-") as folder:
         stages = {("model", args.repo): Path(folder) / "model"}
         stage_model(args, stages["model", args.repo])
@@ -88,6 +106,10 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
         peft=[path.relative_to(stage).as_posix() for path in exported],
     )
     write_text(stage / CARD_FILE, render_card(facts))
+    if args.benchmark:
+        path = stage / eval_results_file(args.benchmark)
+        path.parent.mkdir()
+        write_text(path, render_eval_results(args.repo, args.benchmark, facts.records))
 
 
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
@@ -108,7 +130,7 @@ def list_files(kind: str, repo: str, stage: Path) -> None:
 
 
 def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:
-    """Push a folder and return the address of its repository.
+    """Push a folder in the place of what an earlier push left, and return the address of its repository.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses.
@@ -119,7 +141,12 @@ def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | Non
         if revision:
             api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo, repo_type=kind, folder_path=stage, revision=revision, commit_message="Push by splip"
+            repo_id=repo,
+            repo_type=kind,
+            folder_path=stage,
+            revision=revision,
+            commit_message="Push by splip",
+            delete_patterns=REPLACED[kind],
         )
     except Exception as error:  # the Hub client raises a dozen kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)

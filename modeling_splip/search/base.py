@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..loading import load_retriever
-from ..processing_splip import rgb_in_work
+from ..processing_splip import rgb_in_work, say
 from .result import Result
 
 _BATCH = 32
@@ -108,6 +108,8 @@ class SearchableGallery(ABC):
                     if modality == "sketch" and processor.is_blank(rgb):
                         name = f"'{image}'" if isinstance(image, str | os.PathLike) else number
                         raise ValueError(f"Nothing is drawn on sketch {name}: draw the outline of a thing.")
+                    if modality == "sketch" and (remark := processor.remark(rgb)):
+                        say(remark)
                     batch.append(processor(images=[rgb], modality=modality)["pixel_values"])
             pixel_values = torch.cat(batch)  # (B, 3, H, W)
             batches.append(model.encode(pixel_values.to(model.device), modality).cpu().numpy())
@@ -127,7 +129,8 @@ class SearchableGallery(ABC):
             raise ValueError("The words are empty: pass what the photo shows, such as 'red', or leave them out.")
         if not hasattr(model, "encode_text"):
             raise ValueError(
-                f"Model '{self.manifest['model']}' has no text tower (it is folded): search without words."
+                f"Model '{self.manifest['model']}' has no text tower (it is folded, or an ONNX file): search without "
+                "words."
             )
         inputs = {name: tensor.to(model.device) for name, tensor in processor(text=list(texts)).items()}
         return model.encode_text(**inputs).cpu().numpy()
