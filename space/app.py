@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
+from splip_space.zero_gpu import lend_gpu
 
 from datasets_scripts import open23
 from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
@@ -269,6 +270,8 @@ def run(args: argparse.Namespace) -> int:
         note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
         if note:
             print(note, file=sys.stderr)
+    for gallery_model in {id(gallery.model): gallery.model for gallery in finder.galleries.values()}.values():
+        lend_gpu(gallery_model)
     app = build_app(finder)
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "footer_links": ["api"]}
