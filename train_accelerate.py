@@ -129,8 +129,7 @@ def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     progress = resume(checkpoint, identity, training.scheduler, accelerator) if checkpoint else Progress()
     if accelerator.is_main_process:
         training.model.print_trainable_parameters()
-    note = drawn_world_note(training.model, dataset.drawn)
-    if note:
+    for note in filter(None, (drawn_world_note(training.model, dataset.drawn), dataset.doubt("train"))):
         accelerator.print(note)
     monitor = Monitor(accelerator, args.method, progress.step, training.total_steps)
     return Run(args, accelerator, training, identity, progress, monitor, time.time() - progress.seconds)
@@ -232,6 +231,7 @@ def run_record(run: Run, interrupted: bool) -> dict[str, Any]:
         "dataset": {"name": training.dataset.name, "version": training.dataset.version},
         "classes": {"trained": training.classes, "validation": training.held_back},
         "trainable_parameters": training.model.num_parameters(only_trainable=True),
+        "losses": run.accelerator.unwrap_model(training.objective).facts(),
         "processes": run.accelerator.num_processes,
         "finished": not interrupted,
         "steps": progress.step,

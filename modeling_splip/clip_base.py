@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPModel
 
 from .checkpoint_files import HUB_ARGUMENTS, read_model_type
+from .fingerprints import weights_fingerprint
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -83,6 +84,36 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
         count, name = len(report["missing_keys"]), min(report["missing_keys"])
         raise ValueError(
             f"Base CLIP '{base}' lacks {count} tensors of a CLIP, such as {name}: pass one that has all of them."
+        )
+    return clip
+
+
+def load_recorded_clip(base: str, config: Any, **kwargs: Any) -> CLIPModel:
+    """Return the base CLIP of a model, checked to be the one that its configuration records.
+
+    Args:
+        base: folder, Hub id, or the name of a packaged one.
+        config: the model's configuration.
+        **kwargs: passed to `CLIPModel.from_pretrained`.
+
+    Raises:
+        OSError: if there is no such CLIP.
+        ValueError: if it has another shape or other weights.
+    """
+    clip = load_clip(base, **kwargs)
+    for tower in ("vision_config", "text_config"):
+        expected, found = getattr(config.clip_config, tower), getattr(clip.config, tower)
+        for field in ("hidden_size", "num_hidden_layers"):
+            if getattr(expected, field) != getattr(found, field):
+                raise ValueError(
+                    f"Base CLIP '{base}' has {tower}.{field}={getattr(found, field)}, but the checkpoint was "
+                    f"trained on {getattr(expected, field)}: pass base_model= with the CLIP that it was trained on."
+                )
+    fingerprint = weights_fingerprint(clip.state_dict())
+    if config.base_fingerprint and fingerprint != config.base_fingerprint:
+        raise ValueError(
+            f"Base CLIP '{base}' has other weights (fingerprint {fingerprint}) than the one that the checkpoint "
+            f"was trained on ({config.base_fingerprint}): pass base_model= with that one."
         )
     return clip
 

@@ -13,10 +13,10 @@ from ..common.files import check_writable
 from ..common.text import composed, printable
 from ..evaluation.pictures import PHOTO_KINDS, check_picture
 from ..loading import drawn_world_note
-from ..processing_splip import to_rgb
+from ..processing_splip import INVERSIONS, to_rgb
 from ..search.base import SearchableGallery
+from ..search.confidence import CONVINCING
 from ..search.contact_sheet import write_contact_sheet
-from ..search.doubt import CONVINCING
 from ..search.gallery import Gallery
 from ..search.pictures import matches_picture, results_picture
 from ..search.result import Result
@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COSINE",
         help="one of near-duplicates only: photos at least this similar (default: 0.95)",
     )
+    parser.add_argument(
+        "--invert-sketches",
+        choices=INVERSIONS,
+        help="invert sketches: auto: those that look white on black; true: all; false: none (default: the model's)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--html", metavar="FILE", help="write a contact sheet")
     parser.add_argument("--picture", metavar="FILE", help=PICTURE_HELP)
@@ -64,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     where = _filters(args.where)
     check_files(args)
     gallery = open_gallery(args.gallery, connect_store(args.store, args.uri), args.model)
+    if args.invert_sketches:
+        gallery.processor.invert_sketches = args.invert_sketches
     note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
     if note:
         print(note, file=sys.stderr)

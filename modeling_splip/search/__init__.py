@@ -6,7 +6,7 @@
 - `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
 - `contact_sheet`: results as one HTML page. `pictures`: results, and what a sketch and a photo share, as pictures.
 - `service`: what a server over several galleries needs.
-- `doubt`: whether what was found is convincing. `explain`: which parts of a sketch and a photo resemble each other.
+- `confidence`: is what was found convincing? `explain`: which parts of a sketch and a photo resemble each other.
 - `packaged`: a gallery of photos that come with the program, built once for each user.
 """
 

@@ -12,8 +12,8 @@ from galleries import draw
 from datasets_scripts import open23
 from modeling_splip.commands.main import main
 from modeling_splip.loading import load_retriever
-from modeling_splip.search import doubt
-from modeling_splip.search.doubt import CONVINCING, COUNT, FIRST, scribble
+from modeling_splip.search import confidence
+from modeling_splip.search.confidence import CONVINCING, COUNT, FIRST, scribble
 from modeling_splip.search.gallery import Gallery
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
@@ -52,7 +52,7 @@ def test_scribbles_differ_and_are_the_same_every_time():
 
 
 def test_the_next_gallery_of_a_model_encodes_no_scribble(gallery, photos, pair, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(doubt, "scribble", lambda rng: pytest.fail("a scribble was drawn again"))
+    monkeypatch.setattr(confidence, "scribble", lambda rng: pytest.fail("a scribble was drawn again"))
     again = Gallery.build(photos, *pair, tmp_path / "H", model_name=name, progress=False)
     assert again.manifest["scribbles"] == gallery.manifest["scribbles"]
 
