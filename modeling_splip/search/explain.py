@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ..clip_backbone import value_tokens
-from ..processing_splip import BLANK_RANGE, to_rgb
+from ..image_files import BLANK_RANGE
+from ..processing_splip import to_rgb
 
 
 class Pair(NamedTuple):

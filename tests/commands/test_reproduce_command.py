@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 from launch import ENVIRONMENT
 from safetensors.torch import load_file
 
-import train_accelerate
 from modeling_splip.commands import main as cli
 from modeling_splip.commands import reproduce as reproduce_command
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import load_recipe, recipe_names
 
 SMALL = [
@@ -149,7 +149,7 @@ def test_a_step_that_fails_ends_the_command(words, splip, tmp_path):
 
 
 def test_a_training_that_was_told_to_stop_is_not_evaluated(words, splip, tmp_path):
-    stopped = "import sys, train_accelerate as t; t.STOP.set(); t.main(sys.argv[3:])"
+    stopped = "import sys; from modeling_splip.training import train as t; t.STOP.set(); t.main(sys.argv[3:])"
     (tmp_path / "stopped.py").write_text(stopped)
     status, printed = splip(*words, "--launch", f"{sys.executable} {tmp_path / 'stopped.py'}")
     assert status == 2 and not (tmp_path / "run" / "report").exists()

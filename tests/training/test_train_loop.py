@@ -8,8 +8,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-import train_accelerate
 from modeling_splip.training import setup
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import TrainingArguments
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.sampling import TrainingItems
