@@ -4,6 +4,7 @@ import sys
 from importlib.metadata import entry_points, version
 
 import pytest
+from galleries import draw, make_photos
 from launch import run
 
 from modeling_splip.commands import main as cli
@@ -44,12 +45,21 @@ def test_the_version_is_that_of_the_package(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name, capsys):
-    if name == "space":
-        pytest.importorskip("gradio")
+    if name in ("space", "export"):
+        pytest.importorskip({"space": "gradio", "export": "onnx"}[name])
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0 and printed.startswith(f"usage: splip {name} ")
+
+
+def test_a_command_that_loads_a_model_shows_no_bar_of_its_weights(tmp_path):
+    draw(100).save(tmp_path / "a.png")
+    make_photos(tmp_path / "photos", 2)
+    words = [sys.executable, "-m", "modeling_splip"]
+    done = run([*words, "index", str(tmp_path / "photos"), "--model", "clip:mini_clip", "--out", str(tmp_path / "G")])
+    assert done.returncode == 0 and "Loading weights" not in done.stderr
+    assert "Encoding" in done.stderr  # work that takes long is shown
 
 
 def test_an_unknown_command_names_the_nearest_or_all(capsys):
