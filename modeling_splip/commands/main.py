@@ -9,10 +9,12 @@ import ast
 import contextlib
 import importlib
 import sys
+import tempfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..common.files import disk_is_full
 from ..common.text import hint, one_line, printable
 
 # Commands of this package; others (`prepare`, `space`) come through the entry point group below.
@@ -28,6 +30,7 @@ COMMANDS = {
     "train": "modeling_splip.commands.train",
 }
 ENTRY_POINTS = "splip.commands"
+OUTPUTS = ("out", "output", "html", "picture", "explain")  # arguments of commands that say where they write
 # The order of the help, with an example of each command; one that stands in no group comes last, without.
 GROUPS = {
     "First steps": {"demo": "splip demo"},
@@ -101,7 +104,9 @@ def _run(name: str, module: str, argv: list[str]) -> int:
     try:
         return command.run_words(argv) if args is None else command.run(args)
     except (ValueError, OSError) as error:
-        return _refuse(one_line(error))
+        return _refuse(_full_disk(error, args) if disk_is_full(error) else one_line(error))
+    except RecursionError:
+        return _refuse("A JSON or YAML file nests too deep to be read: write or download it again.")
     except KeyboardInterrupt:
         print("splip: interrupted.", file=sys.stderr)
         return 130
@@ -115,6 +120,16 @@ def _hide_loading_bars() -> None:
 
         logging.disable_progress_bar()
         enable_progress_bars()
+
+
+def _full_disk(error: BaseException, args: argparse.Namespace) -> str:
+    """Return the sentence for a full disk; the error itself seldom says which one."""
+    outputs = (getattr(args, name, None) for name in OUTPUTS)
+    place = next(filter(None, outputs), None) or getattr(error, "filename", None) or tempfile.gettempdir()
+    return (
+        f"The disk with '{place}' is full: make room there, or choose another place, and run the command again: it "
+        "goes on with what is finished."
+    )
 
 
 def _refuse(sentence: str) -> int:
