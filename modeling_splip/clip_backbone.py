@@ -203,6 +203,16 @@ def project_image(clip: Clip, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
     return project(clip.visual_projection, norm, cls)
 
 
+def value_tokens(clip: Clip, norms: LayerNorms, x: Tensor) -> Tensor:
+    """Return what each token of the last layer's input (B, N, d_v) says for itself: (B, N, D), unit norm.
+
+    It passes the layer's values and their projection, as in MaskCLIP (ECCV 2022, arXiv 2112.01071). The attention,
+    which mixes the patches, is left out. The LayerNorms `norms` are in the order of `vision_norms`.
+    """
+    attention = clip.vision_model.encoder.layers[-1].self_attn
+    return project_image(clip, norms[-1], attention.out_proj(attention.v_proj(norms[-3](x))))
+
+
 def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
     """Return F_t, (..., D), from the EOS outputs (..., d_t)."""
     return project(clip.text_projection, norm, eos)
