@@ -103,7 +103,7 @@ def random_base(folder: Path) -> Path:
     """Write a random CLIP of ViT-B/32's shape, with the packaged tokenizer."""
     torch.manual_seed(0)
     CLIPModel(clip_config("B/32")).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(resolve_base(MINI_CLIP)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_base(MINI_CLIP), trust_remote_code=False).save_pretrained(folder)
     CLIPImageProcessorPil().save_pretrained(folder)
     return folder
 

@@ -41,10 +41,13 @@ class SketchPhotoModule(nn.Module):
                 f"backend='{backend}' is not supported: use 'torch', or write an ONNX file with "
                 "`splip export MODEL --out FILE.onnx`."
             )
-        names = ("token", "revision", "local_files_only", "trust_remote_code")
+        names = ("token", "revision", "local_files_only")
         hub = {"cache_dir": cache_folder} | {name: kwargs[name] for name in names if name in kwargs}
-        model = AutoModel.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}), **(model_kwargs or {}))
-        return cls(model, AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {})))
+        trust = bool(kwargs.get("trust_remote_code", False))  # never None, where transformers asks
+        options, more = {**(config_kwargs or {}), **(model_kwargs or {})}, processor_kwargs or {}
+        model = AutoModel.from_pretrained(model_name_or_path, **{"trust_remote_code": trust, **hub, **options})
+        processor = AutoProcessor.from_pretrained(model_name_or_path, **{"trust_remote_code": trust, **hub, **more})
+        return cls(model, processor)
 
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **_: Any

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from modeling_splip.loading import load_retriever
@@ -19,20 +20,29 @@ from modeling_splip.search.gallery import Gallery
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate")
 
 
+def die_before(change: int) -> Callable[[], int]:
+    """Let this process die by kill -9 just before a change of the disk, never where it is negative.
+
+    Returns a function that tells how many changes were made since.
+    """
+    left = [change]
+
+    def count(event, values):
+        writes = event == "open" and isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in CHANGES or writes:
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+    sys.addaudithook(count)
+    return lambda: change - left[0]
+
+
 def build_killed(change: int, *arguments, **options) -> bool:
     """Build in a fork that dies just before this change of the disk; return whether it died."""
     child = os.fork()
     if child == 0:
-        left = [change]
-
-        def count(event, values):
-            writes = event == "open" and isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR)
-            if event in CHANGES or writes:
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                left[0] -= 1
-
-        sys.addaudithook(count)
+        die_before(change)
         build_gallery(*arguments, **options)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -1,5 +1,7 @@
-"""Loading by name: a model or processor that computes no numbers is refused."""
+"""Loading by name: what computes no numbers is refused, and so is foreign code."""
 
+import contextlib
+import io
 import json
 import shutil
 
@@ -99,3 +101,28 @@ def test_json_that_nests_too_deep_is_one_sentence(file, folder, capsys):
     assert main(["index", str(folder), "--model", str(folder), "--out", str(folder / "G")]) == 2
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith("splip: ") and "Traceback" not in said
+
+
+# The classes that a folder with code of its own offers, by the file that names them, and how that folder is loaded.
+FOREIGN = {
+    "config": ("config.json", {"AutoConfig": "foreign.Config", "AutoModel": "foreign.Model"}, ""),
+    "tokenizer": ("tokenizer_config.json", {"AutoTokenizer": ["foreign.Words", None]}, "clip:"),
+    "words": ("tokenizer_config.json", {"AutoTokenizer": ["foreign.Words", None]}, "clip-text:"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_code_in_a_folder_does_not_run_even_if_y_is_piped(what, tiny_clip, tmp_path, monkeypatch, capsys):
+    file, classes, prefix = FOREIGN[what]
+    folder, marker = shutil.copytree(tiny_clip, tmp_path / "foreign"), tmp_path / "ran"
+    lines = [f"open({str(marker)!r}, 'w').close()", "from transformers import PreTrainedModel as Model"]
+    lines += ["from transformers import CLIPConfig as Config, CLIPTokenizer as Words"]
+    (folder / "foreign.py").write_text("\n".join(lines))
+    settings = json.loads((folder / file).read_text()) | {"auto_map": classes}
+    settings |= {"tokenizer_class": "Words"} if prefix else {"model_type": "foreign"}
+    (folder / file).write_text(json.dumps(settings))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with contextlib.suppress(OSError, ValueError):  # a tokenizer may also be loaded as the CLIP's own
+        load_retriever(prefix + str(folder), ["cup"])
+    assert not marker.exists() and "[y/N]" not in capsys.readouterr().out

@@ -352,6 +352,8 @@ def test_no_code_of_ours_reads_pickles():
                 keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert keywords.get("allow_pickle", "False") == "False", path
                 assert keywords.get("trust_remote_code", "False") == "False", path
+                if called.startswith("Auto") and called.endswith(".from_pretrained"):  # a prompt may be answered
+                    assert "trust_remote_code" in keywords or path.name == "sentence_module.py", path
 
 
 def test_plain_clip_is_a_retriever(tiny_clip, images):
