@@ -187,7 +187,8 @@ def _unpack(archive: Path, scratch: str | Path) -> Path:
     """Unpack a compressed tar file below `scratch` and return the folder; a finished one is used again."""
     if not scratch:
         raise ValueError(f"'{archive}' is a compressed tar file: unpack it and name its folder.")
-    target = Path(scratch) / f"{_stem(archive)}-{archive.stat().st_size}"
+    state = archive.stat()
+    target = Path(scratch) / f"{_stem(archive)}-{state.st_size}-{state.st_mtime_ns}"
     if not target.is_dir():
         with written_whole(target) as aside:
             aside.mkdir()

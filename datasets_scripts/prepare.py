@@ -116,9 +116,14 @@ def prepare(
         raise ValueError(f"'{partial}' is a link, which is never written to: remove it, or choose another --out.")
     _put_back(partial, out)
     check_free(out, overwrite)
-    builder.scratch = str(partial / "unpacked")
+    unpacked = partial / "unpacked"
+    builder.scratch, unpacked_before = str(unpacked), unpacked.exists()
     try:
         plan = builder.plan()
+    except ValueError:
+        if not unpacked_before:
+            remove(unpacked)
+        raise
     finally:
         _drop_if_empty(partial)
     _open_partial(partial, plan_hash(plan))

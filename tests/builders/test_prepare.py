@@ -397,6 +397,30 @@ def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(own_folder, t
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_refused_archive_leaves_nothing_that_was_unpacked(own_folder, tmp_path):
+    archive = archives.write(tree_of(own_folder), tmp_path / "own.tar.gz")
+    with pytest.raises(ValueError, match="camel"):
+        run("folder", "--data-dir", archive, "--unseen", "camel", "--out", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_another_archive_of_the_same_name_and_size_is_unpacked_anew(own_folder, tmp_path, monkeypatch):
+    """A killed run leaves what it unpacked, and the next one must not take it for the content of another file."""
+    archive, out = tmp_path / "own.tar.gz", tmp_path / "out"
+    arguments = ("folder", "--data-dir", archive, "--unseen", "T-Rex", "--out", out)
+    tree = tree_of(own_folder)
+    other = archives.write(tree | {"photo/cat/0.jpg": archives.image("another")}, tmp_path / "other.tar.gz")
+    content = other.read_bytes().ljust(200_000, b"\0")  # a gzip file may end in zeros
+    archives.write(tree, archive).write_bytes(archive.read_bytes().ljust(200_000, b"\0"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare, "write_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(*arguments)
+    assert (tmp_path / "out.partial" / "unpacked").is_dir()
+    archive.write_bytes(content)
+    run(*arguments)
+    assert archives.image("another") in {row["image"]["bytes"] for row in rows(out, "train")}
+
+
 def test_an_archive_larger_than_the_disk_is_refused_before_it_is_full(own_folder, tmp_path, monkeypatch):
     archive = archives.write(tree_of(own_folder), tmp_path / "own.tar.gz")
     usage = shutil.disk_usage(tmp_path)

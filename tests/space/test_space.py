@@ -208,7 +208,6 @@ def test_the_page_says_what_is_odd_about_a_sketch(app, served, gallery, tmp_path
     sketch.save(tmp_path / "light.png")
     assert set(actions.search(str(tmp_path / "light.png"), "", 0.5, "mini", 5, None)) == {"photos"}
 
-    monkeypatch.setattr(app, "stop_on_signals", lambda: None)
     opened = []
     monkeypatch.setattr(app, "build_app", lambda finder, build=app.build_app: opened.append(finder) or build(finder))
     monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", folder, "--invert-sketches", "false"])
