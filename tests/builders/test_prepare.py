@@ -331,6 +331,26 @@ def test_only_the_formats_that_everything_reads_are_taken(own_folder, tmp_path, 
     assert summary["counts"]["gallery"] == {"photo": 4}
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one form of a name only")
+@pytest.mark.parametrize("folders", [("sketch",), ("sketch", "photo"), ("photo",)])
+@pytest.mark.parametrize("both", [False, True])
+def test_both_unicode_forms_of_a_class_are_one(own_folder, tmp_path, folders, both):
+    """The folders of some or all modalities are as macOS unpacks them, or there are those of both forms."""
+    composed, taken_apart = "caf\u00e9", "cafe\u0301"
+    for modality in ("sketch", "photo"):
+        (own_folder / modality / "T-Rex").rename(own_folder / modality / composed)
+        if modality in folders:
+            (own_folder / modality / composed).rename(own_folder / modality / taken_apart)
+    if both:
+        (own_folder / folders[0] / composed).mkdir()
+        file = next((own_folder / folders[0] / taken_apart).iterdir())
+        file.rename(own_folder / folders[0] / composed / file.name)
+    for unseen in (composed, taken_apart):
+        summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / f"out-{len(unseen)}", "--unseen", unseen)
+        assert summary["unseen"] == [composed] and summary["seen"] == ["cat", "stop sign"]
+        assert summary["counts"]["query"] == {"sketch": 2} and summary["counts"]["gallery"] == {"photo": 3}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
 def test_a_file_whose_name_is_no_text_is_named_and_left_out(own_folder, tmp_path):
     (own_folder / "photo" / "cat" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(archives.image("x"))

@@ -4,12 +4,13 @@ import io
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import datasets
 import galleries
 import pytest
-from galleries import draw, files, make_photos
+from galleries import draw, files, make_photos, same
 from PIL import Image
 
 from modeling_splip.image_files import open_image
@@ -42,6 +43,18 @@ def test_common_formats_are_decoded(kind):
     draw(1, "red").save(encoded, kind)
     with photo_in_work(encoded.getvalue()) as image:
         assert image.size == (40, 30)
+
+
+def test_broken_metadata_leave_the_pixels(photos, pair, name, tmp_path):
+    """Of a photo that is indexed, and of a sketch that is searched with."""
+    path = photos / "cup" / "000.png"
+    whole, exif = path.read_bytes(), b"\0\x08\0\x02\x01\x12\0\x03"
+    crc = zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    path.write_bytes(whole[:33] + len(exif).to_bytes(4, "big") + b"eXIf" + exif + crc + whole[33:])
+    gallery = Gallery.build(photos, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert len(gallery) == 24 and not gallery.manifest["unreadable"]
+    (tmp_path / "whole.png").write_bytes(whole)
+    assert same(gallery.search(path, 24), gallery.search(tmp_path / "whole.png", 24))
 
 
 def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, tmp_path):
