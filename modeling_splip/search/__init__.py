@@ -4,7 +4,8 @@
 - `photos`, `photo_files`: where photos come from. `encode`: encoding new ones. `build`: writing or updating a gallery.
 - `table`: the gallery's folder and its table. `index`: kinds of index. `index_cache`: built here, kept by this user.
 - `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
-- `contact_sheet`: results as one HTML page. `service`: what a server over several galleries needs.
+- `contact_sheet`: results as one HTML page. `service`: what a server over several galleries needs. `own_photos`: those
+  that its visitors upload.
 - `packaged`: a gallery of photos that come with the program, built once for each user.
 """
 

@@ -1,0 +1,197 @@
+"""What the Space's page and programs can ask for, and the photos that are shown."""
+
+import base64
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import gradio as gr
+from anyio import CapacityLimiter, to_thread
+from gradio.data_classes import ImageData
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+
+from modeling_splip.evaluation.pictures import retrieval_grid
+from modeling_splip.search.gallery import Gallery
+from modeling_splip.search.own_photos import OwnPhotos
+from modeling_splip.search.result import Result
+from modeling_splip.search.service import OWN_PHOTOS, Finder, read_sketch
+
+MAX_PIXELS = 40_000_000
+AT_ONCE = 16
+MAX_WAITING = 200
+SHOWN = 12
+IN_PICTURE = 6
+
+
+class Actions:
+    """What the page and programs can ask for: every method but those about visits is an endpoint."""
+
+    def __init__(self, finder: Finder):
+        self.finder = finder
+        self._own: WeakValueDictionary[str | None, OwnPhotos] = WeakValueDictionary()  # by session
+        self._seats = CapacityLimiter(AT_ONCE)
+        self._waiting = 0
+
+    async def search(
+        self,
+        sketch: ImageData | None = None,
+        words: str = "",
+        weight: float = 0.5,
+        gallery: str | None = None,
+        k: float = SHOWN,
+        like: float | None = None,
+        own: OwnPhotos | None = None,
+    ) -> dict[str, Any]:
+        """Find the photos of a gallery that look like a sketch, fit words, or resemble a photo that was found.
+
+        Give at least one of sketch, words and like; given together they are weighed against each other.
+
+        Args:
+            sketch: image file of a drawing, dark lines on white; none to search without.
+            words: what the photo shows, such as "red" or "a red cup", in English; "" for none.
+            weight: of the words beside the sketch, from 0 (sketch only) to 1 (words only).
+            gallery: name of a gallery, as `galleries` lists them.
+            k: number of photos wanted, from 1 to 50.
+            like: row of a photo that was found in this gallery, to find photos like it; none to search without.
+
+        Returns:
+            photos, best first, each with its row in the gallery, score (higher is better), label ("" where unknown),
+            name of its file, and picture, the address of a thumbnail below this server's; milliseconds that it took.
+        """
+        start = time.perf_counter()
+        found = await self._run(lambda: self.finder.search(_sketch(sketch), words, weight, gallery, k, own, like))
+        return self._answer(found, gallery, own) | {"milliseconds": round(1000 * (time.perf_counter() - start))}
+
+    async def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, Any]:
+        """Find photos that resemble one that was found.
+
+        Args:
+            row: of that photo in the gallery, as `search` returned it.
+            gallery: name of the gallery that it was found in.
+            k: number of photos wanted, from 1 to 50.
+
+        Returns:
+            photos, best first, as `search` returns them.
+        """
+        return self._answer(await self._run(self.finder.similar, row, gallery, k, own), gallery, own)
+
+    async def picture(
+        self,
+        sketch: ImageData | None = None,
+        words: str = "",
+        weight: float = 0.5,
+        gallery: str | None = None,
+        like: float | None = None,
+        own: OwnPhotos | None = None,
+    ) -> Image.Image:
+        """Make one picture of a sketch and the first six photos that it finds, to show to others.
+
+        Args:
+            sketch: image file of a drawing, dark lines on white; none to search without.
+            words: what the photo shows, in English; "" for none.
+            weight: of the words beside the sketch, from 0 (sketch only) to 1 (words only).
+            gallery: name of a gallery, as `galleries` lists them.
+            like: row of a photo that was found in this gallery, to find photos like it; none to search without.
+
+        Returns:
+            the picture, a PNG file.
+        """
+        return await self._run(self._picture, sketch, words, weight, gallery, like, own)
+
+    async def own_photos(
+        self, files: list[str], gallery: str, add: bool, own: OwnPhotos | None, request: gr.Request
+    ) -> tuple[OwnPhotos, dict[str, Any]]:
+        """Make uploaded photos searchable for this session only, as the gallery "My own photos".
+
+        Args:
+            files: up to 200 image files.
+            gallery: name of the gallery whose model encodes them.
+            add: whether the session's earlier photos stay; otherwise the new ones take their place.
+
+        Returns:
+            photos, how many can be searched now; unreadable, the names of the files that cannot; said, both in words.
+        """
+        new = await self._run(self.finder.index, files, gallery, MAX_PIXELS, own if add else None)
+        if new is not own:
+            self.leave(request)
+        self._own[request.session_hash] = new
+        return new, {"photos": len(new.gallery), "unreadable": new.unreadable(), "said": new.summary()}
+
+    async def galleries(self) -> dict[str, int]:
+        """List the galleries that can be searched.
+
+        Returns:
+            their names, with their numbers of photos.
+        """
+        return {name: len(gallery) for name, gallery in self.finder.galleries.items()}
+
+    def leave(self, request: gr.Request) -> None:
+        """Delete the photos of a session that ends."""
+        own = self._own.pop(request.session_hash, None)
+        if own is not None:
+            own.delete()
+
+    def photo(self, request: Request) -> Response:
+        """Answer with the thumbnail of a photo, by its gallery's key and its row."""
+        key, row = request.path_params["key"], request.path_params["row"]
+        galleries = {_key(gallery): gallery for gallery in self.finder.galleries.values()}
+        own = {photos.key: photos.gallery for photos in list(self._own.values())}
+        gallery = (galleries | own).get(key)
+        if gallery is None or row >= len(gallery):
+            return Response("There is no such photo.", 404)
+        kept = "no-store" if key in own else "private, max-age=86400"
+        return Response(gallery.result(row).thumbnail_bytes, media_type="image/jpeg", headers={"Cache-Control": kept})
+
+    def _picture(
+        self, sketch: ImageData | None, words: str, weight: float, name: str, like: float | None, own: OwnPhotos | None
+    ) -> Image.Image:
+        image = _sketch(sketch)
+        found = self.finder.search(image, words, weight, name, IN_PICTURE, own, like)
+        if image is None:  # the photo that was searched by, otherwise white paper
+            liked = None if like is None else self.finder.choose(name, own).result(int(like))
+            image = Image.new("RGB", (256, 256), "white") if liked is None else liked.thumbnail
+        photos = [result.thumbnail for result in found]
+        captions = [f"{result.label} {result.score:.2f}".strip() for result in found]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "found.png"
+            retrieval_grid([image], [photos], None, file, [words or "Drawn"], [captions], width=1400)
+            with Image.open(file) as picture:
+                return picture.copy()
+
+    def _answer(self, found: list[Result], name: str, own: OwnPhotos | None) -> dict[str, Any]:
+        key = own.key if own and name == OWN_PHOTOS else _key(self.finder.choose(name, own))
+        return {"photos": [it.as_public_dict() | {"picture": f"photo/{key}/{it.row}"} for it in found]}
+
+    async def _run(self, action: Callable, *args: Any) -> Any:
+        """Run it in a thread; what is wrong with the input is shown to the visitor in a sentence."""
+        if self._waiting >= MAX_WAITING:
+            raise gr.Error("Too many people search at the moment: try again in a few seconds.", print_exception=False)
+        self._waiting += 1
+        try:
+            return await to_thread.run_sync(action, *args, limiter=self._seats)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        finally:
+            self._waiting -= 1
+
+
+def _key(gallery: Gallery) -> str:
+    """Return what the address of a photo begins with: another one whenever the gallery's photos are others."""
+    return hashlib.sha256(json.dumps(gallery.manifest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sketch(data: ImageData | None) -> Image.Image | None:
+    """Decode a sketch, which is a file that was uploaded, or comes as a data URL as the page sends it."""
+    if data is None:
+        return None
+    if data.path:
+        return read_sketch(data.path, MAX_PIXELS)
+    head, _, content = (data.url or "").partition(";base64,")
+    return read_sketch(base64.b64decode(content) if head.startswith("data:image/") else b"", MAX_PIXELS)
