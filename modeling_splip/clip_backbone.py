@@ -202,6 +202,16 @@ def project_image(clip: Clip, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
     return project(clip.visual_projection, norm, cls)
 
 
+def value_tokens(clip: Clip, norms: LayerNorms, x: Tensor) -> Tensor:
+    """Return what each token of the last layer's input (B, N, d_v) says for itself: (B, N, D), unit norm.
+
+    It passes the layer's values and their projection, as in MaskCLIP (ECCV 2022, arXiv 2112.01071). The attention,
+    which mixes the patches, is left out. The LayerNorms `norms` are in the order of `vision_norms`.
+    """
+    attention = clip.vision_model.encoder.layers[-1].self_attn
+    return project_image(clip, norms[-1], attention.out_proj(attention.v_proj(norms[-3](x))))
+
+
 def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
     """Return F_t, (..., D), from the EOS outputs (..., d_t)."""
     return project(clip.text_projection, norm, eos)
@@ -225,34 +235,19 @@ def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
     return tokens.float() * attention_mask[..., None]
 
 
-def _encoder_layer(
-    layer: Any,
-    x: Tensor,
-    norm1: nn.LayerNorm,
-    norm2: nn.LayerNorm,
-    mask: Mask | None,
-    extra: KeyValue | None,
-    attention: str,
-    output_attentions: bool,
-) -> tuple[Tensor, Tensor | None]:
+def _encoder_layer(layer: Any, *args: Any) -> tuple[Tensor, Tensor | None]:
     """Run one transformer layer, with activation checkpointing after `gradient_checkpointing_enable`."""
     forward = partial(_layer_forward, layer)
     if getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
         forward = partial(layer._gradient_checkpointing_func, forward)
-    return forward(x, norm1, norm2, mask, extra, attention, output_attentions)
+    return forward(*args)
 
 
 def _layer_forward(
-    layer: Any,
-    x: Tensor,
-    norm1: nn.LayerNorm,
-    norm2: nn.LayerNorm,
-    mask: Mask | None,
-    extra: KeyValue | None,
-    attention: str,
-    output_attentions: bool,
+    layer: Any, x: Tensor, norm1: nn.LayerNorm, norm2: nn.LayerNorm, *how: Any
 ) -> tuple[Tensor, Tensor | None]:
-    attended, weights = _attend(layer.self_attn, norm1(x), mask, extra, attention, output_attentions)
+    """Return a layer's output of x (B, N, d), and its attention; `how` is the rest of what `_attend` takes."""
+    attended, weights = _attend(layer.self_attn, norm1(x), *how)
     x = x + attended
     return x + layer.mlp(norm2(x)), weights
 

@@ -134,6 +134,23 @@ class SplipProcessor(ProcessorMixin):
         square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
         return square
 
+    def view(self, image: Any, modality: str) -> Image.Image:
+        """Return the part of an image that the model sees, in the image's own resolution.
+
+        Raises:
+            FileNotFoundError, ValueError: if the image cannot be read.
+        """
+        rgb, settings = self.prepare(image, modality), self.image_processor
+        if not settings.do_center_crop:
+            return rgb
+        size, crop = _plain(settings.size), _plain(settings.crop_size)
+        across, down = rgb.width / size.get("width", rgb.width), rgb.height / size.get("height", rgb.height)
+        if "shortest_edge" in size and settings.do_resize:
+            across = down = min(rgb.size) / size["shortest_edge"]
+        width, height = crop["width"] * across, crop["height"] * down
+        left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
+        return rgb.crop((round(left), round(top), round(left + width), round(top + height)))
+
     def _cut(self, rgb: Image.Image) -> Image.Image:
         """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
         short, long = sorted(rgb.size)

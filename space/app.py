@@ -71,6 +71,7 @@ def build_app(finder: Finder, *, tools: bool = False) -> tuple[gr.Blocks, list[B
         own = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda value: value and value.delete())
         button, found, saved = gr.Button(), gr.JSON(label="found"), gr.Image(label="picture", format="png")
         sketch, words, add = gr.Image(), gr.Textbox("", max_length=service.MAX_WORDS), gr.Checkbox(False)
+        whole = gr.Checkbox(False)
         gallery = gr.Dropdown([*names, service.OWN_PHOTOS], value=names[0])
         weight, k = gr.Number(0.5), gr.Number(SHOWN, precision=0)
         row, like = gr.Number(precision=0), gr.Number(None, precision=0)
@@ -81,6 +82,8 @@ def build_app(finder: Finder, *, tools: bool = False) -> tuple[gr.Blocks, list[B
         asked = [sketch, words, weight, gallery]
         button.click(actions.search, [*asked, k, like, own], found, api_name="search")
         button.click(actions.similar, [row, gallery, k, own], found, api_name="similar")
+        explained = [sketch, row, gallery, whole, own]
+        button.click(actions.explain, explained, found, api_name="explain")
         button.click(actions.picture, [*asked, like, own], saved, api_name="picture")
         button.click(actions.own_photos, [files, gallery, add, own], [own, found], **mine)
         button.click(actions.galleries, None, found, api_name="galleries")

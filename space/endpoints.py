@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import tempfile
 import time
@@ -81,6 +82,42 @@ class Actions:
             photos, best first, as `search` returns them.
         """
         return self._answer(await self._run(self.finder.similar, row, gallery, k, own), gallery, own)
+
+    async def explain(
+        self,
+        sketch: ImageData | None = None,
+        row: float = 0,
+        gallery: str | None = None,
+        whole: bool = False,
+        own: OwnPhotos | None = None,
+    ) -> dict[str, Any]:
+        """Tell why a photo was found: which parts of a sketch and of the photo the model finds alike.
+
+        Both are cut to squares and these into patches, counted as (row, column) from the upper left corner.
+
+        Args:
+            sketch: image file of a drawing, dark lines on white.
+            row: of the photo in the gallery, as `search` returned it.
+            gallery: name of the gallery that it was found in.
+            whole: whether to return all cosines and the two squares, too; these are many numbers.
+
+        Returns:
+            grid, the numbers of rows and columns; pairs, best first, of a patch of the sketch and one of the photo that
+            are each other's nearest, with their cosine; score, of the two as wholes. If `whole`: cosines, of every
+            patch of the sketch, row by row, with every patch of the photo; drawn, whether there are lines in a patch of
+            the sketch; squares, the two as data URLs.
+        """
+        matches = await self._run(lambda: self.finder.explain(_sketch(sketch), row, gallery, own))
+        answer = {
+            "grid": list(matches.grid),
+            "pairs": [{**pair._asdict(), "cosine": round(pair.cosine, 3)} for pair in matches.pairs],
+            "score": round(matches.score, 6),
+        }
+        if whole:
+            answer["cosines"] = [[round(cosine, 3) for cosine in row] for row in matches.cosines.tolist()]
+            answer["drawn"] = matches.drawn.tolist()
+            answer["squares"] = [_data_url(matches.sketch, "PNG"), _data_url(matches.photo, "JPEG")]
+        return answer
 
     async def picture(
         self,
@@ -195,3 +232,10 @@ def _sketch(data: ImageData | None) -> Image.Image | None:
         return read_sketch(data.path, MAX_PIXELS)
     head, _, content = (data.url or "").partition(";base64,")
     return read_sketch(base64.b64decode(content) if head.startswith("data:image/") else b"", MAX_PIXELS)
+
+
+def _data_url(image: Image.Image, kind: str) -> str:
+    small, encoded = image.convert("RGB"), io.BytesIO()
+    small.thumbnail((512, 512))
+    small.save(encoded, kind, quality=90)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"

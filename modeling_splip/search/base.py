@@ -11,6 +11,7 @@ import numpy as np
 
 from ..loading import load_retriever
 from ..processing_splip import to_rgb
+from .explain import Matches, explain
 from .result import Result
 
 _BATCH = 32
@@ -179,6 +180,14 @@ class SearchableGallery(ABC):
         query = self.vectors(np.array([photo.row]))  # (1, D)
         found = self.search_vectors(query, k + 1, where)[0]
         return [result for result in found if result.row != photo.row][:k]
+
+    def explain(self, sketch: Any, photo: Result | Any) -> Matches:
+        """Return which parts of a sketch and of any photo, or of one of this gallery's results, the model sees alike.
+
+        Of a result its thumbnail is taken, since the original file may be elsewhere.
+        """
+        model, processor = self._loaded()
+        return explain(model, processor, sketch, photo.thumbnail if isinstance(photo, Result) else photo)
 
     def search_vectors(
         self,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..loading import load_retriever
 from .base import check_range
+from .explain import Matches, explain
 from .gallery import Gallery
 from .own_photos import OwnPhotos
 from .photos import decode_photo
