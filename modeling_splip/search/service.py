@@ -117,6 +117,20 @@ class Finder:
         gallery = self.choose(name, own)
         return gallery.similar(gallery.result(_row(gallery, row)), _count(k))
 
+    def explain(
+        self, sketch: Image.Image | None, row: float, name: str | None, own: OwnPhotos | None = None
+    ) -> Matches:
+        """Return which parts of a sketch and of the photo in a row of a gallery resemble each other.
+
+        Raises:
+            ValueError: in one sentence, if nothing is drawn, or the gallery or the row does not exist.
+        """
+        gallery = self.choose(name, own)
+        photo = gallery.result(_row(gallery, row)).thumbnail
+        if sketch is None:
+            raise ValueError("Nothing is drawn yet: draw the outline of a thing, or upload a sketch.")
+        return explain(gallery.model, gallery.processor, sketch, photo)
+
     def index(self, files: Sequence[str], name: str | None, max_pixels: int, own: OwnPhotos | None = None) -> OwnPhotos:
         """Make a visitor's photos searchable, with the model of a gallery.
 

@@ -80,7 +80,10 @@ function join(pair, figures, {grid: [rows, columns], pairs, cosines, drawn}) {
   const point = (side, patch) => {
     const others = cosines.map((row, i) => side ? row[patch] : cosines[patch][i]);
     paint(heats[1 - side], side ? others.map((value, i) => drawn[i] ? value : -1) : others);
-    heats[side].getContext('2d').clearRect(0, 0, columns, rows);
+    const own = heats[side].getContext('2d');
+    own.clearRect(0, 0, columns, rows);
+    own.fillStyle = '#3340b899';
+    own.fillRect(patch % columns, Math.floor(patch / columns), 1, 1);
     pair.classList.add('pointing');
   };
   const rest = () => {
@@ -131,7 +134,7 @@ function paint(heat, values) {
   const context = heat.getContext('2d'), pixels = context.createImageData(heat.width, heat.height);
   values.forEach((value, i) => {
     const strength = value > -1 && high > low ? (value - low) / (high - low) : 0;
-    pixels.data.set([255, 98, 0, 215 * strength ** 2], 4 * i);
+    pixels.data.set([255, 98, 0, 220 * strength ** 3], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
 }

@@ -46,7 +46,7 @@ async function ask() {
     const answer = await call('search', [...inputs, SHOWN, like, null]);
     if (again) return;
     const count = answer.photos.length;
-    show(answer.photos, `${count} photo${count === 1 ? '' : 's'}, best first, in ${answer.milliseconds} ms.`, where);
+    show(answer.photos, `${count} photo${count === 1 ? '' : 's'} in ${answer.milliseconds} ms.`, where);
   } catch (error) {
     show([], error.message);
   } finally {
@@ -233,8 +233,8 @@ addEventListener('drop', async (event) => {
 at('save').addEventListener('click', async () => {
   try {
     const picture = await call('picture', [...asked(), query.like?.row ?? null, null]);
-    const file = new URL(picture.url).pathname;
-    Object.assign(document.createElement('a'), {href: file, download: 'found by drawing.png'}).click();
+    const content = await (await fetch(new URL(picture.url).pathname)).blob();  // from there it would get another name
+    Object.assign(document.createElement('a'), {href: URL.createObjectURL(content), download: 'found by drawing.png'}).click();
   } catch (error) {
     at('status').textContent = error.message;
   }
