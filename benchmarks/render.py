@@ -22,9 +22,13 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sketchy2": ("sketchy2.json", tables.sketchy2),
     "world": ("world.json", tables.world),
     "compare": ("compare.json", tables.compare),
-    "real_mini": ("real_mini.json", tables.compare_real),
+    "compare_real": ("compare_real.json", tables.compare_real),
+    "compare_real_gains": ("compare_real.json", tables.compare_real_gains),
+    "choose_real": ("choose_real.json", tables.choose_real),
+    "real_mini": ("real_mini.json", tables.real_mini),
     "papers": (PUBLISHED, tables.papers),
     "ablation": ("ablation.json", tables.ablation),
+    "ablation_real": ("ablation_real.json", tables.ablation_real),
     "speed": ("speed.json", speed),
 }
 

@@ -28,11 +28,13 @@ class TowerOutput(NamedTuple):
     """The outputs of a tower's layers.
 
     Attributes:
+        first: (B, N, d) input of the first layer.
         last: (B, N, d) output of the last layer, before the last LayerNorm.
         layers: L tensors (B, N, d), every layer's output.
         attentions: L tensors (B, heads, N, K + N); empty if they were not asked for.
     """
 
+    first: Tensor
     last: Tensor
     layers: tuple[Tensor, ...]
     attentions: tuple[Tensor, ...]
@@ -139,17 +141,16 @@ def run_vision(
         attention: "sdpa" or "eager".
         output_attentions: whether to return the attentions; they are computed eagerly.
     """
-    x = norms[0](embeddings)
+    first = x = norms[0](embeddings)
+    eager = attention == "eager" or output_attentions
     outputs: list[Tensor] = []
     attentions: list[Any] = []
     for index, layer in enumerate(clip.vision_model.encoder.layers):
         extra = key_values[index] if key_values is not None else None
-        x, weights = _encoder_layer(
-            layer, x, norms[1 + 2 * index], norms[2 + 2 * index], None, extra, attention, output_attentions
-        )
+        x, weights = _encoder_layer(layer, norms[1 + 2 * index], norms[2 + 2 * index], None, eager, x, extra)
         outputs.append(x)
         attentions.append(weights)
-    return TowerOutput(x, tuple(outputs), tuple(attentions) if output_attentions else ())
+    return TowerOutput(first, x, tuple(outputs), tuple(attentions) if output_attentions else ())
 
 
 def run_text(
@@ -177,9 +178,9 @@ def run_text(
     for index, layer in enumerate(clip.text_model.encoder.layers):
         if text_prompts is not None and (depth is None or index < depth):
             x = torch.cat([x[:, :1], text_prompts.to(x.dtype), x[:, 1 + text_prompts.shape[1] :]], dim=1)  # (B, S, d_t)
-        x, _ = _encoder_layer(layer, x, norms[2 * index], norms[2 * index + 1], mask, None, attention, False)
+        x, _ = _encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
         outputs.append(x)
-    return TowerOutput(x, tuple(outputs), ())
+    return TowerOutput(embeddings, x, tuple(outputs), ())
 
 
 def parameter_at(module: Any, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -217,7 +218,7 @@ def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
     return project(clip.text_projection, norm, eos)
 
 
-def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Return the text embeddings of plain CLIP: (N, D), unit norm, float32 or wider, without gradients."""
     with torch.no_grad():
         output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
@@ -235,39 +236,42 @@ def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
     return tokens.float() * attention_mask[..., None]
 
 
-def _encoder_layer(layer: Any, *args: Any) -> tuple[Tensor, Tensor | None]:
-    """Run one transformer layer, with activation checkpointing after `gradient_checkpointing_enable`."""
-    forward = partial(_layer_forward, layer)
-    if getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
-        forward = partial(layer._gradient_checkpointing_func, forward)
-    return forward(*args)
-
-
-def _layer_forward(
-    layer: Any, x: Tensor, norm1: nn.LayerNorm, norm2: nn.LayerNorm, *how: Any
+def _encoder_layer(
+    layer: Any,
+    norm1: nn.LayerNorm,
+    norm2: nn.LayerNorm,
+    mask: Mask | None,
+    eager: bool,
+    x: Tensor,
+    extra: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return a layer's output of x (B, N, d), and its attention; `how` is the rest of what `_attend` takes."""
-    attended, weights = _attend(layer.self_attn, norm1(x), *how)
-    x = x + attended
-    return x + layer.mlp(norm2(x)), weights
+    """Run one transformer layer, with activation checkpointing after `gradient_checkpointing_enable`."""
+
+    def forward(x: Tensor, _: Tensor | None, *extra: Tensor) -> tuple[Tensor, Tensor | None]:
+        attended, weights = _attend(layer.self_attn, norm1(x), mask, extra, eager)
+        x = x + attended
+        return x + layer.mlp(norm2(x)), weights
+
+    extra = extra or ()
+    if not (getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled()):
+        return forward(x, None, *extra)
+    # PyTorch's reentrant form sees no tensor inside of another argument, and gives parameters their gradients only if
+    # an argument needs one. So a parameter that trains is an argument too.
+    parameters = (p for module in (norm1, norm2, layer) for p in module.parameters() if p.requires_grad)
+    return layer._gradient_checkpointing_func(forward, x, next(parameters, None), *extra)
 
 
 def _attend(
-    module: Any,
-    x: Tensor,
-    mask: Mask | None,
-    extra: KeyValue | None,
-    attention: str,
-    output_attentions: bool,
+    module: Any, x: Tensor, mask: Mask | None, extra: Sequence[Tensor], eager: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Self-attention of x (B, N, d) over itself and over `extra` keys and values (B or 1, K, d) if there are some."""
+    """Self-attention of x (B, N, d) over itself and over `extra`: keys and values (B or 1, K, d), or none."""
     q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)  # (B, N, d) each
-    if extra is not None:
+    if extra:
         k, v = (
             torch.cat([prompt.to(own.dtype).expand(x.shape[0], -1, -1), own], dim=1)
             for prompt, own in zip(extra, (k, v), strict=True)
         )  # (B, K + N, d)
-    attend = partial(_attention, module, attention == "eager" or output_attentions)
+    attend = partial(_attention, module, eager)
     if mask is None or isinstance(mask, Tensor):
         attended, weights = attend(q, k, v, mask)  # (B, N, d), (B, heads, N, K + N)
     else:

@@ -66,12 +66,13 @@ class ClipAtModel(Retriever):
             return embeddings
         own = cast(VisualPrompts, self.prompts["shared" if self.config.share_prompts else modality])
         visual = parameter_at(own, "tokens", embeddings, embeddings.dtype)  # V, (K, d_v)
-        return torch.cat([embeddings, visual.expand(len(embeddings), -1, -1)], dim=1)
+        return torch.cat([embeddings, visual.expand(embeddings.shape[0], -1, -1)], dim=1)
 
 
 def _without_prompts(output: TowerOutput, count: int) -> TowerOutput:
     """Return the outputs without those of the prompts; in attentions the prompts come first, as in every model here."""
     return TowerOutput(
+        output.first[:, :count],
         output.last[:, :count],
         tuple(layer[:, :count] for layer in output.layers),
         tuple(

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from datasets_scripts import open23
 from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
+from modeling_splip.processing_splip import INVERSIONS
 from modeling_splip.search import service
 from modeling_splip.search.own_photos import OwnPhotos
 from modeling_splip.search.packaged import open_packaged
@@ -130,6 +131,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", help=f"default: the one that the gallery was built with; for splip's own photos {DEFAULT_MODEL}"
     )
+    parser.add_argument(
+        "--invert-sketches",
+        choices=INVERSIONS,
+        help="invert sketches: auto: those that look white on black; true: all; false: none (default: the model's)",
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--mcp", action="store_true", help="also serve the actions as tools for assistants (MCP)")
@@ -141,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
     OwnPhotos.sweep()
     finder = open_galleries(args.gallery, args.model or os.environ.get("SPLIP_MODEL"))
     for gallery in finder.galleries.values():
+        if args.invert_sketches:
+            gallery.processor.invert_sketches = args.invert_sketches
         note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
         if note:
             print(note, file=sys.stderr)

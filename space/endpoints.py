@@ -18,9 +18,9 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from modeling_splip.evaluation.pictures import retrieval_grid
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.own_photos import OwnPhotos
+from modeling_splip.search.pictures import results_picture
 from modeling_splip.search.result import Result
 from modeling_splip.search.service import OWN_PHOTOS, Finder, read_sketch
 
@@ -64,11 +64,18 @@ class Actions:
 
         Returns:
             photos, best first, each with its row in the gallery, score (higher is better), label ("" where unknown),
-            name of its file, and picture, the address of a thumbnail below this server's; milliseconds that it took.
+            name of its file, and picture, the address of a thumbnail below this server's; milliseconds that it took; a
+            remark if the sketch was inverted or does not look drawn, otherwise "".
         """
+
+        def search() -> tuple[list[Result], str]:
+            image = _sketch(sketch)
+            return self.finder.search(image, words, weight, gallery, k, own, like), self.finder.remark(image)
+
         start = time.perf_counter()
-        found = await self._run(lambda: self.finder.search(_sketch(sketch), words, weight, gallery, k, own, like))
-        return self._answer(found, gallery, own) | {"milliseconds": round(1000 * (time.perf_counter() - start))}
+        found, remark = await self._run(search)
+        took = {"milliseconds": round(1000 * (time.perf_counter() - start))}
+        return self._answer(found, gallery, own) | took | {"remark": remark}
 
     async def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, Any]:
         """Find photos that resemble one that was found.
@@ -189,16 +196,14 @@ class Actions:
     def _picture(
         self, sketch: ImageData | None, words: str, weight: float, name: str, like: float | None, own: OwnPhotos | None
     ) -> Image.Image:
-        image = _sketch(sketch)
+        image, title = _sketch(sketch), words.strip() or "Drawn"
         found = self.finder.search(image, words, weight, name, IN_PICTURE, own, like)
-        if image is None:  # the photo that was searched by, otherwise white paper
-            liked = None if like is None else self.finder.choose(name, own).result(int(like))
-            image = Image.new("RGB", (256, 256), "white") if liked is None else liked.thumbnail
-        photos = [result.thumbnail for result in found]
-        captions = [f"{result.label} {result.score:.2f}".strip() for result in found]
+        if like is not None:
+            liked = self.finder.choose(name, own).result(int(like))
+            image, title = image or liked.thumbnail, f"Like {liked.label or Path(liked.path).name}"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "found.png"
-            retrieval_grid([image], [photos], None, file, [words or "Drawn"], [captions], width=1400)
+            results_picture([(title, image)], [found], file)
             with Image.open(file) as picture:
                 return picture.copy()
 

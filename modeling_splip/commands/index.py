@@ -113,6 +113,8 @@ def _print_report(out: str, report: BuildReport) -> None:
     if "instead_of" in report.index:
         wanted, recall = report.index["instead_of"], 100 * report.index["its_recall"]
         print(f"Index: exact, since {wanted} finds only {recall:.1f} % of the nearest photos.", file=sys.stderr)
+    if report.doubt:
+        print(report.doubt, file=sys.stderr)
     if report.left_out:
         print(left_out_sentence(report.left_out), file=sys.stderr)
     if report.unreadable:

@@ -66,7 +66,8 @@ class OwnPhotos:
         count = len(self.gallery) if self.gallery else 0
         named = ", ".join(bad[:_NAMES_TOLD]) + f" and {len(bad) - _NAMES_TOLD} others" * (len(bad) > _NAMES_TOLD)
         more = f" Could not be read: {named}; JPEG, PNG and WebP can." if bad else ""
-        return f"{count} photo{'s' * (count != 1)} of yours can be searched now.{more}"
+        doubt = self.gallery.manifest["doubt"] if self.gallery else ""
+        return f"{count} photo{'s' * (count != 1)} of yours can be searched now.{more}{doubt and ' ' + doubt}"
 
     def delete(self) -> None:
         """Remove everything that was kept of the photos."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..loading import load_retriever
 from .base import check_range
-from .explain import Matches, explain
+from .explain import Matches
 from .gallery import Gallery
 from .own_photos import OwnPhotos
 from .photos import decode_photo
@@ -80,6 +80,10 @@ class Finder:
         """Return whether nothing is drawn."""
         return sketch is None or self.choose(None, None).processor.is_blank(sketch)
 
+    def remark(self, sketch: Image.Image | None) -> str:
+        """Return a line about a sketch that is inverted or does not look drawn; "" otherwise."""
+        return "" if self.is_blank(sketch) else self.choose(None, None).processor.remark(sketch)
+
     def search(
         self,
         sketch: Image.Image | None,
@@ -126,10 +130,10 @@ class Finder:
             ValueError: in one sentence, if nothing is drawn, or the gallery or the row does not exist.
         """
         gallery = self.choose(name, own)
-        photo = gallery.result(_row(gallery, row)).thumbnail
+        photo = gallery.result(_row(gallery, row))
         if sketch is None:
             raise ValueError("Nothing is drawn yet: draw the outline of a thing, or upload a sketch.")
-        return explain(gallery.model, gallery.processor, sketch, photo)
+        return gallery.explain(sketch, photo)
 
     def index(self, files: Sequence[str], name: str | None, max_pixels: int, own: OwnPhotos | None = None) -> OwnPhotos:
         """Make a visitor's photos searchable, with the model of a gallery.

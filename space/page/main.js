@@ -46,7 +46,7 @@ async function ask() {
     const answer = await call('search', [...inputs, SHOWN, like, null]);
     if (again) return;
     const count = answer.photos.length;
-    show(answer.photos, `${count} photo${count === 1 ? '' : 's'} in ${answer.milliseconds} ms.`, where);
+    show(answer.photos, `${count} photo${count === 1 ? '' : 's'} in ${answer.milliseconds} ms.`, where, answer.remark);
   } catch (error) {
     show([], error.message);
   } finally {
@@ -54,9 +54,10 @@ async function ask() {
   }
 }
 
-function show(photos, said, where) {
+function show(photos, said, where, remark = '') {
   found = photos.map((photo) => ({...photo, gallery: where, title: photo.label || photo.name}));
   at('status').textContent = said;
+  at('remark').textContent = remark;
   at('share').hidden = !found.length;
   at('photos').replaceChildren(...found.map((photo, i) => {
     const item = document.importNode(PHOTO.content, true), [button, image, name, score] =

@@ -218,7 +218,7 @@ def test_the_pictures_of_photos_are_given_by_secret_addresses(address, gallery, 
 def test_one_picture_shows_the_sketch_and_what_it_finds(client, sketch):
     file = client.predict(gradio_client.handle_file(str(sketch)), "red", 0.5, "mini", None, api_name="/picture")
     with Image.open(file["path"] if isinstance(file, dict) else file) as picture:
-        assert picture.width == 1400 and len(picture.convert("RGB").getcolors(1 << 24)) > 1000
+        assert picture.width == 1200 and len(picture.convert("RGB").getcolors(1 << 24)) > 1000
 
 
 def test_the_page_asks_no_other_host_and_runs_no_foreign_script(address):

@@ -292,7 +292,7 @@ def test_what_was_found_is_saved_as_a_picture(page):
         press(page, "Save picture")
     assert download.value.suggested_filename == "found by drawing.png"
     with Image.open(download.value.path()) as picture:
-        assert picture.width == 1400
+        assert picture.width == 1200
 
 
 def test_a_picture_of_a_sketch_is_opened_but_fits_no_link(page, tmp_path):
