@@ -4,7 +4,8 @@
 - `photos`, `photo_files`: where photos come from. `encode`: encoding new ones. `build`: writing or updating a gallery.
 - `table`: the gallery's folder and its table. `index`: kinds of index. `index_cache`: built here, kept by this user.
 - `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
-- `contact_sheet`: results as one HTML page. `explain`: which parts of a sketch and a photo resemble each other.
+- `contact_sheet`: results as one HTML page. `pictures`: results, and what a sketch and a photo share, as pictures.
+- `explain`: which parts of a sketch and a photo resemble each other.
 - `service`: what a server over several galleries needs. `own_photos`: photos that its visitors upload.
 - `packaged`: a gallery of photos that come with the program, built once for each user.
 """
