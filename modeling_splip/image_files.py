@@ -17,7 +17,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
 
-_BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
+BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
 _SIDE = 128  # a picture is judged at about this many pixels on its longer side
 _NEAR = 32  # grey levels (0..255) that are close enough to the ground's to belong to it
 _MOSTLY = 0.6  # the ground of a drawing covers at least this share of it
@@ -151,7 +151,7 @@ def _from_wide_greys(grey: np.ndarray) -> Image.Image:
 
 def is_blank(image: Image.Image) -> bool:
     """Return whether nothing is drawn on an RGB image: all grey levels are nearly the same."""
-    return int(np.ptp(np.asarray(image.convert("L")))) < _BLANK
+    return int(np.ptp(np.asarray(image.convert("L")))) < BLANK
 
 
 def has_dark_ground(image: Image.Image) -> bool:

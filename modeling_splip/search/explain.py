@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ..clip_backbone import value_tokens
-from ..processing_splip import BLANK_RANGE, to_rgb
+from ..image_files import BLANK
+from ..processing_splip import to_rgb
 
 
 class Pair(NamedTuple):
@@ -94,7 +95,7 @@ def _local_tokens(model: Any, processor: Any, image: Any, modality: str) -> tupl
 def _drawn(sketch: Image.Image, side: int) -> np.ndarray:
     """Return which patches hold greys that differ from the paper, the commonest grey: (side * side,)."""
     greys = np.asarray(sketch.convert("L")).astype(np.int64)
-    off = np.abs(greys - np.bincount(greys.ravel()).argmax()) >= BLANK_RANGE  # (H, W)
+    off = np.abs(greys - np.bincount(greys.ravel()).argmax()) >= BLANK  # (H, W)
     rows, columns = np.nonzero(off)
     patches = rows * side // off.shape[0] * side + columns * side // off.shape[1]
     return np.bincount(patches, minlength=side * side) > 0

@@ -89,6 +89,7 @@ def test_every_action_has_a_named_endpoint_with_typed_inputs(client, sketch):
             ("like", "int"),
         ],
         "/similar": [("row", "int"), ("gallery", "Literal"), ("k", "int")],
+        "/explain": [("sketch", "filepath"), ("row", "int"), ("gallery", "Literal"), ("whole", "bool")],
         "/picture": [
             ("sketch", "filepath"),
             ("words", "str"),
@@ -254,3 +255,29 @@ def test_many_clients_at_once_get_their_own_answers(address, gallery, world, tmp
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         assert all(pool.map(one, range(CLIENTS)))
+
+
+def test_it_tells_why_a_photo_was_found(client, gallery, sketch):
+    """As `explain` does; all the numbers where they are wanted."""
+    found = gallery.search(sketch, 1)[0]
+    matches, file = gallery.explain(sketch, found), gradio_client.handle_file(str(sketch))
+    short = client.predict(file, found.row, "mini", api_name="/explain")
+    assert set(short) == {"grid", "pairs", "score"} and short["grid"] == list(matches.grid)
+    assert [(tuple(pair["sketch"]), tuple(pair["photo"])) for pair in short["pairs"]] == [
+        (pair.sketch, pair.photo) for pair in matches.pairs
+    ]
+    assert short["score"] == pytest.approx(matches.score, abs=1e-4)
+    whole = client.predict(file, found.row, "mini", True, api_name="/explain")
+    np.testing.assert_allclose(whole["cosines"], matches.cosines, atol=6e-4)
+    assert whole["drawn"] == matches.drawn.tolist()
+    assert [url.split(";")[0] for url in whole["squares"]] == ["data:image/png", "data:image/jpeg"]
+    with pytest.raises(AppError, match="Nothing is drawn yet"):
+        client.predict(None, found.row, "mini", api_name="/explain")
+
+
+def test_a_sketch_in_white_on_black_is_remarked_on(client, sketch, tmp_path):
+    with Image.open(sketch) as image:
+        Image.eval(image.convert("L"), lambda value: 255 - value).save(tmp_path / "dark.png")
+    dark = gradio_client.handle_file(str(tmp_path / "dark.png"))
+    assert "inverted" in client.predict(dark, api_name="/search")["remark"]
+    assert client.predict(gradio_client.handle_file(str(sketch)), api_name="/search")["remark"] == ""

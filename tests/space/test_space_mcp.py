@@ -52,6 +52,8 @@ def test_an_assistant_finds_photos_by_a_sketch_by_words_and_by_one_another(addre
         drawn, spoken = await rows("search", sketch=data, k=5), await rows("search", words="a fish", k=5)
         picture = await session.call_tool("picture", {"words": "a fish"})
         wrong = await session.call_tool("search", {})
+        why = await session.call_tool("explain", {"sketch": data, "row": drawn[0]})
+        assert ast.literal_eval(why.content[0].text)["pairs"]
         return drawn, spoken, await rows("similar", row=drawn[0], k=5), picture.content, wrong
 
     drawn, spoken, near, picture, wrong = with_tools(address, use)
@@ -65,7 +67,7 @@ def test_an_assistant_finds_photos_by_a_sketch_by_words_and_by_one_another(addre
 
 def test_every_tool_and_argument_is_described(address):
     tools = {tool.name: tool for tool in with_tools(address, lambda session: session.list_tools()).tools}
-    assert set(tools) == {"search", "similar", "picture", "galleries"}
+    assert set(tools) == {"search", "similar", "explain", "picture", "galleries"}
     for tool in tools.values():
         assert len(tool.description) > 30
         assert all(len(it.get("description", "")) > 10 for it in tool.inputSchema["properties"].values()), tool
