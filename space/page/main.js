@@ -196,10 +196,10 @@ async function add(files) {
   const bar = at('progress');
   at('told').textContent = 'Making your photos small …';
   bar.hidden = false;
-  bar.firstElementChild.value = 0;
+  bar.value = 0;
   try {
     await addPhotos(files, gallery.value, facts.ownLimit, (done, total, answer) => {
-      bar.firstElementChild.value = done / total;
+      bar.value = done / total;
       at('told').textContent = done < total ? `${done} of ${total} photos are ready …` : answer.said;
       const option = [...gallery.options].find(({value}) => value === facts.own) ?? new Option('', facts.own);
       option.textContent = `${facts.own} (${answer.photos})`;

@@ -331,6 +331,7 @@ def test_own_photos_are_searched_at_once_and_go_with_the_page(page, tmp_path, wo
     page.get_by_text("21 photos of yours can be searched now.").wait_for()
     page.set_input_files("#files", mine / "notes.txt")
     page.get_by_text("There is no photo among these files").wait_for()
+    shoot(page, "own-photos")
     page.goto("about:blank")
     until = time.monotonic() + 120
     while list(server.glob("splip-own-*")) and time.monotonic() < until:
@@ -358,7 +359,8 @@ def test_everything_but_drawing_works_with_the_keyboard(page):
             break
         label = page.evaluate(f"{at}.ariaLabel || {at}.labels?.[0]?.innerText || {at}.innerText")
         assert label and page.evaluate(f"{outlined}({at})") != "none", label
-        names.append(label.strip())
+        if not page.evaluate(f"{at}.matches('a')"):
+            names.append(label.strip())
     assert len(set(names)) == len(names), names
     wanted = ["Pen", "Rubber", "Undo", "Clear the drawing", "Open a picture of a sketch", "Save picture", "Copy link"]
     wanted += ["sailboat", "cup", "Words beside the drawing", "Search", "Gallery and its model", "files", "a folder"]
