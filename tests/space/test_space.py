@@ -1,5 +1,6 @@
 """The Space's parts without a server: what it asks of galleries, its command, its folder."""
 
+import asyncio
 import importlib.util
 import json
 import re
@@ -179,6 +180,15 @@ def test_pil_opens_common_formats_only(app, served, gallery, tmp_path, monkeypat
     assert Image.open(tmp_path / "x.png").size == (9, 9)
     with pytest.raises(UnidentifiedImageError):
         Image.open(tmp_path / "x.eps")
+
+
+def test_who_comes_when_too_many_wait_is_told_so(app, gallery, monkeypatch):
+    endpoints = sys.modules[app.Actions.__module__]
+    actions = app.Actions(Finder({"mini": gallery}))
+    assert len(asyncio.run(actions.search(words="red", weight=0.5, k=3))["photos"]) == 3
+    monkeypatch.setattr(endpoints, "MAX_WAITING", 0)
+    with pytest.raises(app.gr.Error, match="Too many people search at the moment: try again in a few seconds"):
+        asyncio.run(actions.search(words="red", weight=0.5, k=3))
 
 
 def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
