@@ -231,6 +231,7 @@ def run_record(run: Run, interrupted: bool) -> dict[str, Any]:
         "dataset": {"name": training.dataset.name, "version": training.dataset.version},
         "classes": {"trained": training.classes, "validation": training.held_back},
         "trainable_parameters": training.model.num_parameters(only_trainable=True),
+        "losses": run.accelerator.unwrap_model(training.objective).facts(),
         "processes": run.accelerator.num_processes,
         "finished": not interrupted,
         "steps": progress.step,

@@ -30,6 +30,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ablation": ("ablation.json", tables.ablation),
     "ablation_real": ("ablation_real.json", tables.ablation_real),
     "speed": ("speed.json", speed),
+    "ecosystem": ("ecosystem.json", tables.ecosystem),
 }
 
 

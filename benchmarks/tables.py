@@ -233,6 +233,43 @@ def _parts(report: dict[str, Any]) -> list[str]:
     return blocks
 
 
+def ecosystem(result: dict[str, Any]) -> str:
+    """Every tool that a model was run in, with the largest difference from the model's own numbers."""
+    rows = [
+        [each["tool"], each["version"] or "-", each["what"], _difference(each), f"{each['limit']:g}"]
+        for each in result["rows"]
+    ]
+    caption = (
+        f"`{result['model']}` in each tool, on Python {result['python']}: the largest difference from the numbers that "
+        "the model itself gives, and the largest that is allowed. Offloaded, saved or exported, a model stays the same."
+    )
+    header = ["tool", "version", "what", "difference", "allowed"]
+    return "\n\n".join([caption, markdown_table(header, rows), *_onnx_speed(result)])
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return "**fails**"
+    return "not installed" if row["difference"] is None else f"{row['difference']:.1g}"
+
+
+def _onnx_speed(result: dict[str, Any]) -> list[str]:
+    if "speed" not in result:
+        return []
+    speed = result["speed"]
+    batches = speed["milliseconds_an_image"]
+    rows = [
+        [name, speed["versions"][package], *(f"{times[name]['median']:.1f}" for times in batches.values())]
+        for name, package in (("PyTorch", "torch"), ("ONNX Runtime", "onnxruntime"))
+    ]
+    caption = (
+        f"A folded model of ViT-{speed['shape']} sizes on one thread of a CPU ({speed['processor']}), in "
+        f"{speed['clock']}; cases take turns, medians:"
+    )
+    header = ["", "version", *(f"ms an image, batch {batch}" for batch in batches)]
+    return [caption, markdown_table(header, rows)]
+
+
 def _value(values: dict[str, Any]) -> str:
     runs = sum(len(seeds) for seeds in values["by_fold"].values())
     spread = f" ± {100 * values['std_over_seeds']:.1f}" if runs > len(values["by_fold"]) else ""

@@ -14,10 +14,9 @@ from torch import Tensor
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import cached_file
 
-from .sentence_module import write_modules
-
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
+MODULES = "modules.json"  # sentence-transformers'
 # Arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _FOR_THE_MODEL = ("dtype", "torch_dtype", "attn_implementation")
@@ -136,6 +135,13 @@ def remove_older_weights(folder: str | os.PathLike) -> None:
         os.remove(older)
 
 
+def write_modules(folder: str | os.PathLike, module: type) -> None:
+    """Write the file by which sentence-transformers finds its module in a saved folder."""
+    kind = f"{module.__module__.rpartition('.')[2]}.{module.__name__}"
+    with open(os.path.join(folder, MODULES), "w", encoding="utf-8") as file:
+        json.dump([{"idx": 0, "name": "0", "path": "", "type": kind}], file, indent=2)
+
+
 def _find(name: str, file: str, hub: Mapping[str, Any]) -> str | None:
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
 
@@ -173,9 +179,11 @@ class Checkpoints:
 
     Attributes:
         fingerprint_field: the configuration's field that holds the fingerprint of weights that never train.
+        sentence_module: what sentence-transformers loads of a saved folder.
     """
 
     config_class: ClassVar[Any]
+    sentence_module: ClassVar[type]
     fingerprint_field: ClassVar[str] = ""
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -189,7 +197,7 @@ class Checkpoints:
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True) and is_first_process():
             remove_older_weights(save_directory)
-            write_modules(save_directory)
+            write_modules(save_directory, self.sentence_module)
 
     @classmethod
     def base_state(

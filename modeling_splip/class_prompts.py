@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .clip_backbone import Clip, embed_tokens, project_text, run_device, run_text, text_norms, text_positions
+from .clip_backbone import (
+    Clip,
+    LayerNorms,
+    embed_tokens,
+    project_text,
+    run_device,
+    run_text,
+    text_norms,
+    text_positions,
+)
 from .configuration_retriever import MODALITIES
 from .packed_attention import PackedMask
 
@@ -29,8 +38,9 @@ class ClassPrompts(NamedTuple):
         mask: 0 where a position may look, -inf elsewhere.
         eos: (C,) index of each class's EOS.
         weights: (S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A prefix
-            token counts once for each class, the m prompts and the padding do not count. Kept in float64 on the CPU;
-            convert it once, to the dtype of the outputs that it is multiplied with.
+            token counts once for each class, the m prompts and the padding do not count. With `by_class` it is the mean
+            over classes of the means over their tokens. Kept in float64 on the CPU; convert it once, to the dtype of
+            the outputs that it is multiplied with.
     """
 
     token_ids: Tensor
@@ -40,7 +50,9 @@ class ClassPrompts(NamedTuple):
     weights: Tensor
 
 
-def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
+def pack_class_prompts(
+    prefix: list[int], classes: list[list[int]], m: int, device: torch.device, by_class: bool = False
+) -> ClassPrompts:
     """Return the prompts of C classes packed into one sequence.
 
     Args:
@@ -48,11 +60,14 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
         classes: for each class the token ids of its own words, EOS last.
         m: number of text prompts.
         device: where the tensors are made, except the weights.
+        by_class: weigh every class the same, however many tokens it has.
     """
     token_ids = [prefix[0]] * (1 + m) + prefix[1:]
     j = len(token_ids)
     positions = list(range(j))
-    counts = [len(classes)] + [0] * m + [len(classes)] * (len(prefix) - 1)
+    shares = [1 / (len(prefix) + len(ids)) if by_class else 1 for ids in classes]  # how much a token of a class counts
+    total = sum(shares)
+    counts = [total] + [0] * m + [total] * (len(prefix) - 1)
     eos = [0] * len(classes)
     owners = []  # for each group, which class a position belongs to
     groups = _grouped([len(ids) for ids in classes])
@@ -65,7 +80,7 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
             positions += range(j, j + len(classes[c]))
             eos[c] = len(token_ids) - 1
         unused = length - len(owner)
-        counts += [1] * len(owner) + [0] * unused
+        counts += [shares[c] for c in owner] + [0] * unused
         token_ids += [prefix[0]] * unused
         positions += [0] * unused
         owners.append(owner + [-1] * unused)
@@ -147,7 +162,13 @@ def check_prompt_lengths(config: Any, learned: int) -> None:
 @torch.no_grad()
 def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]], attention: str = "sdpa") -> Tensor:
     """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
-    norms = text_norms(clip)
+    return embed_classes(clip, text_norms(clip), prefix, classes, attention)
+
+
+def embed_classes(
+    clip: Clip, norms: LayerNorms, prefix: list[int], classes: list[list[int]], attention: str = "sdpa"
+) -> Tensor:
+    """Return the embeddings of C classes by the text tower with these LayerNorms, no prompts: (C, D), unit norm."""
     packed = pack_class_prompts(prefix, classes, 0, run_device(clip))
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
     output = run_text(clip, x[None], norms, packed.mask, attention=attention)

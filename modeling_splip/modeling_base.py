@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .checkpoint_files import Checkpoints
 from .clip_backbone import Clip, KeyValue, LayerNorms, TowerOutput, embed_patches, project_image, run_vision
-from .clip_base import ClipCalls, checked_modality
+from .configuration_retriever import check_modality
 from .fingerprints import RecordedWeights
+from .sentence_module import SketchPhotoModule
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -36,6 +40,71 @@ class RetrievalOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+class ClipCalls:
+    """What users of CLIP call on a model, for every retrieval model."""
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Tensor, modality: str | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Return the embeddings of B images as `pooler_output`: (B, D), unit norm; with gradients, unlike `encode`.
+
+        Args:
+            pixel_values, modality, **kwargs: as `forward` takes them.
+
+        Returns:
+            Also `last_hidden_state`, (B, 1 + P, d_v), and on request `hidden_states` and `attentions`.
+        """
+        kwargs |= {"return_class_embeds": False, "return_dict": True}
+        output = self(pixel_values=pixel_values, modality=modality, **kwargs)  # type: ignore[operator]
+        more = {"hidden_states": output.hidden_states, "attentions": output.attentions}
+        return BaseModelOutputWithPooling(last_hidden_state=output.tokens, pooler_output=output.embeds, **more)
+
+    @can_return_tuple
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+        """Return the embeddings of N texts, sentences or class names, as `pooler_output`: (N, D), unit norm, float32.
+
+        They are the frozen text tower's, as those of `encode_text`, and can be compared with images' embeddings.
+
+        Raises:
+            ValueError: if the model keeps no text tower.
+        """
+        if not hasattr(self, "encode_text"):
+            raise ValueError(f"{type(self).__name__} has no text tower (it is folded): embed texts before folding.")
+        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the vision tower's patch embedding, which is what images meet first."""
+        return self.vision.vision_model.get_input_embeddings()  # type: ignore[attr-defined]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another patch embedding into the vision tower."""
+        self.vision.vision_model.set_input_embeddings(value)  # type: ignore[attr-defined]
+
+
+def checked_modality(pixel_values: Any, modality: str | Sequence[str] | None) -> str:
+    """Return the modality; "photo" if it was left out, which is said once in a process.
+
+    Args:
+        pixel_values: what shall be images.
+        modality: also one for each image, all the same, as a pipeline puts them together.
+
+    Raises:
+        ValueError: if there is no such modality, or `pixel_values` is no tensor.
+    """
+    if not isinstance(pixel_values, Tensor):
+        raise ValueError(
+            f"pixel_values must be a tensor (batch, 3, height, width), got {type(pixel_values).__name__}: the "
+            "processor makes one of images and paths, model.encode(**processor(images=..., modality=...))."
+        )
+    if modality is None:
+        logger.warning_once("No modality was passed, so images count as photos: sketches need modality='sketch'.")
+        return "photo"
+    one = modality[0] if isinstance(modality, list | tuple) and len(set(modality)) == 1 else modality
+    check_modality(one)
+    return str(one)
+
+
 class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
     """A model that turns sketches and photos into embeddings that are compared.
 
@@ -46,6 +115,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
     Attributes:
         title: the method's name for cards and docs, such as "CLIP-AT (CVPR 2023)".
         arxiv: id of its paper on arXiv.
+        sentence_module: what sentence-transformers loads of a saved folder.
     """
 
     main_input_name = "pixel_values"
@@ -55,6 +125,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
 
     title: ClassVar[str] = ""
     arxiv: ClassVar[str] = ""
+    sentence_module = SketchPhotoModule
 
     @can_return_tuple
     def forward(

@@ -5,6 +5,7 @@ precisions at the ranks of those h(k). For every k of `ks` (docs/protocol.md say
 
     map_all        average precision over the whole ranking, equal scores grouped: scikit-learn's
     map_k_prefix   S(k) / h(k), 0 without a hit     map_k_min   S(k) / min(R, k)     map_k_all   S(k) / R
+    map_k_trapezoid   S(k) / h(k) with the mean of the precisions before and at each of these ranks
     *_voc          the same with interpolated precision: the largest at this rank or any later one (that counts)
     p_k            h(k) / k     p_k_min   h(k) / min(R, k)     p_k_cut   precision at rank min(R, k)
     recall_k       h(k) / R     acc_k     1 if h(k) > 0
@@ -187,6 +188,10 @@ class _Results:
             self._put(rows, f"map_{k}_prefix{suffix}", total / np.maximum(hits, 1))
             self._put(rows, f"map_{k}_min{suffix}", total / cut)
             self._put(rows, f"map_{k}_all{suffix}", total / n_relevant)
+        number = np.arange(cut)
+        before = np.where(rank[:, :cut] == 1, 1.0, number / np.maximum(rank[:, :cut] - 1, 1))  # 1 before the first rank
+        trapezoids = np.where(hit, (before + precision) / 2, 0.0)
+        self._put(rows, f"map_{k}_trapezoid", trapezoids.sum(axis=1) / np.maximum(hits, 1))
         self._put(rows, f"p_{k}", hits / k)
         self._put(rows, f"p_{k}_min", hits / cut)
         self._put(rows, f"p_{k}_cut", (rank[:, :cut] <= cut).sum(axis=1) / cut)

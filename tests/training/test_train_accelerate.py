@@ -111,7 +111,9 @@ def test_both_levels_and_conditionings(train, tiny_clip, tmp_path, level, condit
     assert record["finished"] and record["steps"] == 2 and record["classes"]["trained"] == model.config.class_names
     held_back = set(record["classes"]["validation"])
     assert len(held_back) == 2 and not held_back & set(model.config.class_names)
-    assert set(record["history"][-1]) == {"step", "epoch", "triplet", "class", "cjs", "loss", "validation"}
+    losses = {"triplet", "class", "cjs", "loss"} | ({"between"} if level == "fine_grained" else set())
+    assert set(record["history"][-1]) == {"step", "epoch", "validation"} | losses
+    assert record["losses"] == {"permutations": 100, "smallest_distance": 6}
     assert record["best_validation"] == record["history"][-1]["validation"]
     assert record == json.loads((tmp_path / "run" / "run.json").read_text())
     written = sorted(path.name for path in (tmp_path / "run").iterdir())
