@@ -224,6 +224,7 @@ def test_going_on_from_a_photo_and_back(page, gallery):
     page.locator("#photos button").first.click()
     press(page, "Similar photos")
     wait_for_others(page, house)
+    assert page.locator(".chip").count() == 1  # by the photo alone, until one draws on
     press(page, "← Back")
     wait_for(page, house)
 
