@@ -48,6 +48,25 @@ def sketchy2(results: dict[str, Any]) -> str:
     return caption + "\n\n" + markdown_table(["", *(title for title, _, _ in SKETCHY2_COLUMNS)], rows)
 
 
+def input_checks(results: dict[str, dict[str, int]]) -> str:
+    """How often the checks of what pictures look like say yes."""
+    columns = (
+        ("sketches", ("dark ground", "line drawing", "no drawing")),
+        ("inverted sketches", ("dark ground",)),
+        ("inverted sketches of 28 pixels", ("dark ground",)),
+        ("photos", ("dark ground", "line drawing", "no drawing")),
+    )
+    rows = []
+    for name, counts in results.items():
+        row = [f"`{name}`: {counts['sketches']:,} sketches, {counts['photos']:,} photos"]
+        for kind, checks in columns:
+            total = counts["photos" if kind == "photos" else "sketches"]
+            row += [f"{100 * counts[f'{kind}: {check}'] / total:.2f}" for check in checks]
+        rows.append(row)
+    titles = ["percent of", *(f"{kind}: {check}" for kind, checks in columns for check in checks)]
+    return markdown_table(titles, rows)
+
+
 def _published() -> list[tuple[str, float]]:
     """Return the mAP@200 on Sketchy-2 that some papers report."""
     wanted = {"split": "sketchy2", "protocols": ["zs"], "metric": "mAP@200"}

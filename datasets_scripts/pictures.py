@@ -6,7 +6,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from modeling_splip.common.images import doubt, image_suffixes, open_image, sample
+from modeling_splip.common.images import doubt, image_suffixes, open_image, sample, upright_rgb
 from modeling_splip.common.text import one_line
 
 from .archive import Member
@@ -64,7 +64,7 @@ def looks_swapped(sketches: Sequence[Picture], photos: Sequence[Picture]) -> str
 def _sample(pictures: Sequence[Picture]) -> Iterator[Image.Image]:
     for number in sample(len(pictures)):
         with suppress(Exception):  # as in `read_picture`, which names what cannot be read
-            yield open_image(pictures[number].read())
+            yield upright_rgb(open_image(pictures[number].read()))
 
 
 def check_range(image: Image.Image) -> None:

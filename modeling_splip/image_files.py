@@ -20,7 +20,8 @@ MAX_PIXELS = 178_956_970
 BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
 _SIDE = 128  # a picture is judged at about this many pixels on its longer side
 _NEAR = 32  # grey levels (0..255) that are close enough to the ground's to belong to it
-_MOSTLY = 0.6  # the ground of a drawing covers at least this share of it
+_EVEN = 0.5  # a dark ground covers at least this share of a drawing
+_MOSTLY = 0.6  # at least this share of a drawing is paper
 _WHITE = 230  # grey levels from here on are near white
 _BRIGHT = 0.85  # times the level that 5 % of the pixels reach: from here on a pixel may be paper
 _STROKES = 16  # a stroke is thinner than the longer side divided by this
@@ -162,7 +163,7 @@ def has_dark_ground(image: Image.Image) -> bool:
     values = np.asarray(_small_grey(image)).astype(int)
     level = np.median(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
     lighter, darker = (values > level + _NEAR).mean(), (values < level - _NEAR).mean()
-    return bool(level < 128 and lighter + darker <= 1 - _MOSTLY and lighter > darker)
+    return bool(level < 128 and lighter + darker <= 1 - _EVEN and lighter > darker)
 
 
 def is_line_drawing(image: Image.Image) -> bool:

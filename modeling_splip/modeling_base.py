@@ -29,14 +29,14 @@ class RetrievalOutput(ModelOutput):
         embeds: (B, D) unit-norm embeddings; rank photos by their dot product with a sketch.
         tokens: (B, 1 + P, d_v) last vision layer's outputs, CLS first.
         class_embeds: (B or 1, C, D) unit-norm embeddings of the seen classes; 1 where they do not depend on the image.
-        hidden_states: L_v + 1 tensors (B, 1 + P, d_v), on request.
+        hidden_states: L_v + 1 tensors (B, 1 + P, d_v), on request; None in place of those that were not asked for.
         attentions: L_v tensors (B, heads, 1 + P, K + 1 + P) with the K prompts first, on request.
     """
 
     embeds: Tensor | None = None
     tokens: Tensor | None = None
     class_embeds: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
@@ -61,17 +61,34 @@ class ClipCalls:
         return BaseModelOutputWithPooling(last_hidden_state=output.tokens, pooler_output=output.embeds, **more)
 
     @can_return_tuple
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+    @torch.no_grad()
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Return the embeddings of N texts, sentences or class names, as `pooler_output`: (N, D), unit norm, float32.
 
         They are the frozen text tower's, as those of `encode_text`, and can be compared with images' embeddings.
+
+        Args:
+            input_ids, attention_mask, **kwargs: as CLIP's text tower takes them.
+
+        Returns:
+            Also `last_hidden_state`, (N, J, d_t), and on request `hidden_states` and `attentions`.
 
         Raises:
             ValueError: if the model keeps no text tower.
         """
         if not hasattr(self, "encode_text"):
             raise ValueError(f"{type(self).__name__} has no text tower (it is folded): embed texts before folding.")
-        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
+        clip: Any = getattr(self, "clip", self)
+        for name in ("output_hidden_states", "output_attentions"):
+            kwargs.setdefault(name, getattr(self.config, name))  # type: ignore[attr-defined]
+        kwargs["return_dict"] = True
+        output = clip.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        projected = clip.text_projection(output.pooler_output)  # (N, D)
+        wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
+        output.pooler_output = nn.functional.normalize(wide, dim=-1).float()
+        return output
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the vision tower's patch embedding, which is what images meet first."""
@@ -134,7 +151,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
         modality: str | None = None,
         return_class_embeds: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
     ) -> RetrievalOutput:
         """Encode B images of one modality.
@@ -145,8 +162,8 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
             return_class_embeds: whether the output holds the embeddings of the seen classes, where there are some; by
                 default if the modality is passed, and not to a pipeline.
             interpolate_pos_encoding: take images of another size than the base CLIP's.
-            output_hidden_states: whether the output holds every vision layer's input and the last one's output; by
-                default what the configuration says.
+            output_hidden_states: whether the output holds every vision layer's input and the last one's output, or the
+                indices of those that it holds; by default what the configuration says.
             output_attentions: whether the output holds the vision attentions, computed eagerly; by default what the
                 configuration says.
             return_dict: false for a tuple of what is not None; by default what the configuration says.
@@ -169,7 +186,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
             embeds=project_image(tower, norms[-1], output.last[:, 0]),  # f, (B, D)
             tokens=output.last,
             class_embeds=class_embeds,
-            hidden_states=(output.first, *output.layers) if output_hidden_states else None,
+            hidden_states=_chosen((output.first, *output.layers), output_hidden_states),
             attentions=output.attentions if output_attentions else None,
         )
 
@@ -261,6 +278,17 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
     def freeze(self) -> None:
         """Freeze what never trains: here everything."""
         self.requires_grad_(False)
+
+
+def _chosen(states: tuple[Tensor, ...], wanted: bool | list[int]) -> tuple[Tensor | None, ...] | None:
+    """Return the hidden states that are wanted, with None in place of the others; None if none are."""
+    if isinstance(wanted, bool) or not wanted:
+        return states if wanted else None
+    indices = range(len(states))
+    if any(index not in range(-len(states), len(states)) for index in wanted):
+        raise ValueError(f"output_hidden_states must hold indices of {len(states)} states, got {wanted}.")
+    kept = {indices[index] for index in wanted}
+    return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 # Saved folders carry the code that they need (`trust_remote_code`); holds for every model derived from this one.

@@ -11,6 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 from splip_space.endpoints import AT_ONCE, MAX_PIXELS, MAX_WAITING, SHOWN, Actions
+from splip_space.zero_gpu import lend_gpu
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import BaseRoute, Mount, Route
@@ -152,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
         note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
         if note:
             print(note, file=sys.stderr)
+    for gallery_model in {id(gallery.model): gallery.model for gallery in finder.galleries.values()}.values():
+        lend_gpu(gallery_model)
     app, routes = build_app(finder, tools=args.mcp)
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "mcp_server": args.mcp}

@@ -61,6 +61,27 @@ def test_a_folder_becomes_three_splits(own_folder, tmp_path):
     assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
 
 
+def test_swapped_folders_are_doubted_in_one_line(tmp_path, capsys):
+    """And in what is recorded; nothing is refused."""
+    for name in ("sketch", "photo"):
+        for label in ("cat", "dog"):
+            (tmp_path / "right" / name / label).mkdir(parents=True)
+            for number in range(3):
+                picture = Image.effect_noise((60, 40), 90) if name == "photo" else Image.new("L", (60, 40), 255)
+                if name == "sketch":
+                    picture.paste(0, (5 + number, 5, 7 + number, 35))
+                picture.save(tmp_path / "right" / name / label / f"{number}.png")
+    shutil.copytree(tmp_path / "right" / "sketch", tmp_path / "wrong" / "photo")
+    shutil.copytree(tmp_path / "right" / "photo", tmp_path / "wrong" / "sketch")
+    line = (
+        "6 of 6 sketches do not look drawn and 6 of 6 photos look like line drawings: are sketches and photos swapped?"
+    )
+    summary = run("folder", "--data-dir", tmp_path / "right", "--out", tmp_path / "a", "--unseen", "cat")
+    assert "doubt" not in summary["report"] and "  doubt: " not in capsys.readouterr().out
+    summary = run("folder", "--data-dir", tmp_path / "wrong", "--out", tmp_path / "b", "--unseen", "cat")
+    assert summary["report"]["doubt"] == line and f"  doubt: {line}\n" in capsys.readouterr().out
+
+
 def test_a_prepared_dataset_streams_by_its_name(own_folder, tmp_path):
     run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "cat", "--title", "mine")
     stream = datasets.load_dataset(str(tmp_path / "out"), "mine", split="train", streaming=True)

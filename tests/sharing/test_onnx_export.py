@@ -115,6 +115,7 @@ def test_index_and_search_take_the_file_for_its_model(domain, photos, tmp_path, 
     wanted = Gallery.open(out, (model, processor)).search(sketch)
     assert [each["path"] for each in found] == [each.path for each in wanted]
     assert [each["score"] for each in found] == pytest.approx([each.score for each in wanted], abs=1e-5)
+    assert Gallery.open(out).processor.invert_sketches == "auto"
     assert main(["search", "--text", "red", "--gallery", out]) == 2
     assert "has no text tower (it is folded, or an ONNX file): search without words." in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from spaces import ROOT, build, write_photos, write_sketch
 
 from modeling_splip.loading import LARGER_MODEL
@@ -198,6 +198,46 @@ def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
     assert one.model is other.model and len(other) == 6
     with pytest.raises(ValueError, match="There is no gallery 'birds', only mini, fishes"):
         finder.choose("birds", None)
+
+
+def test_the_page_says_what_is_odd_about_a_sketch(app, served, gallery, tmp_path, monkeypatch):
+    sketch = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(sketch).ellipse([10, 10, 50, 50], outline="black", width=3)
+    actions, folder = app.Actions(Finder({"mini": gallery})), str(gallery.folder)
+
+    def draw(image: Image.Image) -> tuple[list[int], str]:
+        image.save(tmp_path / "sketch.png")
+        data = gradio.data_classes.ImageData(path=str(tmp_path / "sketch.png"))
+        answer = asyncio.run(actions.search(data, gallery="mini", k=5))
+        return [photo["row"] for photo in answer["photos"]], answer["remark"]
+
+    gradio = pytest.importorskip("gradio", reason="the Space needs splip[space]")
+    wanted, plain = draw(sketch)
+    assert plain == ""
+    found, remark = draw(ImageOps.invert(sketch))
+    assert found == wanted and "A sketch looks white on black and is inverted" in remark and "\n" not in remark
+    assert "does not look drawn" in draw(Image.effect_noise((64, 64), 90).convert("RGB"))[1]
+
+    monkeypatch.setattr(app, "stop_on_signals", lambda: None)
+    opened = []
+    monkeypatch.setattr(app, "build_app", lambda finder, build=app.build_app: opened.append(finder) or build(finder))
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", folder, "--invert-sketches", "false"])
+    assert app.main() == 0
+    assert opened[0].choose(None, None).processor.invert_sketches == "false"
+
+
+def test_drawings_as_own_photos_are_doubted(gallery, world, tmp_path):
+    finder = Finder({"mini": gallery})
+    for number in range(3):
+        page = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(page).line([(5, 5 + number), (60, 50)], fill="black", width=2)
+        page.save(tmp_path / f"{number}.png")
+    own = finder.index([str(tmp_path / f"{number}.png") for number in range(3)], None, 10_000)
+    assert own.summary().startswith("3 photos of yours can be searched now. 3 of 3 photos look like line drawings: a ")
+    own.delete()
+    own = finder.index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
+    assert own.summary() == "6 photos of yours can be searched now."
+    own.delete()
 
 
 def test_own_photos_are_deleted_and_limited(gallery, world, tmp_path):

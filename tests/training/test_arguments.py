@@ -164,6 +164,16 @@ def test_flags_that_are_true_or_false(words, tmp_path):
     assert arguments.mixed_precision == "no"
 
 
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", "true"), ("no", "false"), ("yes", "true")])
+def test_sketches_are_inverted_as_a_recipe_or_a_flag_says(text, value, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"dataset: data\ninvert_sketches: {text}\n")
+    recipe = ["--recipe", str(tmp_path / "recipe.yaml")]
+    assert parse_arguments(recipe).invert_sketches == value
+    assert parse_arguments([*recipe, "--invert_sketches", "false"]).invert_sketches == "false"
+    with pytest.raises(ValueError, match="invert_sketches must be auto, true or false, got 'maybe'"):
+        parse_arguments([*recipe, "--invert_sketches", "maybe"])
+
+
 def test_a_flag_of_the_wrong_type_shows_the_usage(capsys):
     with pytest.raises(SystemExit) as stop:
         parse("--epochs", "many")

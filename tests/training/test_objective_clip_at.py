@@ -1,8 +1,12 @@
 """The objective of CLIP-AT against losses added up image by image."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, ROOT
 from method_models import batch_of, build
 from torch.nn import functional as F
 
@@ -160,6 +164,35 @@ def test_the_running_divergence_trains_with_one_class_a_batch(tiny_clip):
     assert losses["divergence"] > 0 and any(grad.abs().max() > 0 for grad in grads)
     one = ClipAtObjective(objective.model, ClipAtSettings(divergence=1.0), "fine_grained")
     assert float(one(batch | {"label": torch.full((4,), 2)})["divergence"].detach()) == 0
+
+
+PROCESS = """
+import sys, torch
+from modeling_splip.training.objective_clip_at import RunningNormals
+
+rank, file = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+normals = RunningNormals(4).train()
+deltas, labels = [([0.1, 0.3, 0.5, 0.9], [1, 1, 2, 2]), ([0.2, 0.6, -0.4, 0.0], [1, 1, 3, 3])][rank]
+normals(torch.tensor(deltas), torch.tensor(labels))
+print(normals.moments.tolist(), normals.known.tolist())
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_the_running_divergence_follows_the_batches_of_all_processes(tmp_path):
+    words = [sys.executable, "-c", PROCESS]
+    started = [
+        subprocess.Popen([*words, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for rank in (0, 1)
+    ]
+    told = [process.communicate(timeout=120)[0] for process in started]
+    assert told[0] == told[1] and told[0]
+    one = RunningNormals(4).train()
+    one(torch.tensor([0.1, 0.3, 0.2, 0.6, 0.5, 0.9, -0.4, 0.0]), torch.tensor([1, 1, 1, 1, 2, 2, 3, 3]))
+    found = torch.tensor(json.loads(told[0].partition("]] [")[0] + "]]"))
+    torch.testing.assert_close(found, one.moments)
+    assert one.known.tolist() == [False, True, True, True] and "[False, True, True, True]" in told[0]
 
 
 def test_text_layer_norms_train_by_the_class_loss(tiny_clip, pixels):
