@@ -18,6 +18,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modeling_splip.search.confidence import CONVINCING
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.own_photos import OwnPhotos
 from modeling_splip.search.pictures import results_picture
@@ -64,18 +65,23 @@ class Actions:
 
         Returns:
             photos, best first, each with its row in the gallery, score (higher is better), label ("" where unknown),
-            name of its file, and picture, the address of a thumbnail below this server's; milliseconds that it took; a
-            remark if the sketch was inverted or does not look drawn, otherwise "".
+            name of its file, and picture, the address of a thumbnail below this server's; milliseconds that it took;
+            the confidence in what a sketch alone finds, which is the share of random scribbles that find less near photos,
+            otherwise null; a remark if this is low, or the sketch was inverted or does not look drawn, otherwise "".
         """
 
-        def search() -> tuple[list[Result], str]:
-            image = _sketch(sketch)
-            return self.finder.search(image, words, weight, gallery, k, own, like), self.finder.remark(image)
+        def search() -> tuple[list[Result], str, float | None]:
+            image, spoken = _sketch(sketch), (words or "").strip()
+            found = self.finder.search(image, words, weight, gallery, k, own, like)
+            share = self.finder.choose(gallery, own).confidence(found) if not spoken and like is None else None
+            doubt = f"Not convincing: of random scribbles, {1 - (share or 0):.0%} find photos at least as near."
+            doubts = [doubt] if share is not None and share < CONVINCING else []
+            return found, " ".join(filter(None, [self.finder.remark(image), *doubts])), share
 
         start = time.perf_counter()
-        found, remark = await self._run(search)
+        found, remark, share = await self._run(search)
         took = {"milliseconds": round(1000 * (time.perf_counter() - start))}
-        return self._answer(found, gallery, own) | took | {"remark": remark}
+        return self._answer(found, gallery, own) | took | {"confidence": share, "remark": remark}
 
     async def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, Any]:
         """Find photos that resemble one that was found.
@@ -196,7 +202,7 @@ class Actions:
     def _picture(
         self, sketch: ImageData | None, words: str, weight: float, name: str, like: float | None, own: OwnPhotos | None
     ) -> Image.Image:
-        image, title = _sketch(sketch), words.strip() or "Drawn"
+        image, title = _sketch(sketch), (words or "").strip() or "Drawn"
         found = self.finder.search(image, words, weight, name, IN_PICTURE, own, like)
         if like is not None:
             liked = self.finder.choose(name, own).result(int(like))

@@ -15,6 +15,7 @@ from ..evaluation.pictures import PHOTO_KINDS, check_picture
 from ..loading import drawn_world_note
 from ..processing_splip import INVERSIONS, to_rgb
 from ..search.base import SearchableGallery
+from ..search.confidence import CONVINCING
 from ..search.contact_sheet import write_contact_sheet
 from ..search.gallery import Gallery
 from ..search.pictures import matches_picture, results_picture
@@ -80,11 +81,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         found = [gallery.search(None, args.k, args.text, **options)]
     write_files(args, gallery, sketches, found)
+    plain = args.text is None and not where and args.collapse is None
+    certain = [gallery.confidence(results) if plain else None for results in found]
     if args.json:
-        print(json.dumps(_record(args, gallery, found), indent=1, allow_nan=False))
-    else:
-        for name, results in zip(_names(args.sketches, args.text), found, strict=True):
-            _print_table(name, results)
+        print(json.dumps(_record(args, gallery, found, certain), indent=1, allow_nan=False))
+        return 0
+    for name, results, share in zip(_names(args.sketches, args.text), found, certain, strict=True):
+        _print_table(name, results)
+        if share is not None and share < CONVINCING:
+            print(f"  Not convincing: of random scribbles, {1 - share:.0%} find photos at least as near.")
     return 0
 
 
@@ -143,10 +148,12 @@ def _filters(texts: list[str]) -> dict[str, list[str]]:
     return where
 
 
-def _record(args: argparse.Namespace, gallery: SearchableGallery, found: list[list[Result]]) -> dict[str, Any]:
+def _record(
+    args: argparse.Namespace, gallery: SearchableGallery, found: list[list[Result]], certain: list[float | None]
+) -> dict[str, Any]:
     queries = [
-        {"sketch": sketch, "text": args.text, "results": [result.as_dict() for result in results]}
-        for sketch, results in zip(args.sketches or [None], found, strict=True)
+        {"sketch": sketch, "text": args.text, "confidence": share, "results": [result.as_dict() for result in results]}
+        for sketch, results, share in zip(args.sketches or [None], found, certain, strict=True)
     ]
     facts = {name: gallery.manifest[name] for name in ("model", "fingerprint")}
     return {"gallery": args.gallery, **facts, "queries": queries}

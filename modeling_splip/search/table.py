@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 
 from ..common.hub import is_hub_id
+from .confidence import are_facts
 
 SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
@@ -109,6 +110,8 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         wrong = ["data"]
     if not _HASH.fullmatch(str(manifest.get("embeddings", "0" * 64))):  # which galleries of earlier versions lack
         wrong.append("embeddings")
+    if not wrong and manifest.get("scribbles") is not None and not are_facts(manifest["scribbles"], manifest["dim"]):
+        wrong = ["scribbles"]
     if wrong:
         raise ValueError(f"'{path}' is damaged (fields {', '.join(wrong)}): build it again with `splip index`.")
     return manifest

@@ -220,10 +220,29 @@ def test_the_page_says_what_is_odd_about_a_sketch(app, served, gallery, tmp_path
 
     monkeypatch.setattr(app, "stop_on_signals", lambda: None)
     opened = []
-    monkeypatch.setattr(app, "build_app", lambda finder, build=app.build_app: opened.append(finder) or build(finder))
+    monkeypatch.setattr(
+        app, "build_app", lambda finder, build=app.build_app, **how: opened.append(finder) or build(finder, **how)
+    )
     monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", folder, "--invert-sketches", "false"])
     assert app.main() == 0
     assert opened[0].choose(None, None).processor.invert_sketches == "false"
+
+
+def test_what_is_not_convincing_is_told(app, gallery, monkeypatch, tmp_path):
+    """Of a sketch alone; words and photos that were found are judged by nothing."""
+    actions, file = app.Actions(Finder({"mini": gallery})), write_sketch(tmp_path / "sketch.png", "tree", 1)
+    data = pytest.importorskip("gradio").data_classes.ImageData(path=str(file))
+
+    def ask(**inputs) -> tuple[float | None, str]:
+        answer = asyncio.run(actions.search(gallery="mini", **inputs))
+        return answer["confidence"], answer["remark"]
+
+    share = gallery.confidence(gallery.search(str(file), 12))
+    assert share is not None and ask(sketch=data)[0] == pytest.approx(share)
+    assert ask(words="red") == ask(sketch=data, words="red") == ask(sketch=data, like=1) == (None, "")
+    for beaten, said in ((0.49, "Not convincing: of random scribbles, 51% find photos at least as near."), (0.5, "")):
+        monkeypatch.setattr(Gallery, "confidence", lambda self, found, beaten=beaten: beaten)
+        assert ask(sketch=data) == (beaten, said)
 
 
 def test_drawings_as_own_photos_are_doubted(gallery, world, tmp_path):

@@ -138,6 +138,7 @@ def test_nulls_and_what_is_no_number_are_refused_in_a_sentence(address, server):
         ("search", [None, "red", 0.5, "mini", float("nan"), None], "k must be a number from 1 to 50, got nan"),
         ("search", [None, "red", 0.5, "mini", "5", None], "k must be a number from 1 to 50, got '5'"),
         ("search", [None, None, 0.5, None, 5, None], "Nothing is drawn yet"),
+        ("picture", [None, None, 0.5, None, None], "Nothing is drawn yet"),
         ("similar", [None, "mini", 5], "Row None is not in this gallery of 30 photos"),
         ("similar", [float("nan"), "mini", 5], "Row nan is not in this gallery of 30 photos"),
         ("similar", [1, "mini", None], "k must be a number from 1 to 50, got None"),
@@ -280,4 +281,5 @@ def test_a_sketch_in_white_on_black_is_remarked_on(client, sketch, tmp_path):
         Image.eval(image.convert("L"), lambda value: 255 - value).save(tmp_path / "dark.png")
     dark = gradio_client.handle_file(str(tmp_path / "dark.png"))
     assert "inverted" in client.predict(dark, api_name="/search")["remark"]
-    assert client.predict(gradio_client.handle_file(str(sketch)), api_name="/search")["remark"] == ""
+    plain = client.predict(gradio_client.handle_file(str(sketch)), None, api_name="/search")  # no words
+    assert "inverted" not in plain["remark"] and plain["photos"]
