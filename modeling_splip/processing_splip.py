@@ -199,11 +199,7 @@ class SplipProcessor(ProcessorMixin):
         return square
 
     def view(self, image: Any, modality: str) -> Image.Image:
-        """Return the part of an image that the model sees, in the image's own resolution.
-
-        Raises:
-            FileNotFoundError, ValueError: if the image cannot be read.
-        """
+        """Return the part of an image that the model sees, in the image's own resolution; raises what `prepare` does."""
         rgb, settings = self.prepare(image, modality), self.image_processor
         if not settings.do_center_crop:
             return rgb
@@ -212,8 +208,8 @@ class SplipProcessor(ProcessorMixin):
         if "shortest_edge" in size and settings.do_resize:
             across = down = min(rgb.size) / size["shortest_edge"]
         width, height = crop["width"] * across, crop["height"] * down
-        left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
-        return rgb.crop((round(left), round(top), round(left + width), round(top + height)))
+        box = (rgb.width - width, rgb.height - height, rgb.width + width, rgb.height + height)
+        return rgb.crop(tuple(round(side / 2) for side in box))
 
     def _cut(self, rgb: Image.Image) -> Image.Image:
         """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
