@@ -21,6 +21,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 
 from modeling_splip.common.files import write_json
 from modeling_splip.common.processes import on_cpu
+from modeling_splip.common.text import one_line
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, validation_view
 from modeling_splip.evaluation.embedder import Embedder
@@ -251,4 +252,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"train_accelerate: {' '.join(str(error).split())}")
+        sys.exit(f"train_accelerate: {one_line(error)}")

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import cached_file
 
+from .configuration_retriever import check_against, set_tower_dtypes
+
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MODULES = "modules.json"  # sentence-transformers'
@@ -57,7 +59,7 @@ def read_model_type(name: str, hub: Mapping[str, Any]) -> str | None:
     try:
         with open(file, encoding="utf-8") as opened:
             return json.load(opened).get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"'{name}/{CONFIG}' is damaged: save or download the model again.") from error
 
 
@@ -82,8 +84,11 @@ def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
         return _read_file(single, name)
     if index is None:
         raise OSError(f"'{name}' has no {WEIGHTS}: save or download the model again; other formats are never read.")
-    with open(index, encoding="utf-8") as file:
-        shards = sorted(set(json.load(file)["weight_map"].values()))
+    try:
+        with open(index, encoding="utf-8") as file:
+            shards = sorted(map(str, set(json.load(file)["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"'{name}/{INDEX}' is damaged: save or download the model again.") from error
     for shard in shards:
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
             raise ValueError(
@@ -238,6 +243,7 @@ class Checkpoints:
         set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")), state)
         # Tensors mapped from a file are not aligned like those made here, and kernels round differently on them.
         state = {key: tensor.clone() for key, tensor in state.items()}
+        check_against(config.clip_config, state)
         skip = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"config": config, "state_dict": state, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
@@ -280,18 +286,3 @@ class Checkpoints:
                 "AutoModel, or its own class."
             )
         return cls.config_class.from_pretrained(name, return_unused_kwargs=True, **hub, **fields)
-
-
-def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
-    """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
-
-    Args:
-        config: the model's configuration, changed in place.
-        dtype: what was asked for; "auto" and None mean the configuration's.
-        state: the model's tensors, whose dtype counts where nothing else says one.
-    """
-    dtype = config.dtype if dtype in (None, "auto") else dtype
-    if dtype is None:
-        dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
-    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
-        tower.dtype = dtype

@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPModel
 
 from .checkpoint_files import HUB_ARGUMENTS, read_model_type
+from .configuration_retriever import check_clip_size
 from .fingerprints import weights_fingerprint
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
@@ -67,7 +69,8 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
     path = resolve_base(base)
     check_is_clip(base, path, kwargs)
     try:
-        clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
+        with _shapes_fit(base):
+            clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
     except SafetensorError as error:
         raise OSError(f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again.") from error
     except OSError as error:
@@ -118,13 +121,29 @@ def load_recorded_clip(base: str, config: Any, **kwargs: Any) -> CLIPModel:
     return clip
 
 
-def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
-    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP."""
+@contextmanager
+def _shapes_fit(name: str) -> Iterator[None]:
+    """Raise ValueError where transformers finds that a configuration and its weights have other shapes."""
     try:
-        found = read_model_type(path, {key: hub[key] for key in HUB_ARGUMENTS if key in hub})
-    except (OSError, ValueError):
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(
+            f"The configuration of '{name}' does not fit its weights, or the memory: save or download the model again."
+        ) from error
+
+
+def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
+    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP, or of absurd size."""
+    place = {key: hub[key] for key in HUB_ARGUMENTS if key in hub}
+    try:
+        found = read_model_type(path, place)
+    except OSError:
         return  # loading says it better
     if found != CLIPConfig.model_type:
         raise ValueError(
             f"Base CLIP '{base}' is a '{found}' model: pass a CLIP, or load a trained model by its name alone."
         )
+    try:
+        check_clip_size(CLIPConfig.from_pretrained(path, **place))
+    except Exception as error:  # transformers checks values by its own kinds of errors
+        raise ValueError(f"The configuration of base CLIP '{base}' is damaged ({error}): get it again.") from error

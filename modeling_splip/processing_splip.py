@@ -3,12 +3,13 @@
 import difflib
 import enum
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageChops
-from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 from transformers.utils import logging
@@ -18,12 +19,15 @@ from .configuration_retriever import check_modality
 from .image_files import (
     has_dark_ground,
     image_from_array,
+    image_from_tensor,
+    image_in_work,
     is_blank,
     is_line_drawing,
     is_no_drawing,
     open_image,
     upright_rgb,
 )
+from .image_memory import final_size, square
 
 logger = logging.get_logger(__name__)
 
@@ -96,7 +100,8 @@ class SplipProcessor(ProcessorMixin):
         """
         path = resolve_base(base)
         try:
-            parts = CLIPImageProcessorPil.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            parts = CLIPImageProcessorPil.from_pretrained(path), tokenizer
         except (OSError, ValueError) as error:
             local = "has no loadable image processor and tokenizer"
             where = local if os.path.isdir(path) else "is no local folder and not on the Hub or in the cache"
@@ -180,36 +185,24 @@ class SplipProcessor(ProcessorMixin):
     def prepare(self, image: Any, modality: str) -> Image.Image:
         """Return the RGB image that is then resized: a sketch padded to a square; of a very long photo the middle.
 
+        A large image is resized here, to the same pixels, without copies of its full size.
+
         Raises:
             FileNotFoundError, ValueError: if the image cannot be read.
         """
-        rgb = to_rgb(image)
-        if modality == "photo":
-            return self._cut(rgb)
-        dark = self.invert_sketches != "true" and has_dark_ground(rgb)
-        if dark:
-            say(INVERTED if self.invert_sketches == "auto" else NOT_INVERTED)
-        if self.invert_sketches == "true" or (dark and self.invert_sketches == "auto"):
-            rgb = ImageChops.invert(rgb)
-        if rgb.width == rgb.height:
-            return rgb
-        side = max(rgb.size)
-        square = Image.new("RGB", (side, side), "white")
-        square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
-        return square
-
-    def view(self, image: Any, modality: str) -> Image.Image:
-        """Return the part of an image that the model sees, in the image's own resolution; raises what `prepare` does."""
-        rgb, settings = self.prepare(image, modality), self.image_processor
-        if not settings.do_center_crop:
-            return rgb
-        size, crop = _plain(settings.size), _plain(settings.crop_size)
-        across, down = rgb.width / size.get("width", rgb.width), rgb.height / size.get("height", rgb.height)
-        if "shortest_edge" in size and settings.do_resize:
-            across = down = min(rgb.size) / size["shortest_edge"]
-        width, height = crop["width"] * across, crop["height"] * down
-        box = (rgb.width - width, rgb.height - height, rgb.width + width, rgb.height + height)
-        return rgb.crop(tuple(round(side / 2) for side in box))
+        with rgb_in_work(image) as rgb:
+            resample = self.image_processor.resample
+            if modality == "photo":
+                rgb = self._cut(rgb)
+                size = final_size(self.image_processor, *rgb.size)
+                return rgb.resize(size, resample) if size else rgb
+            dark = self.invert_sketches != "true" and has_dark_ground(rgb)
+            if dark:
+                say(INVERTED if self.invert_sketches == "auto" else NOT_INVERTED)
+            if self.invert_sketches == "true" or (dark and self.invert_sketches == "auto"):
+                rgb = ImageChops.invert(rgb)
+            size = final_size(self.image_processor, max(rgb.size), max(rgb.size))
+            return rgb if rgb.width == rgb.height and not size else square(rgb, size, resample)
 
     def _cut(self, rgb: Image.Image) -> Image.Image:
         """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
@@ -271,7 +264,7 @@ def to_rgb(image: Any) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         image = open_image(image)
     elif isinstance(image, torch.Tensor):
-        image = _from_tensor(image)
+        image = image_from_tensor(image)
     elif isinstance(image, np.ndarray):
         image = image_from_array(image)
     elif not isinstance(image, Image.Image):
@@ -279,17 +272,14 @@ def to_rgb(image: Any) -> Image.Image:
     return upright_rgb(image)
 
 
-def _from_tensor(tensor: Tensor) -> Image.Image:
-    tensor = tensor.detach().cpu()
-    tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
-    if tensor.ndim == 3:
-        tensor = tensor.movedim(0, -1)  # (H, W, channels)
-    elif tensor.ndim != 2:
-        raise ValueError(
-            f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
-            "of images for a batch."
-        )
-    return image_from_array(tensor.numpy())
+@contextmanager
+def rgb_in_work(image: Any) -> Iterator[Image.Image]:
+    """Yield what `to_rgb` returns; while a large file is in work, other large ones wait (`image_in_work`)."""
+    if isinstance(image, str | os.PathLike):
+        with image_in_work(image) as opened:
+            yield to_rgb(opened)
+    else:
+        yield to_rgb(image)
 
 
 def _plain(value: Any) -> Any:

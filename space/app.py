@@ -11,6 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 from splip_space.endpoints import AT_ONCE, MAX_PIXELS, MAX_WAITING, SHOWN, Actions
+from splip_space.server import known_names, serve, upload_folder
 from splip_space.zero_gpu import lend_gpu
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -24,7 +25,7 @@ from modeling_splip.search import service
 from modeling_splip.search.own_photos import OwnPhotos
 from modeling_splip.search.packaged import open_packaged
 from modeling_splip.search.photos import limit_images
-from modeling_splip.search.service import Finder, check_address, chosen_galleries, stop_on_signals
+from modeling_splip.search.service import Finder, check_address, chosen_galleries
 
 FOLDER = Path(__file__).parent
 TITLE = "Draw a sketch, find the photo"
@@ -139,6 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
+    parser.add_argument("--allow-host", action="append", default=[], help="another name of this server; repeatable")
     parser.add_argument("--mcp", action="store_true", help="also serve the actions as tools for assistants (MCP)")
 
 
@@ -159,10 +161,10 @@ def run(args: argparse.Namespace) -> int:
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "mcp_server": args.mcp}
     options["app_kwargs"] = {"routes": routes}  # before Gradio's own: the page stands in place of Gradio's
-    app.launch(server_name=args.host, server_port=args.port, prevent_thread_lock=True, **options)
-    app.server.config.timeout_graceful_shutdown = 1  # otherwise it waits for every open page
-    stop_on_signals()
-    app.block_thread()
+    options |= {"server_name": args.host, "server_port": args.port}
+    names = known_names(args.host or os.environ.get("GRADIO_SERVER_NAME"), args.allow_host)
+    with upload_folder():
+        serve(app, names, **options)
     return 0
 
 

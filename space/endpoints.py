@@ -66,8 +66,8 @@ class Actions:
         Returns:
             photos, best first, each with its row in the gallery, score (higher is better), label ("" where unknown),
             name of its file, and picture, the address of a thumbnail below this server's; milliseconds that it took;
-            the confidence in what a sketch alone finds, the share of random scribbles that find less near photos, otherwise
-            null; a remark if this is low, or the sketch was inverted or does not look drawn, otherwise "".
+            the confidence in what a sketch alone finds, the share of random scribbles that find less near photos,
+            otherwise null; a remark if this is low, or the sketch was inverted or does not look drawn, otherwise "".
         """
 
         def search() -> tuple[list[Result], str, float | None]:

@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 
 from ..common.files import write_json, write_text
+from ..common.text import printable, printable_lines
 from ..loading import load_retriever
 from ..modeling_retriever import Retriever
 from ..search.table import CARD, GROUP_ROWS, MANIFEST, read_manifest
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(upload(kind, repo, stage, args.private, args.revision))
         if args.dry_run:
-            print(f"\n{(stages['model', args.repo] / CARD_FILE).read_text('utf-8')}")
+            card = (stages["model", args.repo] / CARD_FILE).read_text("utf-8")
+            print(f"\n{printable_lines(card)}")
     return 0
 
 
@@ -96,7 +98,7 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
     facts = CardFacts(
         repo=args.repo,
         method=type(model),
-        config=AutoConfig.from_pretrained(stage),
+        config=AutoConfig.from_pretrained(stage, trust_remote_code=False),
         fingerprint=fingerprint,
         run=read_run(folder),
         records=[record for path in args.results for record in read_records(path)],
@@ -124,7 +126,7 @@ def list_files(kind: str, repo: str, stage: Path) -> None:
     sizes = {path.relative_to(stage).as_posix(): path.stat().st_size for path in stage.rglob("*") if path.is_file()}
     print(f"{kind} {repo}: {len(sizes)} files, {sum(sizes.values()):,} bytes")
     for name, size in sorted(sizes.items()):
-        print(f"{size:>14,}  {name}")
+        print(f"{size:>14,}  {printable(name)}")
 
 
 def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:

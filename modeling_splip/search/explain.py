@@ -73,7 +73,7 @@ def explain(model: Any, processor: Any, sketch: Any, photo: Any) -> Matches:
     sketch, photo = to_rgb(sketch), to_rgb(photo)
     if processor.is_blank(sketch):
         raise ValueError("Nothing is drawn on the sketch: draw the outline of a thing.")
-    views = processor.view(sketch, "sketch"), processor.view(photo, "photo")
+    views = seen(processor, sketch, "sketch"), seen(processor, photo, "photo")
     (own, f), (other, g) = (
         _local_tokens(model, processor, image, modality) for image, modality in ((sketch, "sketch"), (photo, "photo"))
     )
@@ -82,6 +82,29 @@ def explain(model: Any, processor: Any, sketch: Any, photo: Any) -> Matches:
     cosines = (own @ other.T).clamp(-1, 1).cpu().numpy()  # (P, P)
     drawn = _drawn(views[0], side)
     return Matches(*views, (side, side), cosines, drawn, _pairs(cosines, drawn, side), float((f @ g).clamp(-1, 1)))
+
+
+def seen(processor: Any, image: Any, modality: str) -> Image.Image:
+    """Return the part of an image that a model sees, in the image's own resolution.
+
+    Args:
+        processor: the model's.
+        image: a PIL image, path or array.
+        modality: "sketch" or "photo".
+
+    Raises:
+        FileNotFoundError, ValueError: if the image cannot be read.
+    """
+    rgb, settings = processor.prepare(image, modality), processor.image_settings()
+    if not settings["do_center_crop"]:
+        return rgb
+    size, crop = settings["size"], settings["crop_size"]
+    across, down = rgb.width / size.get("width", rgb.width), rgb.height / size.get("height", rgb.height)
+    if "shortest_edge" in size and settings["do_resize"]:
+        across = down = min(rgb.size) / size["shortest_edge"]
+    width, height = crop["width"] * across, crop["height"] * down
+    left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
+    return rgb.crop((round(left), round(top), round(left + width), round(top + height)))
 
 
 def _local_tokens(model: Any, processor: Any, image: Any, modality: str) -> tuple[torch.Tensor, torch.Tensor]:

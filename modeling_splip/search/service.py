@@ -1,6 +1,7 @@
 """What a server of galleries needs: search by name, an address to listen on, and a clean stop."""
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -17,13 +18,14 @@ from .base import check_range
 from .explain import Matches
 from .gallery import Gallery
 from .own_photos import OwnPhotos
-from .photos import decode_photo
+from .photos import photo_in_work
 from .result import Result
 
 OWN_PHOTOS = "My own photos"
 MAX_OWN_PHOTOS = 200
 MAX_RESULTS = 50
 MAX_WORDS = 200
+SKETCH_PIXELS = 4_000_000
 _DEMO_GALLERY = "runs/demo/gallery"
 
 
@@ -186,7 +188,7 @@ def _refined(gallery: Gallery, row: int, sketch: Image.Image | None, text: str, 
 
 
 def read_sketch(source: str | bytes, max_pixels: int) -> Image.Image:
-    """Decode an uploaded sketch.
+    """Decode an uploaded sketch; one of more than `SKETCH_PIXELS` is made smaller, as several may wait for the model.
 
     Args:
         source: its file, or its content.
@@ -195,7 +197,10 @@ def read_sketch(source: str | bytes, max_pixels: int) -> Image.Image:
         ValueError: in one sentence that does not name the server's file, if it is no image or has too many pixels.
     """
     try:
-        return decode_photo(source if isinstance(source, bytes) else Path(source).read_bytes(), max_pixels)
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with photo_in_work(content, max_pixels) as image:
+            factor = math.ceil(math.sqrt(image.width * image.height / SKETCH_PIXELS))
+            return image.reduce(factor) if factor > 1 else image
     except Exception as error:  # a decoder may raise anything on damaged data
         raise ValueError(f"The sketch is no readable image of at most {max_pixels:,d} pixels: send another.") from error
 

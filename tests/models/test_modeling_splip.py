@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from transformers import CLIPModel
 
 from modeling_splip import class_prompts, modeling_splip
+from modeling_splip.class_prompts import PackedMask
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.modeling_splip import SplipModel
-from modeling_splip.packed_attention import PackedMask
 
 TIGHT = {"embeds": 1e-10, "class_embeds": 1e-10, "means": 1e-10, "gradients": 1e-10}
 SINGLE = {"embeds": 1e-5, "class_embeds": 1e-5, "means": 1e-5, "gradients": 1e-5}

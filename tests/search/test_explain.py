@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from modeling_splip.loading import load_retriever
 from modeling_splip.processing_splip import SplipProcessor
-from modeling_splip.search.explain import explain
+from modeling_splip.search.explain import explain, seen
 from modeling_splip.search.gallery import Gallery
 
 
@@ -84,21 +84,21 @@ def test_a_picture_matches_itself_and_blank_parts_match_nothing(plain):
 
 
 @pytest.mark.parametrize(
-    ("size", "modality", "seen"),
+    ("size", "modality", "box"),
     [
         ((128, 64), "photo", (32, 0, 96, 64)),
         ((64, 64), "photo", (0, 0, 64, 64)),
         ((64, 128), "sketch", (-32, 0, 96, 128)),
     ],
 )
-def test_the_view_is_what_the_model_sees(plain, size, modality, seen):
+def test_the_view_is_what_the_model_sees(plain, size, modality, box):
     processor = plain[1]
     image = draw(3, "white" if modality == "sketch" else "red").resize(size)
-    view = processor.view(image, modality)
-    assert view.size == (seen[2] - seen[0], seen[3] - seen[1])
+    view = seen(processor, image, modality)
+    assert view.size == (box[2] - box[0], box[3] - box[1])
     whole = Image.new("RGB", (256, 256), "white")
     whole.paste(image, (64, 64))
-    assert view.tobytes() == whole.crop(tuple(64 + side for side in seen)).tobytes()
+    assert view.tobytes() == whole.crop(tuple(64 + side for side in box)).tobytes()
     pixels = [processor(images=[each], modality=modality)["pixel_values"] for each in (image, view)]
     torch.testing.assert_close(*pixels)
 
@@ -107,11 +107,11 @@ def test_the_view_knows_other_ways_to_cut(tiny_clip):
     processor = SplipProcessor.from_clip(tiny_clip)
     settings, photo = processor.image_processor, draw(3, "red").resize((160, 80))
     settings.size = {"shortest_edge": 40}  # larger than the middle that is cut
-    assert processor.view(photo, "photo").size == (64, 64)
+    assert seen(processor, photo, "photo").size == (64, 64)
     settings.size = {"height": 32, "width": 64}
-    assert processor.view(photo, "photo").size == (80, 80)
+    assert seen(processor, photo, "photo").size == (80, 80)
     settings.do_center_crop = False
-    assert processor.view(photo, "photo").size == (160, 80)
+    assert seen(processor, photo, "photo").size == (160, 80)
 
 
 def test_a_gallery_explains_its_results(plain, tmp_path):

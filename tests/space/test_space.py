@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,7 +219,6 @@ def test_the_page_says_what_is_odd_about_a_sketch(app, served, gallery, tmp_path
     assert found == wanted and "A sketch looks white on black and is inverted" in remark and "\n" not in remark
     assert "does not look drawn" in draw(Image.effect_noise((64, 64), 90).convert("RGB"))[1]
 
-    monkeypatch.setattr(app, "stop_on_signals", lambda: None)
     opened = []
     monkeypatch.setattr(
         app, "build_app", lambda finder, build=app.build_app, **how: opened.append(finder) or build(finder, **how)
@@ -345,7 +345,7 @@ def test_a_strangers_answer_names_no_folder(gallery):
 
 def test_a_sketch_too_large_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (3000, 3000)).save(tmp_path / "large.png")
-    assert read_sketch(str(tmp_path / "large.png"), 9_000_000).size == (3000, 3000)
+    assert read_sketch(str(tmp_path / "large.png"), 9_000_000).size == (1500, 1500)  # enough for every model
     with pytest.raises(ValueError, match="no readable image of at most 8,999,999 pixels"):
         read_sketch(str(tmp_path / "large.png"), 8_999_999)
 
@@ -360,3 +360,42 @@ def test_the_folder_is_one_that_a_hosted_space_builds_from():
     wanted = [line for line in (ROOT / "space" / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
     assert wanted == ["splip[space]"]  # the one place that says where it is installed from
     assert len((ROOT / "space" / "app.py").read_text("utf-8").splitlines()) <= 300
+
+
+def test_names_by_which_a_server_is_known(monkeypatch):
+    pytest.importorskip("gradio", reason="the Space needs splip[space]")
+    server = importlib.import_module("splip_space.server")
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "box.home.")
+    monkeypatch.delenv("SPACE_HOST", raising=False)
+    assert server.known_names(None) == {"localhost"}
+    assert server.known_names("0.0.0.0", ["Pics.example"]) == {
+        "localhost",
+        "0.0.0.0",
+        "box",
+        "box.home",
+        "pics.example",
+    }
+    monkeypatch.setenv("SPACE_HOST", "owner-name.hf.space")
+    assert "owner-name.hf.space" in server.known_names(None)
+
+
+def test_a_start_on_a_busy_machine_is_waited_for(monkeypatch):
+    """Gradio gives up after five seconds."""
+    pytest.importorskip("gradio", reason="the Space needs splip[space]")
+    server = importlib.import_module("splip_space.server")
+    now = iter(range(0, 10**6, 7))
+    monkeypatch.setattr("time.time", lambda: next(now))  # seven seconds pass at every look
+    slow = SimpleNamespace(config=SimpleNamespace(), started=False)
+
+    def run():
+        time.sleep(0.3)
+        slow.started = True
+        time.sleep(0.3)
+
+    slow.run = run
+    server._start(slow)
+    assert slow.started and slow.config.timeout_graceful_shutdown == 1
+    gone = SimpleNamespace(config=SimpleNamespace(), started=False, run=lambda: None)
+    with pytest.raises(OSError, match="The server did not start"):
+        server._start(gone)
