@@ -157,14 +157,14 @@ def run(args: argparse.Namespace) -> int:
             print(note, file=sys.stderr)
     for gallery_model in {id(gallery.model): gallery.model for gallery in finder.galleries.values()}.values():
         lend_gpu(gallery_model)
-    app, routes = build_app(finder, tools=args.mcp)
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "mcp_server": args.mcp}
-    options["app_kwargs"] = {"routes": routes}  # before Gradio's own: the page stands in place of Gradio's
     options |= {"server_name": args.host, "server_port": args.port}
     names = known_names(args.host or os.environ.get("GRADIO_SERVER_NAME"), args.allow_host)
-    with upload_folder():
-        serve(app, names, **options)
+    with upload_folder():  # read where components are made
+        app, routes = build_app(finder, tools=args.mcp)
+        # Before Gradio's own routes: the page stands in place of Gradio's.
+        serve(app, names, app_kwargs={"routes": routes}, **options)
     return 0
 
 
