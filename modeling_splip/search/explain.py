@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..clip_backbone import value_tokens
-from ..image_files import BLANK
+from ..image_files import BLANK_RANGE
 from ..processing_splip import to_rgb
 
 
@@ -85,26 +85,27 @@ def explain(model: Any, processor: Any, sketch: Any, photo: Any) -> Matches:
 
 
 def seen(processor: Any, image: Any, modality: str) -> Image.Image:
-    """Return the part of an image that a model sees, in the image's own resolution.
-
-    Args:
-        processor: the model's.
-        image: a PIL image, path or array.
-        modality: "sketch" or "photo".
+    """Return the part of an image that a model sees, in the image's own resolution: its processor cuts off the rest.
 
     Raises:
         FileNotFoundError, ValueError: if the image cannot be read.
     """
-    rgb, settings = processor.prepare(image, modality), processor.image_settings()
-    if not settings["do_center_crop"]:
+    rgb, settings = processor.prepare(image, modality), processor.image_processor
+    if not settings.do_center_crop:
         return rgb
-    size, crop = settings["size"], settings["crop_size"]
+    size, crop = _sides(settings.size), _sides(settings.crop_size)
     across, down = rgb.width / size.get("width", rgb.width), rgb.height / size.get("height", rgb.height)
-    if "shortest_edge" in size and settings["do_resize"]:
+    if "shortest_edge" in size and settings.do_resize:
         across = down = min(rgb.size) / size["shortest_edge"]
     width, height = crop["width"] * across, crop["height"] * down
     left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
     return rgb.crop((round(left), round(top), round(left + width), round(top + height)))
+
+
+def _sides(size: Any) -> dict[str, int]:
+    """Return the sides of a processor's size that are set."""
+    sides = size if isinstance(size, dict) else vars(size)
+    return {name: side for name, side in sides.items() if side is not None}
 
 
 def _local_tokens(model: Any, processor: Any, image: Any, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +119,7 @@ def _local_tokens(model: Any, processor: Any, image: Any, modality: str) -> tupl
 def _drawn(sketch: Image.Image, side: int) -> np.ndarray:
     """Return which patches hold greys that differ from the paper, the commonest grey: (side * side,)."""
     greys = np.asarray(sketch.convert("L")).astype(np.int64)
-    off = np.abs(greys - np.bincount(greys.ravel()).argmax()) >= BLANK  # (H, W)
+    off = np.abs(greys - np.bincount(greys.ravel()).argmax()) >= BLANK_RANGE  # (H, W)
     rows, columns = np.nonzero(off)
     patches = rows * side // off.shape[0] * side + columns * side // off.shape[1]
     return np.bincount(patches, minlength=side * side) > 0

@@ -9,8 +9,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-import train_accelerate
 from modeling_splip.training import setup
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import TrainingArguments
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.sampling import TrainingItems
@@ -208,3 +208,10 @@ def test_random_numbers_go_on_where_they_stopped(train, monkeypatch):
     drawn.clear()
     train(*words, "--max_steps", "4", "--resume", output="parts")
     assert drawn == {2: whole[2], 3: whole[3]}
+
+
+def test_the_end_names_the_model_and_the_next_command(train, prepared, tmp_path, capsys):
+    train("--epochs", "1", "--max_steps", "1", "--warmup_steps", "0")
+    model = tmp_path / "run" / "model"
+    words = f"splip evaluate --model {model} --dataset {prepared} --protocol zs"
+    assert capsys.readouterr().out.endswith(f"The model is in {model}. Measure it on the unseen classes:\n  {words}\n")
