@@ -14,8 +14,6 @@ from torch import Tensor
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import cached_file
 
-from .configuration_retriever import check_against, set_tower_dtypes
-
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 MODULES = "modules.json"  # sentence-transformers'
@@ -240,10 +238,10 @@ class Checkpoints:
         config, kwargs = cls._configuration(name, hub, kwargs)
         state = read_tensors(str(name), hub) if given is None else dict(given)
         state = cls.base_state(config, base_model, base_arguments(hub), state) | state
-        set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")), state)
+        config.set_tower_dtypes(kwargs.get("dtype", kwargs.get("torch_dtype")), state)
         # Tensors mapped from a file are not aligned like those made here, and kernels round differently on them.
         state = {key: tensor.clone() for key, tensor in state.items()}
-        check_against(config.clip_config, state)
+        config.check_against(state)
         skip = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"config": config, "state_dict": state, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]

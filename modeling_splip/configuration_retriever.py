@@ -52,27 +52,6 @@ def check_clip_size(config: CLIPConfig, most: int = MOST_WEIGHTS) -> None:
         raise ValueError(f"The configuration asks for {clip_weights(config):,d} weights, more than {most:,d}.")
 
 
-def check_against(config: CLIPConfig, state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a CLIP of this shape has many times the weights that a checkpoint holds."""
-    # A folded encoder has no text tower, and a small model is never refused.
-    check_clip_size(config, 10 * sum(tensor.numel() for tensor in state.values()) + 100_000_000)
-
-
-def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
-    """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
-
-    Args:
-        config: the model's configuration, changed in place.
-        dtype: what was asked for; "auto" and None mean the configuration's.
-        state: the model's tensors, whose dtype counts where nothing else says one.
-    """
-    dtype = config.dtype if dtype in (None, "auto") else dtype
-    if dtype is None:
-        dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
-    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
-        tower.dtype = dtype
-
-
 class RetrievalConfig(PretrainedConfig):
     """Settings of every model that can be searched with.
 
@@ -146,6 +125,24 @@ class RetrievalConfig(PretrainedConfig):
                     "another model with from_clip."
                 )
         return super().from_dict(config_dict | own, **kwargs)
+
+    def check_against(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError if the CLIP of this configuration has many times the weights that a checkpoint holds."""
+        # A folded encoder has no text tower, and a small model is never refused.
+        check_clip_size(self.clip_config, 10 * sum(tensor.numel() for tensor in state.values()) + 100_000_000)
+
+    def set_tower_dtypes(self, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
+        """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
+
+        Args:
+            dtype: what was asked for; "auto" and None mean the configuration's.
+            state: the model's tensors, whose dtype counts where nothing else says one.
+        """
+        dtype = self.dtype if dtype in (None, "auto") else dtype
+        if dtype is None:
+            dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
+        for tower in (self.clip_config, self.clip_config.vision_config, self.clip_config.text_config):
+            tower.dtype = dtype
 
     @property
     def projection_dim(self) -> int:

@@ -17,7 +17,7 @@ from .adapters_peft import base_names, check_peft, inject_peft
 from .class_prompts import check_prompt_lengths, frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
 from .clip_base import load_clip, load_recorded_clip, resolve_base
-from .configuration_retriever import MODALITIES, check_class_names, set_tower_dtypes
+from .configuration_retriever import MODALITIES, check_class_names
 from .fingerprints import loaded_state, weights_fingerprint
 from .modeling_base import RetrievalModel
 
@@ -189,7 +189,7 @@ class Retriever(RetrievalModel):
             class_names=class_names,
             **settings,
         )
-        set_tower_dtypes(config, torch.get_default_dtype())  # whatever the base is stored in
+        config.set_tower_dtypes(torch.get_default_dtype())  # whatever the base is stored in
         model = cls(config)
         model.clip.load_state_dict(clip.state_dict())
         model.start_from_clip()

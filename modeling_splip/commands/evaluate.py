@@ -111,7 +111,7 @@ def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> tuple[E
     model, processor = load_retriever(args.model, dataset.class_names)
     dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
     for note in filter(None, (drawn_world_note(model, dataset.drawn), dataset.doubt("query", "gallery"))):
-        accelerator.print(note)
+        accelerator.print(printable(note))
     baseline = args.model.split(":")[0]
     method = baseline if baseline in BASELINES else model.config.model_type
     return Embedder(model.for_search(), processor, dataset, accelerator, args.batch_size, args.workers), method

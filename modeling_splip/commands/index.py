@@ -115,7 +115,7 @@ def _print_report(out: str, report: BuildReport) -> None:
         wanted, recall = report.index["instead_of"], 100 * report.index["its_recall"]
         print(f"Index: exact, since {wanted} finds only {recall:.1f} % of the nearest photos.", file=sys.stderr)
     if report.doubt:
-        print(report.doubt, file=sys.stderr)
+        print(printable(report.doubt), file=sys.stderr)
     if report.left_out:
         print(left_out_sentence(report.left_out), file=sys.stderr)
     if report.unreadable:

@@ -20,8 +20,8 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 
 from ..common.hub import is_hub_id
-from ..common.images import doubt, open_image, sample
 from ..common.text import hint, spelling_key
+from ..image_files import doubt, open_image, sample
 
 INFO_FILE = "splip_dataset.json"
 SPLITS = ("train", "query", "gallery")
