@@ -66,7 +66,7 @@ class ClipAtModel(Retriever):
             return embeddings
         own = cast(VisualPrompts, self.prompts["shared" if self.config.share_prompts else modality])
         visual = parameter_at(own, "tokens", embeddings, embeddings.dtype)  # V, (K, d_v)
-        return torch.cat([embeddings, visual.expand(len(embeddings), -1, -1)], dim=1)
+        return torch.cat([embeddings, visual.expand(embeddings.shape[0], -1, -1)], dim=1)
 
 
 def _without_prompts(output: TowerOutput, count: int) -> TowerOutput:

@@ -31,7 +31,7 @@ class PackedMask(NamedTuple):
             attention: takes queries (N, T, d), keys and values (N, K, d) and a mask; returns (N, T, d).
             q, k, v: (B, S, d) each.
         """
-        batch, j = len(q), len(self.prefix)
+        batch, j = q.shape[0], len(self.prefix)
         count, _, length, _ = self.groups.shape
         own = [tensor[:, j:].unflatten(1, (count, length)) for tensor in (q, k, v)]  # (B, G, T, d) each
         shared = [tensor[:, None, :j].expand(-1, count, -1, -1) for tensor in (k, v)]  # (B, G, J, d) each
