@@ -1,5 +1,6 @@
-"""Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into one sequence."""
+"""Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into a few sequences."""
 
+import functools
 import json
 import math
 import string
@@ -7,41 +8,55 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .clip_backbone import Clip, embed_tokens, project_text, run_device, run_text, text_norms, text_positions
 from .configuration_retriever import MODALITIES
-from .packed_attention import PackedMask
 
-# About how many tokens of classes a group has; more if one class alone is longer.
-GROUP_TOKENS = 96
+# About how many tokens of classes a group has; more if one class alone is longer. Small groups repeat the prefix often,
+# in large ones attention costs more. Up to about 256 makes no great difference.
+GROUP_TOKENS = 128
+# Rows of a mask start at multiples of this many numbers, as the fused attention of GPUs wants; otherwise each layer
+# would copy the mask.
+MASK_ALIGNMENT = 8
 
 
 class ClassPrompts(NamedTuple):
-    """All class prompts of one modality packed into one sequence of S positions.
+    """All class prompts of one modality, packed into G sequences of S positions.
 
-    The prefix [SOS, T_1..T_m, delta, of, a] comes once, and then the words of every class. Positions restart after the
-    prefix, and a word sees the prefix and its own class only. So the result for a class is what it would be alone.
-    Classes are put into groups, and attention is computed in each group. All groups are padded to the longest one.
+    Each holds the prefix [SOS, T_1..T_m, delta, of, a] and then the words of a group of classes, padded to the longest
+    group. Positions restart after the prefix, and a word sees the prefix and its own class only. So the result for a
+    class is what it would be alone.
 
     Attributes:
-        token_ids: (S,) with the SOS token as placeholder at the m prompt positions and as padding of the groups.
-        positions: (S,) position of each token in its own class prompt.
-        mask: 0 where a position may look, -inf elsewhere.
-        eos: (C,) index of each class's EOS.
-        weights: (S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A prefix
-            token counts once for each class, the m prompts and the padding do not count. Kept in float64 on the CPU;
-            convert it once, to the dtype of the outputs that it is multiplied with.
+        token_ids: (G, S) with the SOS token as placeholder at the m prompt positions and as padding.
+        positions: (G, S) position of each token in its own class prompt.
+        mask: (G, 1, S, S), 0 where a position may look, -inf elsewhere.
+        eos: (C,) index of each class's EOS among the G S positions.
+        weights: (G S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A
+            prefix token counts once for each class, the m prompts and the padding do not count. Kept in float64 on the
+            CPU; convert it once, to the dtype of the outputs that it is multiplied with.
     """
 
     token_ids: Tensor
     positions: Tensor
-    mask: PackedMask
+    mask: Tensor
     eos: Tensor
     weights: Tensor
 
 
+class _Layout(NamedTuple):
+    """What `ClassPrompts` holds as numbers: for every group a row, and for every class its EOS."""
+
+    token_ids: list[list[int]]
+    positions: list[list[int]]
+    owners: list[list[int]]  # which class a position belongs to, -1 for the prefix, -2 for padding
+    eos: list[int]
+    counts: list[list[int]]
+
+
 def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
-    """Return the prompts of C classes packed into one sequence.
+    """Return the prompts of C classes packed into a few sequences.
 
     Args:
         prefix: token ids of the prefix without the m prompts, SOS first.
@@ -49,43 +64,51 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
         m: number of text prompts.
         device: where the tensors are made, except the weights.
     """
-    token_ids = [prefix[0]] * (1 + m) + prefix[1:]
-    j = len(token_ids)
-    positions = list(range(j))
-    counts = [len(classes)] + [0] * m + [len(classes)] * (len(prefix) - 1)
-    eos = [0] * len(classes)
-    owners = []  # for each group, which class a position belongs to
+    # Compilation traces the function itself, and warns about its cache.
+    layout = (_layout.__wrapped__ if torch.compiler.is_compiling() else _layout)(
+        tuple(prefix), tuple(tuple(ids) for ids in classes), m
+    )
+    # Moving one tensor, without waiting for it, keeps a GPU busy.
+    rows = torch.tensor([layout.token_ids, layout.positions, layout.owners]).to(device, non_blocking=True)
+    token_ids, positions, owners = rows.unbind()  # (G, S) each
+    eos = torch.tensor(layout.eos).to(device, non_blocking=True)
+    weights = torch.tensor(layout.counts, dtype=torch.float64).flatten()
+    return ClassPrompts(token_ids, positions, _mask(owners), eos, weights / weights.sum())
+
+
+@functools.lru_cache(maxsize=16)
+def _layout(prefix: tuple[int, ...], classes: tuple[tuple[int, ...], ...], m: int) -> _Layout:
+    """Return which token stands where; the arguments are those of `pack_class_prompts`."""
+    shared = [prefix[0]] * (1 + m) + list(prefix[1:])
+    j = len(shared)
     groups = _grouped([len(ids) for ids in classes])
-    length = max(sum(len(classes[c]) for c in group) for group in groups)
-    for group in groups:
-        owner: list[int] = []
+    length = j + max(sum(len(classes[c]) for c in group) for group in groups)
+    layout = _Layout([], [], [], [0] * len(classes), [])
+    for number, group in enumerate(groups):
+        token_ids, positions, owners = list(shared), list(range(j)), [-1] * j
+        # The prefix is the same in every group; the first one's counts.
+        prefix_count = 0 if number else len(classes)
+        counts = [prefix_count] + [0] * m + [prefix_count] * (len(prefix) - 1)
         for c in group:
-            owner += [c] * len(classes[c])
             token_ids += classes[c]
             positions += range(j, j + len(classes[c]))
-            eos[c] = len(token_ids) - 1
-        unused = length - len(owner)
-        counts += [1] * len(owner) + [0] * unused
-        token_ids += [prefix[0]] * unused
-        positions += [0] * unused
-        owners.append(owner + [-1] * unused)
-    weights = torch.tensor(counts, dtype=torch.float64)
-    return ClassPrompts(
-        torch.tensor(token_ids, device=device),
-        torch.tensor(positions, device=device),
-        _packed_mask(j, torch.tensor(owners, device=device)),
-        torch.tensor(eos, device=device),
-        weights / weights.sum(),
-    )
+            owners += [c] * len(classes[c])
+            layout.eos[c] = number * length + len(token_ids) - 1
+        unused = length - len(token_ids)
+        layout.token_ids.append(token_ids + [prefix[0]] * unused)
+        layout.positions.append(positions + [0] * unused)
+        layout.owners.append(owners + [-2] * unused)
+        layout.counts.append(counts + [1] * (len(token_ids) - j) + [0] * unused)
+    return layout
 
 
-def _packed_mask(j: int, owners: Tensor) -> PackedMask:
-    """Return the mask of a prefix of J positions and of G groups, given the class of each position: (G, T)."""
-    causal = torch.ones(j, j, dtype=torch.bool, device=owners.device).tril()
-    own = (owners[:, :, None] == owners[:, None]).tril()  # (G, T, T)
-    shared = own.new_ones(*owners.shape, j)  # (G, T, J)
-    visible = causal, torch.cat([shared, own], dim=2)[:, None]
-    return PackedMask(*(torch.zeros(v.shape, device=v.device).masked_fill(~v, float("-inf")) for v in visible))
+def _mask(owners: Tensor) -> Tensor:
+    """Return the mask of G sequences, given the class of each position, (G, S): (G, 1, S, S)."""
+    length = owners.shape[1]
+    room = -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
+    visible = (owners[:, :, None] == owners[:, None]) | (owners[:, None] == -1)  # (G, S, S)
+    hidden = F.pad(~visible.tril(), (0, room - length))[:, None]  # (G, 1, S, room)
+    return torch.zeros(hidden.shape, device=owners.device).masked_fill(hidden, float("-inf"))[..., :length]
 
 
 def _grouped(lengths: list[int]) -> list[list[int]]:
@@ -149,6 +172,6 @@ def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]],
     """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
     norms = text_norms(clip)
     packed = pack_class_prompts(prefix, classes, 0, run_device(clip))
-    x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
-    output = run_text(clip, x[None], norms, packed.mask, attention=attention)
-    return project_text(clip, norms[-1], output.last[0, packed.eos])
+    x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (G, S, d_t)
+    output = run_text(clip, x, norms, packed.mask, attention=attention)
+    return project_text(clip, norms[-1], output.last.flatten(0, 1)[packed.eos])

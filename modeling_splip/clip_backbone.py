@@ -1,13 +1,15 @@
-"""CLIP, run layer by layer: the only file that knows CLIP's layers.
+"""CLIP, run layer by layer: with `attention`, the only file that knows CLIP's layers.
 
 Nothing here holds state. LayerNorms and prompts are arguments, so that several adapters can share one frozen CLIP, and
 calls from several threads cannot disturb each other.
+
+Layers compute on the sequence first, (N, B, d): what is put in front of a sequence is then one block of memory, and so
+are keys and values behind those of prompts. What callers give and get has the batch first.
 
 Shapes: B images, P patches, d_v and d_t the vision and text widths, L_v and L_t their layers, D the projection.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig
 
-KeyValue = tuple[Tensor, Tensor]
+from .attention import KeyValue, KeyValueRoom, attend, linear_dtype
+
 # A CLIPModel, or another module that holds its vision tower. Torch types a module's parts as "Tensor | Module".
 Clip = Any
 # A tower's LayerNorms in its order: a list, or a LayerNormAdapter, whose items torch types as Module.
 LayerNorms = Any
-# A tensor that is added to the attention logits, or an object that computes a masked attention by `attend`.
-Mask = Any
 
 
 class TowerOutput(NamedTuple):
@@ -106,7 +107,7 @@ def text_positions(clip: Clip, positions: Tensor) -> Tensor:
 
 
 def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
-    """Return the keys and values of each vision layer's prompts, (B or 1, K, d_v) each; None where it has no prompts.
+    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
 
     The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
     that ever read a prompt.
@@ -115,13 +116,13 @@ def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Te
         norms: the vision LayerNorms in the order of `vision_norms`.
         visual_prompts: for each layer (B or 1, K, d_v) or None.
     """
-    layers = clip.vision_model.encoder.layers
-    result: list[KeyValue | None] = [None] * len(layers)
-    for index, (layer, prompt) in enumerate(zip(layers, visual_prompts, strict=True)):
+    pairs: list[Tensor] = []
+    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
         if prompt is not None:
-            normed = norms[1 + 2 * index](prompt)  # (B or 1, K, d_v)
-            result[index] = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
-    return result
+            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
+            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
+    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
+    return [None if prompt is None else next(found) for prompt in visual_prompts]
 
 
 def run_vision(
@@ -141,23 +142,23 @@ def run_vision(
         attention: "sdpa" or "eager".
         output_attentions: whether to return the attentions; they are computed eagerly.
     """
-    first = x = norms[0](embeddings)
+    x = norms[0](embeddings).transpose(0, 1).contiguous()  # (1 + P, B, d_v)
     eager = attention == "eager" or output_attentions
-    outputs: list[Tensor] = []
-    attentions: list[Any] = []
+    room = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else KeyValueRoom()
+    states, attentions = [x], []
     for index, layer in enumerate(clip.vision_model.encoder.layers):
         extra = key_values[index] if key_values is not None else None
-        x, weights = _encoder_layer(layer, norms[1 + 2 * index], norms[2 + 2 * index], None, eager, x, extra)
-        outputs.append(x)
+        x, weights = _encoder_layer(layer, norms[1 + 2 * index], norms[2 + 2 * index], None, eager, x, extra, room)
+        states.append(x)
         attentions.append(weights)
-    return TowerOutput(first, x, tuple(outputs), tuple(attentions) if output_attentions else ())
+    return _output(states, attentions if output_attentions else [])
 
 
 def run_text(
     clip: Clip,
     embeddings: Tensor,
     norms: LayerNorms,
-    mask: Mask,
+    mask: Tensor,
     text_prompts: Tensor | None = None,
     depth: int | None = None,
     attention: str = "sdpa",
@@ -167,20 +168,30 @@ def run_text(
     Args:
         embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
         norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere; for a
-            packed sequence a `PackedMask`.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere.
         text_prompts: T, (B, m, d_t), or None.
         depth: how many layers have text prompts; None for all.
         attention: "sdpa" or "eager".
     """
-    x = embeddings
-    outputs = []
+    x = embeddings.transpose(0, 1).contiguous()  # (S, B, d_t)
+    mask = mask.to(linear_dtype(x))  # here, since in every layer it would be copied again
+    if text_prompts is not None:
+        text_prompts = text_prompts.to(x.dtype).transpose(0, 1)  # (m, B, d_t)
+    states = [x]
     for index, layer in enumerate(clip.text_model.encoder.layers):
         if text_prompts is not None and (depth is None or index < depth):
-            x = torch.cat([x[:, :1], text_prompts.to(x.dtype), x[:, 1 + text_prompts.shape[1] :]], dim=1)  # (B, S, d_t)
+            m = text_prompts.shape[0]
+            first, _, rest = x.split([1, m, x.shape[0] - 1 - m])
+            x = torch.cat([first, text_prompts, rest])  # (S, B, d_t)
         x, _ = _encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
-        outputs.append(x)
-    return TowerOutput(embeddings, x, tuple(outputs), ())
+        states.append(x)
+    return _output(states, [])
+
+
+def _output(states: list[Tensor], attentions: list[Any]) -> TowerOutput:
+    """Return a tower's output from the states (N, B, d) before and after every layer."""
+    first, *layers = (state.transpose(0, 1) for state in states)
+    return TowerOutput(first, layers[-1], tuple(layers), tuple(attentions))
 
 
 def parameter_at(module: Any, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -230,60 +241,22 @@ def _encoder_layer(
     layer: Any,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Mask | None,
+    mask: Tensor | None,
     eager: bool,
     x: Tensor,
-    extra: Sequence[Tensor] | None = None,
+    extra: KeyValue | None = None,
+    room: KeyValueRoom | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run one transformer layer, with activation checkpointing after `gradient_checkpointing_enable`."""
 
-    def forward(x: Tensor, _: Tensor | None, *extra: Tensor) -> tuple[Tensor, Tensor | None]:
-        attended, weights = _attend(layer.self_attn, norm1(x), mask, extra, eager)
+    def forward(x: Tensor, extra: KeyValue | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        attended, weights = attend(layer.self_attn, norm1(x), mask, extra, room, eager)
         x = x + attended
         return x + layer.mlp(norm2(x)), weights
 
-    extra = extra or ()
     if not (getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled()):
-        return forward(x, None, *extra)
+        return forward(x, extra, None)
     # PyTorch's reentrant form sees no tensor inside of another argument, and gives parameters their gradients only if
     # an argument needs one. So a parameter that trains is an argument too.
     parameters = (p for module in (norm1, norm2, layer) for p in module.parameters() if p.requires_grad)
-    return layer._gradient_checkpointing_func(forward, x, next(parameters, None), *extra)
-
-
-def _attend(
-    module: Any, x: Tensor, mask: Mask | None, extra: Sequence[Tensor], eager: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Self-attention of x (B, N, d) over itself and over `extra`: keys and values (B or 1, K, d), or none."""
-    q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)  # (B, N, d) each
-    if extra:
-        k, v = (
-            torch.cat([prompt.to(own.dtype).expand(x.shape[0], -1, -1), own], dim=1)
-            for prompt, own in zip(extra, (k, v), strict=True)
-        )  # (B, K + N, d)
-    attend = partial(_attention, module, eager)
-    if mask is None or isinstance(mask, Tensor):
-        attended, weights = attend(q, k, v, mask)  # (B, N, d), (B, heads, N, K + N)
-    else:
-        attended, weights = mask.attend(lambda *args: attend(*args)[0], q, k, v), None  # (B, N, d)
-    return module.out_proj(attended), weights
-
-
-def _attention(
-    module: Any, eager: bool, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Attention of queries (B, N, d) over keys and values (B, K, d); if eager, its weights (B, heads, N, K) too."""
-    q, k, v = (
-        tensor.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for tensor in (q, k, v)
-    )  # (B, heads, N, d / heads)
-    if mask is not None:
-        mask = mask.to(q.dtype)
-    weights = None
-    if eager:
-        logits = q @ k.transpose(-1, -2) * module.scale
-        logits = logits if mask is None else logits + mask
-        weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(v.dtype)
-        attended = weights @ v
-    else:
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)
-    return attended.transpose(1, 2).flatten(2), weights
+    return layer._gradient_checkpointing_func(forward, x, extra, next(parameters, None))

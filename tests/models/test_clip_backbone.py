@@ -35,7 +35,7 @@ def test_published_shapes_in_full_without_memory(name):
         visual = prompt_key_values(model.clip, norms, model._visual_prompts(means, "sketch"))
         output = run_vision(model.clip, embeddings, norms, visual)
     assert means.shape == (12, 2, d_t)
-    assert [tuple(keys.shape) for keys, _ in visual] == [(2, 6, d_v)] * l_v
+    assert [tuple(pair.shape) for pair in visual] == [(2, 6, 2, d_v)] * l_v
     assert [tuple(layer.shape) for layer in output.layers] == [(2, 1 + (size // patch) ** 2, d_v)] * l_v
     layer_norms = 2 * d_v * (2 * l_v + 2) + 2 * d_t * (2 * 12 + 1)
     mappers = (d_v + 1) * d_t + (d_t + 1) * d_t + (d_t + 1) * 4 * d_t  # B_t
