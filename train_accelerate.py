@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 
 from modeling_splip.common.files import write_json
-from modeling_splip.common.processes import on_cpu
+from modeling_splip.common.processes import on_cpu, worker_count
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, validation_view
 from modeling_splip.evaluation.embedder import Embedder
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         gradient_accumulation_steps=args.accumulation,
         log_with=None if args.tracker == "none" else args.tracker,
         project_config=ProjectConfiguration(args.output, logging_dir=str(Path(args.output) / "logs")),
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     check_layout(args, accelerator)
@@ -118,10 +120,13 @@ def carry_out(run: Run) -> dict[str, Any]:
 def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     """Build the training and prepare it for this machine; a run that is resumed gets its last state."""
     dataset = open_dataset(args.dataset)
-    training = build_training(args, dataset, accelerator.num_processes)
+    with accelerator.local_main_process_first() if args.predecode else nullcontext():
+        training = build_training(args, dataset, accelerator.num_processes)
     checkpoint = newest_checkpoint(Path(args.output), accelerator) if args.resume else None
     if checkpoint is None:
         set_image_means(training, accelerator)
+    if args.compile != "no":
+        training.objective.compile(mode=args.compile, dynamic=False)  # in place: the names of its tensors stay
     prepared = accelerator.prepare(training.objective, training.optimizer, training.loader)
     training.objective, training.optimizer, training.loader = prepared
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
@@ -208,7 +213,11 @@ def validate(run: Run) -> float:
     """Return mAP@all on held-back classes, or Acc@1 within the class at fine-grained level; draw `retrieval.png`."""
     training, picture = run.training, run.output / "retrieval.png"
     embedder = Embedder(
-        training.model.eval(), training.processor, training.dataset, run.accelerator, workers=run.args.workers
+        training.model.eval(),
+        training.processor,
+        training.dataset,
+        run.accelerator,
+        workers=worker_count(run.args.workers, run.accelerator.num_processes),
     )
     view = validation_view(training.dataset, training.held_back, run.args.level)
     score = measure(embed_view(embedder, view))["metrics"][PROTOCOLS[view.protocol].metric]

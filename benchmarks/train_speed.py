@@ -43,6 +43,7 @@ from modeling_splip.training.losses import class_loss, cosine_distance, triplet_
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.objective import Objective
 from modeling_splip.training.objective_clip_at import ClipAtObjective
+from modeling_splip.training.pixels import PixelValues
 from modeling_splip.training.sampling import EpochBatches, TrainingItems, collate
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.json"
@@ -59,7 +60,7 @@ AUGMENTATION = Augmentation(
 class ThreeForwards(ClipAtObjective):
     """CLIP-AT's category loss the way its public code runs it: sketch, photo and negative in forwards of their own."""
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the same losses as `ClipAtObjective` at category level."""
         s, p, n = (
             self.model(batch[name], modality, return_class_embeds=False).embeds
@@ -165,13 +166,17 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     models = {name: METHODS[name].model.from_clip(base, names) for name in args.methods}
     report: dict[str, Any] = {}
     for method, model in models.items():
-        step = Step(METHODS[method].objective(model), args.device, args.precision)
+        objective = METHODS[method].objective(model)
+        objective.pixels = PixelValues(processor.image_processor)
+        step = Step(objective, args.device, args.precision)
         for title, augmentation in (("plain", Augmentation()), ("augmented", AUGMENTATION)):
             items = TrainingItems(dataset, classes, processor, "category", 0, augmentation)
             report.setdefault(method, {})[title] = pipeline(items, step, args)
     ways = {"ours": ClipAtObjective, "three forwards": ThreeForwards}
     model_class = METHODS["clip_at"].model
     objectives = {name: way(model_class.from_clip(base, names).to(args.device)) for name, way in ways.items()}
+    for objective in objectives.values():
+        objective.pixels = PixelValues(processor.image_processor)
     items = TrainingItems(dataset, classes, processor, "category", 0)
     batch = collate([items[key] for key in next(iter(EpochBatches(items, args.batch)))])
     return report | {"clip_at beside three forwards": clip_at(batch, objectives, args)}

@@ -89,7 +89,7 @@ class CrossAlignObjective(Objective):
             self.counts = nn.Buffer(torch.tensor(counts), persistent=False)
             self.first = nn.Buffer(self.counts.cumsum(0) - self.counts, persistent=False)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
         They are "triplet", those of "alignment" and "relation" that have a weight, and their weighted total, "loss".

@@ -76,7 +76,7 @@ class SplipObjective(Objective):
             self.shuffles = nn.Buffer(permutation_set(SHUFFLE_GRID, 23), persistent=False)
         self.margins = nn.Buffer(adaptive_margins(model.frozen_class_embeds()), persistent=False)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
         They are those of "triplet", "class", "cjs", "shuffle" and "contrast" that have a weight, and their weighted

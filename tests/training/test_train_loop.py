@@ -1,12 +1,15 @@
 """What the loop does beside going through the batches: rates, clipping, schedules, what is kept and what is shown."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from conftest import save_clip, tiny_config
 from safetensors.torch import load_file
+from torch._inductor import compile_fx
 
 import train_accelerate
 from modeling_splip.training import setup
@@ -197,3 +200,30 @@ def test_random_numbers_go_on_where_they_stopped(train, monkeypatch):
     drawn.clear()
     train(*words, "--max_steps", "4", "--resume", output="parts")
     assert drawn == {2: whole[2], 3: whole[3]}
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_has_the_losses_and_the_checkpoint_of_a_plain_one(train, tmp_path, monkeypatch):
+    """The method with the smallest step, and one layer, since the compiler takes a minute for each graph."""
+    graphs, config = [], tiny_config(num_hidden_layers=1)
+    original = compile_fx.compile_fx_inner
+    monkeypatch.setattr(
+        compile_fx, "compile_fx_inner", lambda *args, **named: (graphs.append(1), original(*args, **named))[1]
+    )
+    words = ["--base", save_clip(config, tmp_path / "base"), "--max_steps", "2", "--validation_classes", "0"]
+    words += ["--method", "clip_at"]
+    plain = train(*words, output="plain")
+    assert not graphs
+    found = train(*words, "--compile", "default", output="compiled")
+    assert len(graphs) == 2  # one forwards, one backwards
+    losses = [{name: row[name] for name in row if name != "epoch"} for row in (*plain["history"], *found["history"])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and "loss" in losses[0]
+    one, other = weights(tmp_path / "plain", 2), weights(tmp_path / "compiled", 2)
+    assert one.keys() == other.keys()
+
+
+def test_without_a_compiler_compiling_is_refused(train, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"compile needs a C\+\+ compiler, and none is installed: install g\+\+"):
+        train("--compile", "default")
