@@ -134,8 +134,7 @@ def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     progress = resume(checkpoint, identity, training.scheduler, accelerator) if checkpoint else Progress()
     if accelerator.is_main_process:
         training.model.print_trainable_parameters()
-    note = drawn_world_note(training.model, dataset.drawn)
-    if note:
+    for note in filter(None, (drawn_world_note(training.model, dataset.drawn), dataset.doubt("train"))):
         accelerator.print(note)
     monitor = Monitor(accelerator, args.method, progress.step, training.total_steps)
     return Run(args, accelerator, training, identity, progress, monitor, time.time() - progress.seconds)

@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,20 @@ from benchmarks.world_runs import (
     summary,
 )
 from datasets_scripts.world.instances import CATEGORY_NAMES
+from modeling_splip.clip_backbone import dimensions
 from modeling_splip.clip_base import MINI_CLIP
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.data.protocols import protocol_view
+from modeling_splip.data.protocols import PROTOCOLS, protocol_view
 from modeling_splip.evaluation.plots import method_runs
 from modeling_splip.loading import load_retriever
+from modeling_splip.training.arguments import load_recipe
 from modeling_splip.training.methods import METHODS
+from modeling_splip.training.objective import Objective
 
 NO_PROMPTS = {"model.use_b_t": False, "model.use_b_v": False, "model.use_b_vt": False}
-VARIANTS: dict[str, dict[str, Any] | str] = {
+Variant = dict[str, Any] | str  # flags of train_accelerate.py, or the name of a model that is not trained
+VARIANTS: dict[str, Variant] = {
     "frozen CLIP": FROZEN,
     "frozen CLIP, class name as query": "clip-text:mini_clip",
     "LayerNorms only": NO_PROMPTS,
@@ -83,7 +88,11 @@ def main() -> None:
         for level in levels
     }
     run_all([run for group in runs.values() for run in group], args.jobs)
-    report = summarise(args, rates, {key: [run.record() for run in group] for key, group in runs.items()})
+    settings = {"steps": args.steps, "batch": BATCH, "seeds": args.seeds, "learning_rates": LEARNING_RATES}
+    records = {key: [run.record() for run in group] for key, group in runs.items()}
+    report = summarise(VARIANTS, MINI_CLIP, settings | {"rerank": RERANK}, records)
+    for (name, level), rate in rates.items():
+        report["methods"][name].setdefault("learning_rate", {})[level] = rate
     print_report(report)
     if args.steps == STEPS and "tuning" not in args.folds:
         write_json(RESULTS / f"{args.name}.json", report)
@@ -119,36 +128,40 @@ def search_rates(args: argparse.Namespace, levels: list[str]) -> dict[tuple[str,
     return {(n, lv): max(LEARNING_RATES, key=lambda rate: scores[n, lv, rate]) for n, lv, _ in runs}
 
 
-def summarise(args: argparse.Namespace, rates: dict, records: dict[tuple[str, str], list[dict]]) -> dict[str, Any]:
-    """Return mean and spread of every method and protocol, the gain over frozen CLIP, and what a method costs."""
+def summarise(
+    variants: Mapping[str, Variant], base: str, settings: dict[str, Any], records: dict[tuple[str, str], list[dict]]
+) -> dict[str, Any]:
+    """Return mean and spread of every method and protocol, the gain over frozen CLIP, and what a method costs.
+
+    Args:
+        variants: what was run, by the name of its row.
+        base: the CLIP that all start from.
+        settings: for the report.
+        records: the records of every row and level.
+    """
     report: dict[str, Any] = {
         "dataset_version": sorted({record["dataset_version"] for group in records.values() for record in group}),
-        "backbone": backbone(),
-        "settings": {
-            "steps": args.steps,
-            "batch": BATCH,
-            "seeds": args.seeds,
-            "learning_rates": LEARNING_RATES,
-            "rerank": RERANK,
-        },
-        "methods": {name: {} for name in VARIANTS},
+        "backbone": backbone(base),
+        "settings": settings,
+        "methods": {name: {} for name in variants},
     }
     for (name, level), own in records.items():
         values = report["methods"][name]
-        values.setdefault("learning_rate", {})[level] = rates.get((name, level))
-        for protocol in LEVELS[level]:
-            values[protocol] = {"metric": metric(protocol)} | summary(own, protocol, metric(protocol))
+        for protocol in own[0]["protocols"]:
+            measured = [record for record in own if protocol in record["protocols"]]
+            values[protocol] = {"metric": metric(protocol)} | summary(measured, protocol, metric(protocol))
             if name != "frozen CLIP":
-                values[protocol]["gain"] = gain(own, records["frozen CLIP", level], protocol)
-            reranked = [r["protocols"][protocol]["reranked"] for r in own if "reranked" in r["protocols"][protocol]]
-            if reranked:
-                values.setdefault("reranked", {})[protocol] = statistics.mean(reranked)
-    for name, cost in costs().items():
+                values[protocol]["gain"] = gain(measured, records["frozen CLIP", level], protocol)
+            for extra in ("reranked", "without_hubs"):
+                found = [r["protocols"][protocol][extra] for r in measured if extra in r["protocols"][protocol]]
+                if found:
+                    values.setdefault(extra, {})[protocol] = statistics.mean(found)
+    for name, cost in costs(variants, base).items():
         report["methods"][name] |= cost
     return report
 
 
-def costs() -> dict[str, dict[str, Any]]:
+def costs(variants: Mapping[str, Variant], base: str) -> dict[str, dict[str, Any]]:
     """Return parameters, checkpoint bytes and times relative to frozen CLIP's encoding, at the backbone's size.
 
     The methods take turns on the same images on one thread; medians of CPU seconds. A training step is one forward and
@@ -160,18 +173,19 @@ def costs() -> dict[str, dict[str, Any]]:
     batch |= {"label": labels, "negative_label": (labels + 1) % len(CLASSES)}
     result: dict[str, dict[str, Any]] = {}
     calls: dict[str, Any] = {}
-    for name, variant in VARIANTS.items():
+    for name, variant in variants.items():
         if isinstance(variant, str):
             encoder, _ = load_retriever(variant, CLASSES)
             result[name] = {"trainable_parameters": 0, "checkpoint_bytes": 0}
         else:
-            model, result[name] = build(variant)
-            calls[f"step {name}"] = partial(step, METHODS[model.config.model_type].objective(model), batch)
+            objective, result[name] = build(variant, base)
+            model = objective.model
+            calls[f"step {name}"] = partial(step, objective, batch)
             if hasattr(model, "relation"):
                 tokens = model.encode_tokens(torch.randn(RERANK, 3, 64, 64), "photo")  # (K, P, D)
                 result[name]["stored_bytes_a_photo"] = tokens.nbytes // RERANK
                 calls[f"rerank {name}"] = partial(rerank, model, tokens)
-            encoder = model.fold() if "domain" in variant.values() else model
+            encoder = model if hasattr(model, "relation") else model.for_search()
         calls[name] = partial(encoder.encode, images[0], "photo")
     seconds = medians(calls)
     for name, values in result.items():
@@ -183,17 +197,27 @@ def costs() -> dict[str, dict[str, Any]]:
     return result
 
 
-def build(variant: dict[str, Any]) -> tuple[Any, dict[str, int]]:
-    """Return an untrained model of a variant, how many parameters train and the bytes of its checkpoint."""
-    settings = {key.removeprefix("model."): value for key, value in variant.items() if key != "method"}
-    model = METHODS[variant.get("method", "splip")].model.from_clip(MINI_CLIP, list(CLASSES), **settings)
-    if settings.get("conditioning") == "domain":
+def build(variant: dict[str, Any], base: str) -> tuple[Objective, dict[str, int]]:
+    """Return the objective of an untrained variant, how many parameters of its model train and its checkpoint's bytes.
+
+    A variant that names a recipe, not only flags, is built from the recipe.
+    """
+    recipe = load_recipe(variant["recipe"]) if "recipe" in variant else {}
+    method = METHODS[recipe.get("method", variant.get("method", "splip"))]
+    groups: dict[str, dict[str, Any]] = {group: dict(recipe.get(group) or {}) for group in ("model", "loss")}
+    for key, value in variant.items():
+        group, _, name = key.partition(".")
+        if name:
+            groups[group][name] = value
+    model = method.model.from_clip(base, list(CLASSES), **groups["model"])
+    if model.stores_image_means:
         for modality in ("sketch", "photo"):
-            model.set_domain_mean(modality, torch.randn(model.domain_mean.shape[1]))
+            model.set_domain_mean(modality, torch.randn(dimensions(model.config.clip_config)[0]))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         size = (Path(folder) / "model.safetensors").stat().st_size
-    return model, {"trainable_parameters": model.num_parameters(only_trainable=True), "checkpoint_bytes": size}
+    objective = method.objective(model, method.objective.settings_class(**groups["loss"]))
+    return objective, {"trainable_parameters": model.num_parameters(only_trainable=True), "checkpoint_bytes": size}
 
 
 @torch.no_grad()
@@ -224,8 +248,7 @@ def print_report(report: dict[str, Any]) -> None:
     """Print one line a method, in percent."""
     for name, values in report["methods"].items():
         cells = []
-        for protocol in (protocol for level in LEVELS.values() for protocol in level if protocol in values):
-            value = values[protocol]
+        for protocol, value in ((key, values[key]) for key in PROTOCOLS if key in values):
             cell = f"{protocol} {100 * value['mean']:.1f} ± {100 * value['std_over_seeds']:.1f}"
             gains = value.get("gain", {}).values()
             cells.append(cell + "".join(f" [{100 * g['low']:+.1f}, {100 * g['high']:+.1f}]" for g in gains))

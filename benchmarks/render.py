@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.speed_table import speed
+from benchmarks.speed_table import device, launches, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -22,10 +22,16 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sketchy2": ("sketchy2.json", tables.sketchy2),
     "world": ("world.json", tables.world),
     "compare": ("compare.json", tables.compare),
-    "real_mini": ("real_mini.json", tables.compare_real),
+    "compare_real": ("compare_real.json", tables.compare_real),
+    "compare_real_gains": ("compare_real.json", tables.compare_real_gains),
+    "choose_real": ("choose_real.json", tables.choose_real),
+    "real_mini": ("real_mini.json", tables.real_mini),
     "papers": (PUBLISHED, tables.papers),
     "ablation": ("ablation.json", tables.ablation),
+    "ablation_real": ("ablation_real.json", tables.ablation_real),
     "speed": ("speed.json", speed),
+    "speed_cuda": ("speed_cuda.json", device),
+    "launches": ("launches.json", launches),
 }
 
 

@@ -1,8 +1,8 @@
-"""Runs on the drawn world that the benchmarks share: one variant, one fold, one seed, trained and evaluated.
+"""Runs that the benchmarks share: one variant, one fold, one seed, trained and evaluated.
 
 A run's record is one JSON in `runs/benchmarks/`, named by everything that tells runs apart. An interrupted benchmark
-continues, and a run that two benchmarks need is made once. All settings were fixed on the `mini-tuning` split, whose
-categories are never reported.
+continues, and a run that two benchmarks need is made once. On the drawn world all settings were fixed on the
+`mini-tuning` split, whose categories are never reported; on other data they are those of its recipes.
 """
 
 import argparse
@@ -31,22 +31,24 @@ import train_accelerate
 from modeling_splip.clip_base import MINI_CLIP, load_clip
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
-from modeling_splip.data.protocols import PROTOCOLS, protocol_view
+from modeling_splip.data.protocols import PROTOCOLS, Part, View, protocol_view
 from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.fingerprints import weights_fingerprint
 from modeling_splip.loading import load_retriever
-from modeling_splip.training.arguments import RECIPES
+from modeling_splip.training.arguments import RECIPES, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
 LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class",)}
+REAL_LEVELS = {"category": ("zs", "gzs-distractors"), "fine_grained": ("fg-class", "fg-pooled")}  # where time allows
 FROZEN = "clip:mini_clip"
 STEPS, BATCH = 60, 32
 VALIDATION_CLASSES = 6  # of the 30 seen ones, where a run only chooses a setting
 BOOTSTRAP = 10_000
+BANK = 512  # sketches of seen classes that tell hubs
 RERANK = 50  # first results that a relation network ranks again, for the first protocol of a level
 
 
@@ -58,17 +60,22 @@ class Run:
         fold: "0", "1", "2" or "tuning", or the path of another prepared dataset.
         seed: of the training.
         level: "category" or "fine_grained".
-        variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained.
-        steps: of the optimiser, with batches of `BATCH` sketches.
+        variant: flags of train_accelerate.py as sorted pairs, or the name of a model that is not trained. If there is a
+            recipe, it is that of category level; at fine-grained level `_fg` follows its name.
+        steps: of the optimiser, with batches of `BATCH` sketches; None for what the recipe says.
         validation: train on fewer classes and only score the held-back ones.
+        data: whose recipes are taken, `<method>_<data>`: "mini" for the drawn world.
+        protocols: that are measured; None for those of `LEVELS`.
     """
 
     fold: str
     seed: int
     level: str
     variant: tuple[tuple[str, Any], ...] | str
-    steps: int = STEPS
+    steps: int | None = STEPS
     validation: bool = False
+    data: str = "mini"
+    protocols: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, fold: str, seed: int, level: str, variant: dict[str, Any] | str, **settings: Any) -> "Run":
@@ -81,13 +88,19 @@ class Run:
         """Where the record lies."""
         told = asdict(self) | {"batch": BATCH, "recipe": (RECIPES / f"{self.recipe}.yaml").read_text("utf-8")}
         digest = hashlib.blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
-        return WORK / backbone() / f"fold{Path(self.fold).name}-seed{self.seed}-{self.level}-{digest}.json"
+        return WORK / backbone(self.base) / f"fold{Path(self.fold).name}-seed{self.seed}-{self.level}-{digest}.json"
 
     @property
     def recipe(self) -> str:
         """Which recipe the flags change."""
-        method = "splip" if isinstance(self.variant, str) else dict(self.variant).get("method", "splip")
-        return f"{method}_mini" + ("_fg" if self.level == "fine_grained" else "")
+        flags = {} if isinstance(self.variant, str) else dict(self.variant)
+        name = flags.get("recipe") or f"{flags.get('method', 'splip')}_{self.data}"
+        return name + ("_fg" if self.level == "fine_grained" else "")
+
+    @property
+    def base(self) -> str:
+        """The CLIP that the recipe starts from."""
+        return load_recipe(self.recipe)["base"]
 
     def record(self) -> dict[str, Any]:
         """Read the record."""
@@ -95,19 +108,21 @@ class Run:
 
 
 @cache
-def backbone() -> str:
-    """Return the fingerprint of the packaged backbone: runs from another one are other runs."""
-    return weights_fingerprint(load_clip(MINI_CLIP).state_dict())
+def backbone(base: str = MINI_CLIP) -> str:
+    """Return the fingerprint of a packaged backbone: runs from another one are other runs."""
+    return weights_fingerprint(load_clip(base).state_dict())
 
 
-def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse_arguments(
+    parser: argparse.ArgumentParser, seeds: Sequence[int] = (0, 1, 2), steps: int | None = STEPS
+) -> argparse.Namespace:
     """Read what every benchmark of this kind takes; `steps` follows from --quick."""
     parser.add_argument("--folds", nargs="+", default=["0", "1", "2"], help="unseen folds, or `tuning`")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, a thread each")
     parser.add_argument("--quick", action="store_true", help="one fold, one seed, a quarter of the steps, no report")
     args = parser.parse_args()
-    args.steps = STEPS
+    args.steps = steps
     if args.quick:
         args.folds, args.seeds, args.steps = args.folds[:1], args.seeds[:1], STEPS // 4
     return args
@@ -163,14 +178,17 @@ def _make(run: Run) -> None:
     record |= {key: trained[key] for key in ("trainable_parameters", "seconds", "best_validation")}
     if not run.validation:
         model, processor = load_retriever(name, dataset.class_names)
-        embedder = Embedder(model, processor, dataset, batch_size=128)
-        views = {name: protocol_view(dataset, name) for name in LEVELS[run.level]}
+        searching = model if hasattr(model, "relation") else model.for_search()
+        embedder = Embedder(searching, processor, dataset, batch_size=128)
+        views = {name: protocol_view(dataset, name) for name in run.protocols or LEVELS[run.level]}
         measured = {name: measure(embed_view(embedder, view), per_query=True) for name, view in views.items()}
         record["protocols"] = {
             protocol: {"metrics": result["metrics"], "per_query": _main_values(protocol, result["per_query"])}
             for protocol, result in measured.items()
         }
-        if hasattr(model, "relation"):
+        if "zs" in views and run.data != "mini":
+            record["protocols"]["zs"]["without_hubs"] = without_hubs(embedder, views["zs"])
+        if hasattr(model, "relation") and run.data == "mini":
             protocol = LEVELS[run.level][0]
             again = measure(embed_view(embedder, views[protocol], rerank=RERANK))
             record["protocols"][protocol]["reranked"] = again["metrics"][metric(protocol)]
@@ -178,13 +196,33 @@ def _make(run: Run) -> None:
     shutil.rmtree(output, ignore_errors=True)
 
 
+def without_hubs(embedder: Embedder, view: View) -> float:
+    """Return the view's metric where each score is divided by the photo's mean cosine with sketches of seen classes.
+
+    Some photos are near to most sketches, whatever they show (hubs). The bank of sketches needs no label of a class
+    that is searched.
+    """
+    sides, sketches = embed_view(embedder, view), embedder.dataset.rows("train", "sketch")
+    bank = embedder([Part("train", sketches[:: max(1, len(sketches) // BANK)][:BANK])], "sketch")  # (M, D)
+    scores = hub_scores(sides.query, sides.gallery, bank)
+    return float(measure(sides._replace(scores=scores))["metrics"][metric(view.protocol)])
+
+
+def hub_scores(query: np.ndarray, gallery: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """Return the cosines (Q, N) of unit-norm rows, each divided by the photo's mean cosine with the bank."""
+    return (query @ gallery.T) / (gallery @ bank.mean(axis=0))
+
+
 def train(run: Run, output: Path) -> dict[str, Any]:
     """Train in this process; returns the record of train_accelerate.py."""
     shutil.rmtree(output, ignore_errors=True)
-    flags = {name: value for name, value in run.variant if name != "method"}
-    arguments = {"recipe": run.recipe, "dataset": dataset_path(run.fold), "output": output, "seed": run.seed}
-    arguments |= {"max_steps": run.steps, "batch_size": BATCH, "tracker": "none"}
-    arguments |= {"validation_classes": VALIDATION_CLASSES if run.validation else 0, "evaluate_every": 1000} | flags
+    flags = {name: value for name, value in run.variant if name not in ("method", "recipe")}
+    arguments: dict[str, Any] = {"recipe": run.recipe, "dataset": dataset_path(run.fold), "output": output}
+    arguments |= {"seed": run.seed, "tracker": "none"}
+    if run.data == "mini":
+        arguments |= {"batch_size": BATCH, "evaluate_every": 1000}
+        arguments["validation_classes"] = VALIDATION_CLASSES if run.validation else 0
+    arguments |= ({"max_steps": run.steps} if run.steps else {}) | flags
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     return train_accelerate.main([text for name, value in arguments.items() for text in (f"--{name}", str(value))])
@@ -201,7 +239,7 @@ def _main_values(protocol: str, per_query: dict[str, Any]) -> list[float]:
 
 def summary(records: Iterable[dict[str, Any]], protocol: str, name: str) -> dict[str, Any]:
     """Return mean over folds and seeds, spread over seeds of the mean over folds, and the values of every fold."""
-    values = [(r["fold"], r["seed"], r["protocols"][protocol]["metrics"][name]) for r in records]
+    values = [(Path(r["fold"]).name, r["seed"], r["protocols"][protocol]["metrics"][name]) for r in records]
     folds, seeds = sorted({v[0] for v in values}), sorted({v[1] for v in values})
     means = [np.mean([value for _, s, value in values if s == seed]) for seed in seeds]
     return {
@@ -219,7 +257,7 @@ def gain(records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], prot
             np.mean([r["protocols"][protocol]["per_query"] for r in group if r["fold"] == fold], axis=0)
             for group in (records, base)
         )
-        result[fold] = paired_bootstrap(own - other)
+        result[Path(fold).name] = paired_bootstrap(own - other)
     return result
 
 

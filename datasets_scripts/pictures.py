@@ -1,10 +1,12 @@
 """What the builders take for a picture: how it is named, which files are pictures, and reading with a check."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from PIL import Image
 
-from modeling_splip.common.images import image_suffixes, open_image
+from modeling_splip.common.images import doubt, image_suffixes, open_image, sample
 from modeling_splip.common.text import one_line
 
 from .archive import Member
@@ -51,6 +53,18 @@ def read_picture(picture: Picture) -> tuple[bytes | None, dict[str, str]]:
     if Image.registered_extensions().get(suffix(picture.name)) != kind:
         return content, {"wrong_extension": f"{picture.path} ({kind})"}
     return content, {}
+
+
+def looks_swapped(sketches: Sequence[Picture], photos: Sequence[Picture]) -> str:
+    """Return a line of doubt if most sketches do not look drawn, or most photos do, by some of them; "" otherwise."""
+    wrong = doubt(_sample(sketches), _sample(photos))
+    return wrong and f"{wrong}: are sketches and photos swapped?"
+
+
+def _sample(pictures: Sequence[Picture]) -> Iterator[Image.Image]:
+    for number in sample(len(pictures)):
+        with suppress(Exception):  # as in `read_picture`, which names what cannot be read
+            yield open_image(pictures[number].read())
 
 
 def check_range(image: Image.Image) -> None:

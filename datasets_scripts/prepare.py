@@ -20,6 +20,7 @@ from .card import dataset_card
 from .folder import Folder
 from .mini import Mini
 from .open23 import Open23
+from .pictures import looks_swapped
 from .qmul import Qmul
 from .quickdraw import QuickDraw
 from .schema import SPLITS
@@ -121,6 +122,7 @@ def prepare(
     finally:
         _drop_if_empty(partial)
     _open_partial(partial, plan_hash(plan))
+    plan.report |= _doubt(plan)
     summary = _summary(builder, plan, write_shards(plan, partial / "data", num_proc))
     wrong = _why_not(summary, strict)
     if wrong:
@@ -236,6 +238,14 @@ def _summary(builder: Builder, plan: Plan, written: Mapping[str, Any]) -> dict[s
         "per_class": written["per_class"],
         "report": plan.report if plan.rows["train"] else {"lacks": NO_TRAIN, **plan.report},
     }
+
+
+def _doubt(plan: Plan) -> dict[str, str]:
+    """Return {"doubt": a line} if sketches and photos look swapped; {} otherwise."""
+    rows = [row for split in plan.rows.values() for row in split]
+    sketches, photos = ([row.picture for row in rows if row.modality == kind] for kind in ("sketch", "photo"))
+    line = looks_swapped(sketches, photos)
+    return {"doubt": line} if line else {}
 
 
 def _why_not(summary: Mapping[str, Any], strict: bool) -> str:

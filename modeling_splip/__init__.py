@@ -7,17 +7,18 @@ The files beside this one are what a model's Hub repository may carry with it:
     configuration_*     the settings of a model; configuration_retriever has what they have in common
     modeling_base  what searching needs of every model: forward, encode, fingerprint, loading
     modeling_retriever  what every trained model has in common: a frozen CLIP with small trained parts
-    modeling_*          the models: SpLIP and its folded encoder, CLIP-AT, the alignment network, the baselines
+    modeling_*          the models: SpLIP and its folded encoder, CLIP-AT, the alignment network
     adapters            the small trained parts; adapters_peft puts PEFT's into CLIP
     class_prompts       class names as tokens, packed into a few sequences
     clip_backbone       CLIP, layer by layer; attention is that of a layer; clip_base finds and loads a pretrained CLIP
     checkpoint_files    the files of a checkpoint
     fingerprints        fingerprints of weights, and whether recorded weights were changed since
     processing_splip    images and texts to model inputs; image_files opens image files
-    loading             a model and its processor by name
+    sentence_module     what sentence-transformers loads of a saved folder
 
-The rooms: `common` (what every room uses), `data`, `metrics`, `training`, `evaluation`, `search`, `sharing` (cards and
-PEFT's form of a model), `commands` (the `splip` command) and `pretrained` (packaged weights).
+The rooms: `common` (what every room uses), `loading` (a model and its processor by name), `data`, `metrics`,
+`training`, `evaluation`, `search`, `sharing` (cards, and a model in PEFT's and in ONNX's form), `commands` (the `splip`
+command) and `pretrained` (packaged weights).
 """
 
 from .common.auto_classes import register_when_used

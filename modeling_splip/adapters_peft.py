@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 # What PEFT may wrap. LayerNorms have adapters of their own, and the projections are computed apart, in float32.
 _ALLOWED = re.compile(r"vision_model\.encoder\.layers\.\d+\.(self_attn|mlp)\.\w+$")
+# The name in a CLIP of a second vision tower, which a model may have for its photos.
+PHOTO_TOWER = "photo_vision_model"
 # Other starts of LoRA change the base's weights, which an adapter checkpoint does not hold.
 _STARTS = (True, False, None, "gaussian", "orthogonal")
 
@@ -129,7 +131,10 @@ def _outputs(model: Any) -> dict[str, Tensor]:
 
 
 def base_names(clip: nn.Module) -> dict[str, str]:
-    """Return the name of each of the base CLIP's own tensors -> its name without PEFT's layers."""
+    """Return the name of each of the base CLIP's own tensors -> its name in the base, without PEFT's layers.
+
+    A second vision tower (`PHOTO_TOWER`) has the tensors of the first.
+    """
     injected = _injected(clip)
     names = {}
     for name in clip.state_dict():
@@ -138,7 +143,7 @@ def base_names(clip: nn.Module) -> dict[str, str]:
             names[name] = name
         elif name.startswith(f"{owner}.base_layer."):
             names[name] = owner + name.removeprefix(f"{owner}.base_layer")
-    return names
+    return {name: plain.replace(f"{PHOTO_TOWER}.", "vision_model.") for name, plain in names.items()}
 
 
 @torch.no_grad()

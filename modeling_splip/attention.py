@@ -38,8 +38,9 @@ class KeyValueRoom:
         prompts, own = self._room.split([k, n], dim=1)
         prompts.copy_(extra)
         for linear, place in zip((module.k_proj, module.v_proj), own.unbind(), strict=True):
-            if _is_plain(linear) and linear.weight.dtype == x.dtype == place.dtype:
-                torch.addmm(linear.bias, x.flatten(0, 1), linear.weight.t(), out=place.flatten(0, 1))
+            if _is_plain(linear):
+                weight, bias = (part.to(place.dtype) for part in (linear.weight, linear.bias))  # as autocast does
+                torch.addmm(bias, x.to(place.dtype).flatten(0, 1), weight.t(), out=place.flatten(0, 1))
             else:
                 place.copy_(linear(x))
         return self._room
@@ -79,6 +80,7 @@ def attend(
     Returns:
         (N, B, d), and if eager (B, heads, N, K + N) with the prompts first.
     """
+    x = x if room is None else x.to(linear_dtype(x))  # once; autocast would do it in every projection
     q = module.q_proj(x)  # (N, B, d)
     if extra is not None and room is not None:
         k, v = room.fill(module, x, extra, q)  # (K + N, B, d) each

@@ -1,21 +1,26 @@
-"""The files of a checkpoint: which ones are read, and what is said where one is missing or damaged."""
+"""Checkpoints: how a model is saved and loaded, which files are read, and what is said where one is damaged."""
 
+import copy
 import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import cached_file
+
+from .sentence_module import write_modules
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
 # Arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_FOR_THE_MODEL = ("dtype", "torch_dtype", "attn_implementation")
 
 
 def split_hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def _read_file(file: Any, name: str) -> dict[str, Tensor]:
 
 
 def check_report(report: Mapping[str, Any], name: str, kind: str) -> None:
-    """Raise ValueError if transformers' loading report of a checkpoint has missing or unexpected tensors.
+    """Raise ValueError if transformers' loading report of a checkpoint has missing, unexpected or other tensors.
 
     Args:
         report: what `output_loading_info=True` gives.
@@ -156,3 +161,129 @@ def check_report(report: Mapping[str, Any], name: str, kind: str) -> None:
                 f"'{name}' {word} {len(report[key])} tensors of a {kind}, such as {min(report[key])}: save or "
                 "download the model again."
             )
+    for key, found, expected in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"'{name}' has {key} of shape {tuple(found)}, but a {kind} with these settings has {tuple(expected)}: "
+            "load it with the settings that it was trained with."
+        )
+
+
+class Checkpoints:
+    """Part of a model: how it is saved and loaded.
+
+    Attributes:
+        fingerprint_field: the configuration's field that holds the fingerprint of weights that never train.
+    """
+
+    config_class: ClassVar[Any]
+    fingerprint_field: ClassVar[str] = ""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model; what an earlier save left in the folder never loads.
+
+        Raises:
+            ValueError: with `variant=`, or if another model would be loaded from the folder.
+        """
+        check_no_variant(kwargs.get("variant"))
+        check_can_save(save_directory, self)
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        if kwargs.get("is_main_process", True) and is_first_process():
+            remove_older_weights(save_directory)
+            write_modules(save_directory)
+
+    @classmethod
+    def base_state(
+        cls, config: Any, base_model: str | None, hub: dict[str, Any], state: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint, its configuration and tensors, leaves to the base CLIP: here none."""
+        return {}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, base_model: str | None = None, **kwargs: Any
+    ):
+        """Load a checkpoint of any form, from safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id; None with `config=` and `state_dict=`.
+            base_model: for an adapter-only checkpoint, the base CLIP's folder or id instead of the config's.
+            **kwargs: as for every transformers model: `dtype`, `device_map`, `revision`, ...; `config` instead of the
+                checkpoint's, or fields of it (`output_hidden_states=True`); `state_dict` instead of its weights, with
+                or without the base CLIP's.
+
+        Returns:
+            The model, frozen where it never trains; with `output_loading_info=True` also transformers' report.
+
+        Raises:
+            OSError: in one sentence, if there is no such checkpoint or its weights are damaged.
+            ValueError: if it is of another kind, lacks tensors, or the base CLIP has another shape or other weights
+                than the one trained on.
+        """
+        check_no_variant(kwargs.pop("variant", None))
+        with_report = kwargs.pop("output_loading_info", False)
+        name = None if pretrained_model_name_or_path is None else str(pretrained_model_name_or_path)
+        hub = split_hub_arguments(kwargs)
+        given = kwargs.pop("state_dict", None)
+        config, kwargs = cls._configuration(name, hub, kwargs)
+        state = read_tensors(str(name), hub) if given is None else dict(given)
+        state = cls.base_state(config, base_model, base_arguments(hub), state) | state
+        set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")), state)
+        # Tensors mapped from a file are not aligned like those made here, and kernels round differently on them.
+        state = {key: tensor.clone() for key, tensor in state.items()}
+        skip = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs |= {"config": config, "state_dict": state, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
+        check_report(report if not skip else report | {"mismatched_keys": ()}, name or "state_dict", cls.__name__)
+        if given is None:
+            model.record_weights()
+        if name is not None:
+            model.name_or_path = model.config.name_or_path = name
+        if base_model is not None:
+            model.config.base_model = str(base_model)
+        model.freeze()  # transformers makes every parameter anew
+        return (model, report) if with_report else model
+
+    @classmethod
+    def _configuration(cls, name: str | None, hub: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the configuration of `from_pretrained`, and those of its arguments that are no fields of it."""
+        config = kwargs.pop("config", None)
+        if isinstance(config, PretrainedConfig):
+            config = copy.deepcopy(config)
+        else:
+            # These are for the model, though the configuration has fields of the same names.
+            own: dict[str, Any] = {key: kwargs.pop(key) for key in _FOR_THE_MODEL if key in kwargs}
+            config, kwargs = cls._read_config(str(config or name), hub, **kwargs)
+            kwargs |= own
+        if name is not None:
+            # A live model's configuration does not know in which form this checkpoint was saved.
+            stored = cls._read_config(name, hub)[0]
+            for field in (cls.fingerprint_field, "checkpoint"):
+                if hasattr(stored, field):
+                    setattr(config, field, getattr(stored, field))
+        return config, kwargs
+
+    @classmethod
+    def _read_config(cls, name: str, hub: dict[str, Any], **fields: Any) -> tuple[Any, dict[str, Any]]:
+        """Read a checkpoint's configuration, of this class and no other; return it, and what is no field of it."""
+        found = read_model_type(name, hub)
+        if found != cls.config_class.model_type:
+            raise ValueError(
+                f"'{name}' is a '{found}' model, and {cls.__name__} loads '{cls.config_class.model_type}' ones: use "
+                "AutoModel, or its own class."
+            )
+        return cls.config_class.from_pretrained(name, return_unused_kwargs=True, **hub, **fields)
+
+
+def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
+    """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
+
+    Args:
+        config: the model's configuration, changed in place.
+        dtype: what was asked for; "auto" and None mean the configuration's.
+        state: the model's tensors, whose dtype counts where nothing else says one.
+    """
+    dtype = config.dtype if dtype in (None, "auto") else dtype
+    if dtype is None:
+        dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
+    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
+        tower.dtype = dtype

@@ -219,7 +219,7 @@ def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
     return project(clip.text_projection, norm, eos)
 
 
-def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Return the text embeddings of plain CLIP: (N, D), unit norm, float32 or wider, without gradients."""
     with torch.no_grad():
         output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)

@@ -1,16 +1,23 @@
-"""The pretrained CLIP that a model is built on: by folder, by Hub id, or by the name of one that this package ships."""
+"""The pretrained CLIP that a model is built on, by folder, Hub id or packaged name, and the calls its users know."""
 
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple, logging
 
 from .checkpoint_files import HUB_ARGUMENTS, read_model_type
+from .configuration_retriever import check_modality
+from .fingerprints import weights_fingerprint
+
+logger = logging.get_logger(__name__)
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -87,6 +94,36 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
     return clip
 
 
+def load_recorded_clip(base: str, config: Any, **kwargs: Any) -> CLIPModel:
+    """Return the base CLIP of a model, checked to be the one that its configuration records.
+
+    Args:
+        base: folder, Hub id, or the name of a packaged one.
+        config: the model's configuration.
+        **kwargs: passed to `CLIPModel.from_pretrained`.
+
+    Raises:
+        OSError: if there is no such CLIP.
+        ValueError: if it has another shape or other weights.
+    """
+    clip = load_clip(base, **kwargs)
+    for tower in ("vision_config", "text_config"):
+        expected, found = getattr(config.clip_config, tower), getattr(clip.config, tower)
+        for field in ("hidden_size", "num_hidden_layers"):
+            if getattr(expected, field) != getattr(found, field):
+                raise ValueError(
+                    f"Base CLIP '{base}' has {tower}.{field}={getattr(found, field)}, but the checkpoint was "
+                    f"trained on {getattr(expected, field)}: pass base_model= with the CLIP that it was trained on."
+                )
+    fingerprint = weights_fingerprint(clip.state_dict())
+    if config.base_fingerprint and fingerprint != config.base_fingerprint:
+        raise ValueError(
+            f"Base CLIP '{base}' has other weights (fingerprint {fingerprint}) than the one that the checkpoint "
+            f"was trained on ({config.base_fingerprint}): pass base_model= with that one."
+        )
+    return clip
+
+
 def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
     """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP."""
     try:
@@ -97,3 +134,68 @@ def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
         raise ValueError(
             f"Base CLIP '{base}' is a '{found}' model: pass a CLIP, or load a trained model by its name alone."
         )
+
+
+class ClipCalls:
+    """What users of CLIP call on a model, for every retrieval model."""
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: Tensor, modality: str | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Return the embeddings of B images as `pooler_output`: (B, D), unit norm; with gradients, unlike `encode`.
+
+        Args:
+            pixel_values, modality, **kwargs: as `forward` takes them.
+
+        Returns:
+            Also `last_hidden_state`, (B, 1 + P, d_v), and on request `hidden_states` and `attentions`.
+        """
+        kwargs |= {"return_class_embeds": False, "return_dict": True}
+        output = self(pixel_values=pixel_values, modality=modality, **kwargs)  # type: ignore[operator]
+        more = {"hidden_states": output.hidden_states, "attentions": output.attentions}
+        return BaseModelOutputWithPooling(last_hidden_state=output.tokens, pooler_output=output.embeds, **more)
+
+    @can_return_tuple
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+        """Return the embeddings of N texts, sentences or class names, as `pooler_output`: (N, D), unit norm, float32.
+
+        They are the frozen text tower's, as those of `encode_text`, and can be compared with images' embeddings.
+
+        Raises:
+            ValueError: if the model keeps no text tower.
+        """
+        if not hasattr(self, "encode_text"):
+            raise ValueError(f"{type(self).__name__} has no text tower (it is folded): embed texts before folding.")
+        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the vision tower's patch embedding, which is what images meet first."""
+        return self.vision.vision_model.get_input_embeddings()  # type: ignore[attr-defined]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another patch embedding into the vision tower."""
+        self.vision.vision_model.set_input_embeddings(value)  # type: ignore[attr-defined]
+
+
+def checked_modality(pixel_values: Any, modality: str | Sequence[str] | None) -> str:
+    """Return the modality; "photo" if it was left out, which is said once in a process.
+
+    Args:
+        pixel_values: what shall be images.
+        modality: also one for each image, all the same, as a pipeline puts them together.
+
+    Raises:
+        ValueError: if there is no such modality, or `pixel_values` is no tensor.
+    """
+    if not isinstance(pixel_values, Tensor):
+        raise ValueError(
+            f"pixel_values must be a tensor (batch, 3, height, width), got {type(pixel_values).__name__}: the "
+            "processor makes one of images and paths, model.encode(**processor(images=..., modality=...))."
+        )
+    if modality is None:
+        logger.warning_once("No modality was passed, so images count as photos: sketches need modality='sketch'.")
+        return "photo"
+    one = modality[0] if isinstance(modality, list | tuple) and len(set(modality)) == 1 else modality
+    check_modality(one)
+    return str(one)

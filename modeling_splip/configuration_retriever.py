@@ -8,9 +8,11 @@ from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
 MODALITIES = ("sketch", "photo")
+# Fields that say where weights lie or what they are, not what the model computes with them.
+_NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
 
 
-def check_modality(modality: str) -> None:
+def check_modality(modality: Any) -> None:
     """Raise ValueError if the modality is neither "sketch" nor "photo"."""
     if modality not in MODALITIES:
         raise ValueError(f"modality must be 'sketch' or 'photo' (one modality a call), got {modality!r}.")
@@ -39,6 +41,10 @@ class RetrievalConfig(PretrainedConfig):
     # advice for whoever wants less.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     at_least: ClassVar[dict[str, tuple[int, str]]] = {}
+    # Fields that say what a checkpoint's weights are.
+    of_weights: ClassVar[tuple[str, ...]] = ("class_names",)
+    # Fields that came later: a model that has their defaults keeps the fingerprint that it had without them.
+    later: ClassVar[tuple[str, ...]] = ()
 
     clip_config: CLIPConfig = None  # a dict becomes one
     class_names: list[str] = field(default_factory=list)
@@ -69,6 +75,26 @@ class RetrievalConfig(PretrainedConfig):
                 none = ", or None for all layers" if default is None else ""
                 raise ValueError(f"{name} must be at least {least}{none}, got {value}{advice}.")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Return the configuration of a dict, with other values for some fields, which are checked too.
+
+        Args:
+            config_dict: fields and values.
+            **kwargs: fields that get another value, and transformers' own arguments.
+
+        Raises:
+            ValueError: if a field cannot have its value, or one is changed that says what a checkpoint's weights are.
+        """
+        own = {name: kwargs.pop(name) for name in cls.defaults() if name in kwargs and name != "clip_config"}
+        for name in cls.of_weights:
+            if name in own and own[name] != config_dict.get(name):
+                raise ValueError(
+                    f"{name} says what the weights are, and no other value makes them fit: leave it out, or build "
+                    "another model with from_clip."
+                )
+        return super().from_dict(config_dict | own, **kwargs)
+
     @property
     def projection_dim(self) -> int:
         """D, the width of an embedding."""
@@ -95,6 +121,11 @@ class RetrieverConfig(RetrievalConfig):
         peft: fields of a PEFT configuration that is trained in the vision tower (`peft_type`, `target_modules`, ...).
     """
 
+    of_weights: ClassVar = (
+        "class_names", "class_token_ids", "prefix_token_ids", "template", "checkpoint", "base_fingerprint"
+    )  # fmt: skip
+    later: ClassVar[tuple[str, ...]] = ("peft",)
+
     base_model: str | None = None
     base_fingerprint: str | None = None
     checkpoint: str = "full"
@@ -106,7 +137,17 @@ class RetrieverConfig(RetrievalConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.class_token_ids = copy.deepcopy(self.class_token_ids or [])
         self.prefix_token_ids = copy.deepcopy(self.prefix_token_ids or {})
+        self.peft = self.peft or None
         super().__post_init__(**kwargs)
+
+    def fingerprinted(self) -> dict[str, Any]:
+        """Return the fields that say what a model computes with its weights, for its fingerprint."""
+        settings = {name: (getattr(self, name), default) for name, default in self.defaults().items()}
+        return {
+            name: value
+            for name, (value, default) in settings.items()
+            if name not in _NOT_FINGERPRINTED and (name not in self.later or value != default)
+        }
 
 
 # Saved folders carry the code that they need (`trust_remote_code`); holds for every configuration derived from it.

@@ -65,6 +65,7 @@ class SplipEncoderConfig(RetrievalConfig):
     """
 
     model_type = "splip_encoder"
+    of_weights: ClassVar = ("class_names", "prompt_counts", "model_fingerprint")
 
     prompt_counts: dict[str, list[int]] = field(default_factory=dict)
     model_fingerprint: str | None = None

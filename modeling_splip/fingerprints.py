@@ -33,7 +33,8 @@ def loaded_state(model: Any) -> dict[str, Tensor]:
     """Return a model's tensors as `state_dict` does, those that Accelerate has offloaded too.
 
     Raises:
-        ValueError: if the model has no weights, because it was made on the device "meta".
+        ValueError: if a tensor has no values: the model was made on the device "meta", or `device_map` offloads a
+            tensor without its module, which Accelerate then never fetches.
     """
     state = dict(model.state_dict())
     return {name: _offloaded(model, name) if tensor.is_meta else tensor for name, tensor in state.items()}
@@ -47,7 +48,10 @@ def _offloaded(model: Any, name: str) -> Tensor:
         weights = getattr(hook, "weights_map", None)
         if weights is not None:
             return weights[".".join(parts[count:])]
-    raise ValueError(f"'{name}' has no values, since the model was made on the device 'meta': load its weights first.")
+    raise ValueError(
+        f"'{name}' has no values, since device_map offloads it without its module, or the model was made on the device "
+        "'meta': give whole modules a place in device_map, or load the weights first."
+    )
 
 
 class RecordedWeights:

@@ -1,15 +1,31 @@
-"""Opening image files: which formats are read, and how. One reader for data, galleries, models and the Space."""
+"""Opening image files, RGB images of them, and telling what these show. One reader for data, galleries and models.
+
+What a picture shows is told from its grey levels: a drawing in light strokes on a dark ground, a line drawing, or no
+drawing. All limits are our choice; docs/data.md says how often they are right on people's drawings and real photos.
+"""
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 # PIL knows more formats, and starts other programs for some: Ghostscript for EPS.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
+
+_BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
+_SIDE = 128  # a picture is judged at about this many pixels on its longer side
+_NEAR = 32  # grey levels (0..255) that are close enough to the ground's to belong to it
+_MOSTLY = 0.6  # the ground of a drawing covers at least this share of it
+_WHITE = 230  # grey levels from here on are near white
+_BRIGHT = 0.85  # times the level that 5 % of the pixels reach: from here on a pixel may be paper
+_STROKES = 16  # a stroke is thinner than the longer side divided by this
+_THICK = 0.01  # less than this share of a line drawing is thicker than a stroke
+SAMPLE = 32  # as many pictures tell what a data set or a gallery holds
 
 
 def image_formats() -> list[str]:
@@ -77,3 +93,118 @@ def _with_sound_exif(image: Image.Image) -> Image.Image:
         for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
             plain.info.pop(name, None)
         return plain
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an RGB image, upright by its EXIF data, transparency laid on white.
+
+    What would not be seen on white, such as white strokes, is laid on black.
+
+    Raises:
+        ValueError: if the image has no pixels, or floats outside 0..1.
+    """
+    if not image.width or not image.height:
+        raise ValueError(f"An image must have pixels, got one of {image.width} x {image.height}.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("La", "RGBa"):  # colours times transparency
+        image = image.convert(image.mode.upper())
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _from_wide_greys(np.asarray(image))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        grounds = (Image.new("RGBA", rgba.size, colour) for colour in ("white", "black"))
+        on_white, on_black = (Image.alpha_composite(ground, rgba).convert("RGB") for ground in grounds)
+        return on_black if is_blank(on_white) and not is_blank(on_black) else on_white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def image_from_array(array: np.ndarray) -> Image.Image:
+    """Return an image of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): integers in 0..255, floats in 0..1.
+
+    Raises:
+        ValueError: if it has another shape or holds other values.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
+        raise ValueError(f"An image array must be (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}.")
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"An image array must hold numbers, got {array.dtype}.")
+    largest = 255 if np.issubdtype(array.dtype, np.integer) else 1
+    # Also false for NaN.
+    if not (array.min() >= 0 and array.max() <= largest):
+        raise ValueError(
+            f"An image array of {array.dtype} must lie in 0..{largest}, got {array.min()}..{array.max()} (integers "
+            "lie in 0..255, floats in 0..1)."
+        )
+    if largest == 1:
+        array = (array * 255.0).round()
+    array = array.astype(np.uint8)
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def _from_wide_greys(grey: np.ndarray) -> Image.Image:
+    """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
+    if grey.dtype.kind == "f":
+        return image_from_array(grey)
+    bits_8 = grey.dtype.itemsize > 2 and grey.max() <= 255
+    return Image.fromarray((grey / (1 if bits_8 else 257)).round().clip(0, 255).astype(np.uint8))
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Return whether nothing is drawn on an RGB image: all grey levels are nearly the same."""
+    return int(np.ptp(np.asarray(image.convert("L")))) < _BLANK
+
+
+def has_dark_ground(image: Image.Image) -> bool:
+    """Return whether a drawing has light strokes on a dark ground: an even one, and what is on it is lighter.
+
+    The ground's grey level is the median of the picture's border.
+    """
+    values = np.asarray(_small_grey(image)).astype(int)
+    level = np.median(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
+    lighter, darker = (values > level + _NEAR).mean(), (values < level - _NEAR).mean()
+    return bool(level < 128 and lighter + darker <= 1 - _MOSTLY and lighter > darker)
+
+
+def is_line_drawing(image: Image.Image) -> bool:
+    """Return whether a picture looks like a line drawing: mostly near white, nothing on it thicker than a stroke."""
+    grey = _small_grey(image)
+    white = (np.asarray(grey) >= _WHITE).mean()
+    if not _MOSTLY <= white < 1:
+        return False
+    size = max(3, max(grey.size) // _STROKES | 1)
+    thick = (np.asarray(grey.filter(ImageFilter.MaxFilter(size))) < _WHITE).mean()
+    return bool(thick < _THICK)
+
+
+def is_no_drawing(image: Image.Image) -> bool:
+    """Return whether a picture does not look drawn: most of it is not as bright as paper. A dark ground is inverted."""
+    values = np.asarray(_small_grey(ImageOps.invert(upright_rgb(image)) if has_dark_ground(image) else image))
+    return bool((values >= _BRIGHT * np.percentile(values, 95)).mean() < _MOSTLY)
+
+
+def doubt(sketches: Iterable[Image.Image] = (), photos: Iterable[Image.Image] = ()) -> str:
+    """Return what looks wrong about pictures, without a full stop, if most of a modality look so; "" otherwise.
+
+    Args:
+        sketches, photos: about `SAMPLE` of what is taken for sketches, and for photos.
+    """
+    clauses = []
+    for name, wrong, looks in (
+        ("sketches", [is_no_drawing(image) for image in sketches], "do not look drawn"),
+        ("photos", [is_line_drawing(image) for image in photos], "look like line drawings"),
+    ):
+        if 2 * sum(wrong) > len(wrong):
+            clauses.append(f"{sum(wrong)} of {len(wrong)} {name} {looks}")
+    return " and ".join(clauses)
+
+
+def sample(count: int) -> list[int]:
+    """Return at most `SAMPLE` of the numbers below `count`, evenly spread."""
+    step = max(1, count / SAMPLE)
+    return [int(number * step) for number in range(min(count, SAMPLE))]
+
+
+def _small_grey(image: Image.Image) -> Image.Image:
+    """Return the grey levels of a picture, reduced to about `_SIDE` pixels."""
+    grey = upright_rgb(image).convert("L")
+    return grey.reduce(max(1, max(grey.size) // _SIDE))

@@ -14,15 +14,13 @@ from transformers import AutoTokenizer, CLIPModel, initialization
 
 from .adapters import LayerNormAdapter
 from .adapters_peft import base_names, check_peft, inject_peft
+from .checkpoint_files import set_tower_dtypes
 from .class_prompts import check_prompt_lengths, frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
-from .clip_base import load_clip, resolve_base
+from .clip_base import load_clip, load_recorded_clip, resolve_base
 from .configuration_retriever import MODALITIES, check_class_names
 from .fingerprints import loaded_state, weights_fingerprint
-from .modeling_base import RetrievalModel, set_tower_dtypes
-
-# Fields that say where weights lie or what they are, not what the model computes with them.
-_NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
+from .modeling_base import RetrievalModel
 
 
 class Retriever(RetrievalModel):
@@ -56,7 +54,12 @@ class Retriever(RetrievalModel):
         """Initialise, and put PEFT's layers into the base CLIP if the configuration has some."""
         super().post_init()
         if self.config.peft:
-            inject_peft(self.clip, self.config.peft)
+            self.inject(self.clip, self.config)
+
+    @classmethod
+    def inject(cls, clip: CLIPModel, config: Any) -> None:
+        """Put the configuration's PEFT layers into a base CLIP."""
+        inject_peft(clip, config.peft)
 
     def build_vision_adapters(self, shared: bool) -> nn.ModuleDict:
         """Return LayerNorm adapters of the vision tower: one for both modalities, or one for each."""
@@ -133,7 +136,8 @@ class Retriever(RetrievalModel):
         super().train(mode)
         self.clip.eval()
         if self.config.peft:
-            self.clip.vision_model.train(mode)
+            for modality in MODALITIES:
+                self.tower(modality).vision_model.train(mode)
         return self
 
     def start_from_clip(self) -> None:
@@ -192,7 +196,7 @@ class Retriever(RetrievalModel):
         model.start_from_clip()
         if peft:  # some kinds start from the weights that they adapt
             model.config.peft = peft
-            inject_peft(model.clip, peft)
+            cls.inject(model.clip, model.config)
             check_peft(model.eval())
         model.record_weights()
         model.freeze()
@@ -218,14 +222,11 @@ class Retriever(RetrievalModel):
         base = self.recorded_fingerprint(state)
         digest.update(base.encode())
         digest.update(weights_fingerprint(self._without_base(state)).encode())
-        names = [name for name in self.config.defaults() if name not in _NOT_FINGERPRINTED]
-        settings = {name: getattr(self.config, name) for name in names} | {"base_fingerprint": base}
-        if not settings["peft"]:
-            del settings["peft"]  # so that models from before this field keep their fingerprint
+        settings = self.config.fingerprinted() | {"base_fingerprint": base}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return embeddings of free texts by the frozen CLIP text tower: (N, D), unit norm, float32."""
         return frozen_text_embeds(self.clip, input_ids, attention_mask).float()
 
@@ -234,15 +235,21 @@ class Retriever(RetrievalModel):
         train, total = self.num_parameters(only_trainable=True), self.num_parameters()
         print(f"trainable params: {train:,d} || all params: {total:,d} || trainable%: {100 * train / total:.4f}")
 
-    def save_pretrained(self, save_directory: str | os.PathLike, full: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, full: bool | None = None, **kwargs: Any) -> None:
         """Save the adapters, or with `full` the base CLIP's weights too.
 
         An adapter-only checkpoint names its base CLIP in the config and takes the weights from there when loaded.
+
+        Args:
+            save_directory: the folder; it need not exist.
+            full: by default false if the configuration names a base CLIP.
+            **kwargs: as for every transformers model.
 
         Raises:
             ValueError: without `full`, if the configuration names no base CLIP, or the CLIP in this model is no longer
                 that one.
         """
+        full = not self.config.base_model if full is None else full
         state = kwargs.pop("state_dict", None) or loaded_state(self)
         config = self.config
         before = config.checkpoint, config.base_fingerprint
@@ -268,32 +275,20 @@ class Retriever(RetrievalModel):
         return self.recorded_fingerprint(state if complete else None)
 
     @classmethod
-    def base_state(cls, config: Any, base_model: str | None, hub: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the base CLIP's tensors, named as in this model; none for a full checkpoint.
+    def base_state(
+        cls, config: Any, base_model: str | None, hub: dict[str, Any], state: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the base CLIP's tensors, named as in this model; none for a checkpoint that holds them.
 
         Raises:
             OSError: if there is no such CLIP.
             ValueError: if it is another CLIP than the one that the checkpoint was trained on.
         """
-        if config.checkpoint == "full":
+        if config.checkpoint == "full" or "clip.logit_scale" in state:
             return {}
-        base = base_model or config.base_model
-        clip = load_clip(base, **hub)
-        for tower in ("vision_config", "text_config"):
-            expected, found = getattr(config.clip_config, tower), getattr(clip.config, tower)
-            for field in ("hidden_size", "num_hidden_layers"):
-                if getattr(expected, field) != getattr(found, field):
-                    raise ValueError(
-                        f"Base CLIP '{base}' has {tower}.{field}={getattr(found, field)}, but the checkpoint was "
-                        f"trained on {getattr(expected, field)}: pass base_model= with the CLIP that it was trained on."
-                    )
-        state = clip.state_dict()
-        fingerprint = weights_fingerprint(state)
-        if config.base_fingerprint and fingerprint != config.base_fingerprint:
-            raise ValueError(
-                f"Base CLIP '{base}' has other weights (fingerprint {fingerprint}) than the one that the checkpoint "
-                f"was trained on ({config.base_fingerprint}): pass base_model= with that one."
-            )
+        clip = load_recorded_clip(base_model or config.base_model, config, **hub)
+        tensors = clip.state_dict()
         if config.peft:
-            inject_peft(clip, config.peft)
-        return {f"clip.{name}": state[plain] for name, plain in base_names(clip).items()}
+            cls.inject(clip, config)
+        base = {f"clip.{name}": tensors[plain] for name, plain in base_names(clip).items()}
+        return {} if base.keys() & state.keys() else base  # never a mixture of two CLIPs

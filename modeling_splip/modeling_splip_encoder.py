@@ -136,7 +136,7 @@ class SearchEncoder(SplipEncoder):
         return encoder
 
     @torch.no_grad()
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return embeddings of free texts by the frozen CLIP text tower: (N, D), unit norm, float32."""
         pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output  # (N, d_t)
         return F.normalize(self.text_projection(pooled).float(), dim=-1)  # (N, D)

@@ -2,27 +2,40 @@
 
 import enum
 import os
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.utils import logging
 
 from .clip_base import resolve_base
 from .configuration_retriever import check_modality
-from .image_files import open_image
+from .image_files import (
+    has_dark_ground,
+    image_from_array,
+    is_blank,
+    is_line_drawing,
+    is_no_drawing,
+    open_image,
+    upright_rgb,
+)
 
-# All of these limits are our choice.
-BLANK_RANGE = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
-# A drawing is likely white on black if its mean grey (0..1) is below DARK_MEAN, and less than MIDDLE_SHARE of its
-# pixels have a grey level in the middle.
-DARK_MEAN = 0.3
-MIDDLE_GREYS = slice(64, 192)
-MIDDLE_SHARE = 0.15
-MOST_RATIO = 16  # of a photo whose sides have a larger ratio, only the middle is used
+logger = logging.get_logger(__name__)
+
+MOST_RATIO = 16  # of a photo whose sides have a larger ratio, only the middle is used; our choice
+INVERSIONS = ("auto", "true", "false")
+# Said about inputs, each once in a process.
+INVERTED = "A sketch looks white on black and is inverted; invert_sketches=false would take it as it is."
+NOT_INVERTED = (
+    "A sketch looks white on black, but models expect black on white: with invert_sketches=auto it would be inverted."
+)
+NOT_DRAWN = "A sketch does not look drawn, and models expect a line drawing: is it a photo?"
+TAKEN_AS_PHOTO = (
+    "No modality was passed, so images count as photos, but one looks like a line drawing: pass modality='sketch'."
+)
 _IMAGE_SETTINGS = (
     "image_mean", "image_std", "size", "crop_size", "do_resize", "do_center_crop", "resample", "do_rescale",
     "rescale_factor", "do_normalize",
@@ -40,16 +53,20 @@ class SplipProcessor(ProcessorMixin):
     Args:
         image_processor: the base CLIP's.
         tokenizer: the base CLIP's; only texts need it.
-        invert_sketches: invert sketches that are likely white on black; otherwise they cause a warning.
+        invert_sketches: "auto" inverts sketches that look white on black, and says so once; "true", or True, inverts
+            every sketch; "false", or False, none. Photos are never inverted.
+
+    Raises:
+        ValueError: if `invert_sketches` is something else.
     """
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, invert_sketches: bool = False, **kwargs: Any
+        self, image_processor: Any = None, tokenizer: Any = None, invert_sketches: str | bool = "auto", **kwargs: Any
     ):
         # A saved processor names torchvision's class, which is loaded if torchvision is installed.
         if image_processor is not None and not isinstance(image_processor, CLIPImageProcessorPil):
             image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
-        self.invert_sketches = invert_sketches
+        self.invert_sketches = inversion(invert_sketches)
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
@@ -72,15 +89,27 @@ class SplipProcessor(ProcessorMixin):
             raise OSError(f"Base CLIP '{base}' {where}: check the name and the network.") from error
         return cls(*parts, **settings)
 
+    @classmethod
+    def get_processor_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the saved settings, where true and false are from before there was a choice of three: now "auto".
+
+        What is said in a call, such as `invert_sketches=True`, is not touched, and is saved as "true" or "false".
+        """
+        settings, kwargs = super().get_processor_dict(*args, **kwargs)
+        if isinstance(settings.get("invert_sketches"), bool):
+            settings["invert_sketches"] = "auto"
+        return settings, kwargs
+
     def __call__(
-        self, images: Any = None, text: Any = None, modality: str = "photo", return_tensors: str = "pt"
+        self, images: Any = None, text: Any = None, modality: str | None = None, return_tensors: str = "pt"
     ) -> BatchFeature:
         """Return model inputs for images of one modality, or texts, or both.
 
         Args:
             images: one image or a list of them.
             text: a string or a list of strings.
-            modality: "sketch" or "photo".
+            modality: "sketch" or "photo"; left out, images count as photos, and a line drawing among them causes a line
+                of doubt.
             return_tensors: "pt", nothing else.
 
         Returns:
@@ -94,11 +123,14 @@ class SplipProcessor(ProcessorMixin):
         if return_tensors != "pt":
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}: convert the tensors afterwards.")
         if images is not None:
+            left_out, modality = modality is None, "photo" if modality is None else modality
             check_modality(modality)
             batch = images if isinstance(images, list | tuple) else [images]
             if not batch:
                 raise ValueError("images is empty: pass at least one image.")
             prepared = [self.prepare(image, modality) for image in batch]
+            if left_out and any(map(is_line_drawing, prepared)):
+                say(TAKEN_AS_PHOTO)
             data["pixel_values"] = self.image_processor(prepared, return_tensors="pt")["pixel_values"]
             data["modality"] = modality
         if text is not None:
@@ -118,15 +150,11 @@ class SplipProcessor(ProcessorMixin):
         rgb = to_rgb(image)
         if modality == "photo":
             return self._cut(rgb)
-        if is_white_on_black(rgb):
-            if self.invert_sketches:
-                rgb = ImageChops.invert(rgb)
-            else:
-                warnings.warn(
-                    "A sketch looks white on black, but models expect black on white: invert it, or set "
-                    "invert_sketches=True on the processor.",
-                    stacklevel=2,
-                )
+        dark = self.invert_sketches != "true" and has_dark_ground(rgb)
+        if dark:
+            say(INVERTED if self.invert_sketches == "auto" else NOT_INVERTED)
+        if self.invert_sketches == "true" or (dark and self.invert_sketches == "auto"):
+            rgb = ImageChops.invert(rgb)
         if rgb.width == rgb.height:
             return rgb
         side = max(rgb.size)
@@ -145,28 +173,48 @@ class SplipProcessor(ProcessorMixin):
 
     def is_blank(self, image: Any) -> bool:
         """Return whether nothing is drawn: all grey levels are nearly the same."""
-        return int(np.ptp(np.asarray(to_rgb(image).convert("L")))) < BLANK_RANGE
+        return is_blank(to_rgb(image))
+
+    def remark(self, sketch: Any) -> str:
+        """Return a line for whoever searches with this sketch: it is inverted, or does not look drawn; "" otherwise."""
+        rgb = to_rgb(sketch)
+        if self.invert_sketches != "true" and has_dark_ground(rgb):
+            return INVERTED if self.invert_sketches == "auto" else NOT_INVERTED
+        return NOT_DRAWN if is_no_drawing(rgb) else ""
 
     def image_settings(self) -> dict[str, Any]:
-        """Return the settings that decide the pixel values, for the fingerprint."""
+        """Return the settings that decide the pixel values, for the fingerprint.
+
+        Whether a sketch is inverted is no part of it: photos never are, and a sketch that is can be compared with them.
+        The fingerprint has held false under that name since before there was a choice.
+        """
         settings = {name: _plain(getattr(self.image_processor, name, None)) for name in _IMAGE_SETTINGS}
-        return settings | {"invert_sketches": self.invert_sketches}
+        return settings | {"invert_sketches": False}
 
 
 # Saved folders carry the code that they need (`trust_remote_code`).
 SplipProcessor.register_for_auto_class("AutoProcessor")
 
 
-def is_white_on_black(image: Any) -> bool:
-    """Return whether a drawing likely has light strokes on a dark ground: dark, with light parts, few greys between."""
-    counts = np.array(to_rgb(image).convert("L").histogram())
-    mean = (counts @ np.arange(256)) / counts.sum() / 255
-    middle, light = counts[MIDDLE_GREYS].sum(), counts[128:].sum()
-    return bool(mean < DARK_MEAN and light > 0 and middle < MIDDLE_SHARE * counts.sum())
+def inversion(value: str | bool) -> str:
+    """Return "auto", "true" or "false".
+
+    Raises:
+        ValueError: if the value is none of them, and neither True nor False.
+    """
+    text = str(value).lower()
+    if text not in INVERSIONS:
+        raise ValueError(f"invert_sketches must be auto, true or false, got {value!r}.")
+    return text
+
+
+def say(line: str) -> None:
+    """Log a line about an input, once in a process."""
+    logger.warning_once(line)
 
 
 def to_rgb(image: Any) -> Image.Image:
-    """Return an RGB image, upright, transparency laid on white.
+    """Return an RGB image, upright, transparency laid on white; on black if it would not be seen on white.
 
     Raises:
         FileNotFoundError, ValueError: if it is a path without a readable image, or an array of another shape.
@@ -176,29 +224,10 @@ def to_rgb(image: Any) -> Image.Image:
     elif isinstance(image, torch.Tensor):
         image = _from_tensor(image)
     elif isinstance(image, np.ndarray):
-        image = _from_array(image)
+        image = image_from_array(image)
     elif not isinstance(image, Image.Image):
         raise ValueError(f"An image must be a PIL image, a path, a numpy array or a torch tensor, got {type(image)}.")
-    if not image.width or not image.height:
-        raise ValueError(f"An image must have pixels, got one of {image.width} x {image.height}.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("La", "RGBa"):  # colours times transparency
-        image = image.convert(image.mode.upper())
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _from_wide_greys(np.asarray(image))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _from_wide_greys(grey: np.ndarray) -> Image.Image:
-    """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
-    if grey.dtype.kind == "f":
-        return _from_array(grey)
-    bits_8 = grey.dtype.itemsize > 2 and grey.max() <= 255
-    return Image.fromarray((grey / (1 if bits_8 else 257)).round().clip(0, 255).astype(np.uint8))
+    return upright_rgb(image)
 
 
 def _from_tensor(tensor: Tensor) -> Image.Image:
@@ -211,25 +240,7 @@ def _from_tensor(tensor: Tensor) -> Image.Image:
             f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
             "of images for a batch."
         )
-    return _from_array(tensor.numpy())
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
-        raise ValueError(f"An image array must be (H, W), (H, W, 3) or (H, W, 4), got shape {array.shape}.")
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"An image array must hold numbers, got {array.dtype}.")
-    largest = 255 if np.issubdtype(array.dtype, np.integer) else 1
-    # Also false for NaN.
-    if not (array.min() >= 0 and array.max() <= largest):
-        raise ValueError(
-            f"An image array of {array.dtype} must lie in 0..{largest}, got {array.min()}..{array.max()} (integers "
-            "lie in 0..255, floats in 0..1)."
-        )
-    if largest == 1:
-        array = (array * 255.0).round()
-    array = array.astype(np.uint8)
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    return image_from_array(tensor.numpy())
 
 
 def _plain(value: Any) -> Any:

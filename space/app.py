@@ -15,6 +15,7 @@ import gradio as gr
 
 from datasets_scripts import open23
 from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
+from modeling_splip.processing_splip import INVERSIONS
 from modeling_splip.search import service
 from modeling_splip.search.packaged import open_packaged
 from modeling_splip.search.photos import limit_images
@@ -44,7 +45,9 @@ class Actions:
 
     def draw(self, editor: dict | None, words: str, weight: float, name: str, k: float, own: OwnPhotos | None) -> tuple:
         """Search by the canvas, words or both: pictures, their gallery and rows, a line about them."""
-        return _pictures(name, self.finder.search, (editor or {}).get("composite"), words, weight, name, k, own)
+        sketch = (editor or {}).get("composite")
+        pictures, shown, status = _pictures(name, self.finder.search, sketch, words, weight, name, k, own)
+        return pictures, shown, " ".join(filter(None, [status, self.finder.remark(sketch)]))
 
     def stroke(self, live: bool, editor: dict | None, *args: Any) -> tuple:
         """Search after a stroke, if that is wanted and something is drawn."""
@@ -82,10 +85,14 @@ class Actions:
     def search(
         self, sketch: str | None, words: str, weight: float, gallery: str, k: float, own: OwnPhotos | None
     ) -> dict[str, list]:
-        """Search by a sketch's file, words or both; at least one of them. Returns photos, best first."""
+        """Search by a sketch's file, words or both; at least one of them. Returns photos, best first, and a remark.
+
+        The remark is there if the sketch is inverted or does not look drawn.
+        """
         image = _sentence(read_sketch, sketch, MAX_PIXELS) if sketch else None
         found = _sentence(self.finder.search, image, words, weight, gallery, k, own)
-        return {"photos": [result.as_public_dict() for result in found]}
+        remark = self.finder.remark(image)
+        return {"photos": [result.as_public_dict() for result in found]} | ({"remark": remark} if remark else {})
 
     def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, list]:
         """Find photos like one that was found, by its row. Returns photos, best first."""
@@ -242,6 +249,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", help=f"default: the one that the gallery was built with; for splip's own photos {DEFAULT_MODEL}"
     )
+    parser.add_argument(
+        "--invert-sketches",
+        choices=INVERSIONS,
+        help="invert sketches: auto: those that look white on black; true: all; false: none (default: the model's)",
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
 
@@ -252,6 +264,8 @@ def run(args: argparse.Namespace) -> int:
     OwnPhotos.sweep()
     finder = open_galleries(args.gallery, args.model or os.environ.get("SPLIP_MODEL"))
     for gallery in finder.galleries.values():
+        if args.invert_sketches:
+            gallery.processor.invert_sketches = args.invert_sketches
         note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
         if note:
             print(note, file=sys.stderr)

@@ -1,6 +1,8 @@
 """Fixtures: the tiny CLIP, a prepared dataset of polygons, and the shared real data where present."""
 
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,6 +32,22 @@ def real_mini() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real drawings and photos are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of several sets of real drawings and photos, each in a folder of its own."""
+    folder = SHARED / "data"
+    if not (folder / "sketchy21").is_dir():
+        pytest.skip(f"the real drawings and photos are not at {folder}")
+    return folder
+
+
+@pytest.fixture
+def said(caplog) -> Callable[[], list[str]]:
+    """What the package has logged in this test; what it says once in a process it says again."""
+    logging.Logger.warning_once.cache_clear()
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("modeling_splip")]
 
 
 @pytest.fixture(scope="session")

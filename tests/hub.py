@@ -132,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             elif line["key"] == "lfsFile":
                 files[line["value"]["path"]] = self.hub.stored[line["value"]["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[line["value"]["path"]]
         prefix = "datasets/" if kind == "dataset" else ""
         self._json({"commitUrl": f"{self.hub.url}/{prefix}{repo}/commit/{COMMIT}", "commitOid": COMMIT})
 

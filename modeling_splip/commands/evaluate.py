@@ -109,8 +109,7 @@ def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> tuple[E
     dataset = open_dataset(args.dataset)
     model, processor = load_retriever(args.model, dataset.class_names)
     dataset = leave_out(dataset, model.config.class_names, args.seen_classes, args.remove_classes, accelerator.print)
-    note = drawn_world_note(model, dataset.drawn)
-    if note:
+    for note in filter(None, (drawn_world_note(model, dataset.drawn), dataset.doubt("query", "gallery"))):
         accelerator.print(note)
     baseline = args.model.split(":")[0]
     method = baseline if baseline in BASELINES else model.config.model_type

@@ -9,6 +9,7 @@ from ..common.hub import is_hub_id
 from ..common.text import printable
 from ..loading import DEFAULT_MODEL, about_default, drawn_world_note, load_retriever
 from ..search.build import BuildReport, build_gallery, process_state
+from ..search.encode import PRECISIONS
 from ..search.index import KINDS
 from ..search.milvus_store import collection_name, ingest
 from ..search.photo_files import left_out_sentence
@@ -31,8 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="gallery folder: new, or one to bring up to date")
     parser.add_argument("--split", help="of a dataset (default: gallery, otherwise train)")
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="kind of index (default: by size)")
-    parser.add_argument("--batch-size", type=int, default=32, help="photos encoded at once (default: 32)")
-    parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores, at most 8)")
+    parser.add_argument("--batch-size", type=int, help="photos encoded at once (default: 32, on a GPU 128)")
+    parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores; on a CPU at most 8)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="of the towers (default: bf16 on a GPU, otherwise fp32)"
+    )
     parser.add_argument("--device", help="torch device (default: cuda where there is one)")
     parser.add_argument(
         "--follow-paths", action="store_true", help="read files that a dataset's image cells name, if you trust it"
@@ -65,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         index=args.index,
         batch_size=args.batch_size,
         workers=args.workers,
+        precision=args.precision,
         follow_paths=args.follow_paths,
         progress=not args.quiet,
     )
@@ -113,6 +118,8 @@ def _print_report(out: str, report: BuildReport) -> None:
     if "instead_of" in report.index:
         wanted, recall = report.index["instead_of"], 100 * report.index["its_recall"]
         print(f"Index: exact, since {wanted} finds only {recall:.1f} % of the nearest photos.", file=sys.stderr)
+    if report.doubt:
+        print(report.doubt, file=sys.stderr)
     if report.left_out:
         print(left_out_sentence(report.left_out), file=sys.stderr)
     if report.unreadable:

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "modeling_splip.commands.demo",
     "describe": "modeling_splip.commands.describe",
     "evaluate": "modeling_splip.commands.evaluate",
+    "export": "modeling_splip.commands.export",
     "index": "modeling_splip.commands.index",
     "push": "modeling_splip.commands.push",
     "reproduce": "modeling_splip.commands.reproduce",
@@ -31,7 +32,7 @@ GROUPS = {
     "Data": ("prepare", "describe"),
     "Training and evaluation": ("reproduce", "evaluate"),
     "Search": ("index", "search", "space"),
-    "Sharing": ("push",),
+    "Sharing": ("push", "export"),
 }
 
 

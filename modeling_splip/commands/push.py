@@ -12,9 +12,15 @@ from ..common.files import write_json, write_text
 from ..loading import load_retriever
 from ..modeling_retriever import Retriever
 from ..search.table import CARD, GROUP_ROWS, MANIFEST, read_manifest
-from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card, shared_base
+from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card
 from ..sharing.peft_export import export_peft
-from ..sharing.private import remove_origins, write_shared_table
+from ..sharing.private import remove_origins, shared_base, write_shared_table
+
+# What an earlier push may have left in a repository, and this one replaces: it would be read beside the new files.
+REPLACED = {
+    "model": ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "peft/*"],
+    "dataset": ["data-*"],
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +112,7 @@ def list_files(kind: str, repo: str, stage: Path) -> None:
 
 
 def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:
-    """Push a folder and return the address of its repository.
+    """Push a folder in the place of what an earlier push left, and return the address of its repository.
 
     Raises:
         OSError: if the Hub cannot be reached or refuses.
@@ -117,7 +123,12 @@ def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | Non
         if revision:
             api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo, repo_type=kind, folder_path=stage, revision=revision, commit_message="Push by splip"
+            repo_id=repo,
+            repo_type=kind,
+            folder_path=stage,
+            revision=revision,
+            commit_message="Push by splip",
+            delete_patterns=REPLACED[kind],
         )
     except Exception as error:  # the Hub client raises a dozen kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from ..common.files import check_writable
 from ..common.text import composed, printable
 from ..evaluation.pictures import retrieval_grid
 from ..loading import drawn_world_note
-from ..processing_splip import to_rgb
+from ..processing_splip import INVERSIONS, to_rgb
 from ..search.base import SearchableGallery
 from ..search.contact_sheet import write_contact_sheet
 from ..search.gallery import Gallery
@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COSINE",
         help="one of near-duplicates only: photos at least this similar (default: 0.95)",
     )
+    parser.add_argument(
+        "--invert-sketches",
+        choices=INVERSIONS,
+        help="invert sketches: auto: those that look white on black; true: all; false: none (default: the model's)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--html", metavar="FILE", help="write a contact sheet")
     parser.add_argument("--picture", metavar="FILE", help=PICTURE_HELP)
@@ -61,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     for file in filter(None, (args.html, args.picture)):
         check_writable(Path(file))
     gallery = open_gallery(args.gallery, connect_store(args.store, args.uri), args.model)
+    if args.invert_sketches:
+        gallery.processor.invert_sketches = args.invert_sketches
     note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
     if note:
         print(note, file=sys.stderr)

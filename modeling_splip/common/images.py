@@ -1,5 +1,5 @@
-"""The one image reader, for those who may import nothing else of the package."""
+"""The one image reader, and what it tells of pictures, for those who may import nothing else of the package."""
 
-from ..image_files import FORMATS, MAX_PIXELS, image_formats, image_suffixes, open_image
+from ..image_files import FORMATS, MAX_PIXELS, doubt, image_formats, image_suffixes, open_image, sample
 
-__all__ = ["FORMATS", "MAX_PIXELS", "image_formats", "image_suffixes", "open_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "doubt", "image_formats", "image_suffixes", "open_image", "sample"]

@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download
 from PIL import Image, ImageOps
 
 from ..common.hub import is_hub_id
-from ..common.images import open_image
+from ..common.images import doubt, open_image, sample
 from ..common.text import hint, spelling_key
 
 INFO_FILE = "splip_dataset.json"
@@ -82,6 +82,16 @@ class SbirDataset:
             names = self.class_names
             keep &= np.isin(columns["label"], [names.index(name) for name in classes])
         return np.flatnonzero(keep)
+
+    def doubt(self, *splits: str) -> str:
+        """Return a line of doubt if most sketches or photos of these splits do not look like such; "" otherwise."""
+        pictures: dict[str, list[Image.Image]] = {}
+        for modality in ("sketch", "photo"):
+            rows = [(split, int(row)) for split in splits for row in self.rows(split, modality)]
+            chosen = [rows[number] for number in sample(len(rows))]
+            pictures[modality] = [getattr(self, split)[row]["image"] for split, row in chosen]
+        wrong = doubt(pictures["sketch"], pictures["photo"])
+        return wrong and f"Dataset '{self.name}': {wrong}: are its sketches and photos swapped?"
 
     def seen_by(self, class_names: Iterable[str]) -> list[str]:
         """Return the unseen classes that a model trained on `class_names` has seen.

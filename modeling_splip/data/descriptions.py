@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.text import nearest, plain_words, spelling_key
+from ..common.text import hint, nearest, plain_words, spelling_key
 
 SCHEMA = "splip-descriptions-1"
 PACKAGED = Path(__file__).with_name("descriptions.json")
@@ -76,36 +76,43 @@ def read_descriptions(path: str | Path) -> Descriptions:
     return Descriptions(source, prompts, classes)
 
 
-def load_descriptions(source: str | Path | None = None) -> dict[str, list[str]]:
+def load_descriptions(source: str | Path | None = None, questions: Collection[str] = ()) -> dict[str, list[str]]:
     """Return the sentences of every class, in the order of the prompts.
 
     Args:
         source: a descriptions file; None for the packaged one, which knows the benchmarks and the drawn world.
+        questions: names of the prompts whose answers are wanted; all where there are none.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not of this form, or a sentence has a fault.
+        ValueError: if it is not of this form, it has no such prompt, or a sentence has a fault.
     """
     path = PACKAGED if source is None else source
     descriptions = read_descriptions(path)
     for name, fault in descriptions.faults().items():
         raise ValueError(f"'{path}', class '{name}': {fault}; correct it, or remove it and run `splip describe` again.")
-    return {name: list(answers.values()) for name, answers in descriptions.classes.items()}
+    for question in questions:
+        if question not in descriptions.prompts:
+            raise ValueError(f"'{path}' has no question '{question}'{hint(question, descriptions.prompts)}")
+    wanted = [prompt for prompt in descriptions.prompts if prompt in questions or not questions]
+    return {name: [answers[prompt] for prompt in wanted] for name, answers in descriptions.classes.items()}
 
 
-def descriptions_of(class_names: Iterable[str], source: str | Path | None = None) -> list[list[str]]:
+def descriptions_of(
+    class_names: Iterable[str], source: str | Path | None = None, questions: Collection[str] = ()
+) -> list[list[str]]:
     """Return the sentences of these classes, in the order of the classes.
 
     Args:
         class_names: in any spelling that `spelling_key` takes for equal.
-        source: as in `load_descriptions`.
+        source, questions: as in `load_descriptions`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has a fault, or a class is not described.
+        ValueError: if the file has a fault or no such question, or a class is not described.
     """
     class_names = list(class_names)
-    sentences = {spelling_key(name): (name, found) for name, found in load_descriptions(source).items()}
+    sentences = {spelling_key(name): (name, found) for name, found in load_descriptions(source, questions).items()}
     missing = [name for name in class_names if spelling_key(name) not in sentences]
     if missing:
         hints = []

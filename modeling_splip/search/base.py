@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..loading import load_retriever
-from ..processing_splip import to_rgb
+from ..processing_splip import say, to_rgb
 from .result import Result
 
 _BATCH = 32
@@ -106,6 +106,8 @@ class SearchableGallery(ABC):
                 if modality == "sketch" and processor.is_blank(image):
                     name = f"'{images[number]}'" if isinstance(images[number], str | os.PathLike) else number + 1
                     raise ValueError(f"Nothing is drawn on sketch {name}: draw the outline of a thing.")
+                if modality == "sketch" and (remark := processor.remark(image)):
+                    say(remark)
             pixel_values = processor(images=batch, modality=modality)["pixel_values"]  # (B, 3, H, W)
             batches.append(model.encode(pixel_values.to(model.device), modality).cpu().numpy())
         return np.concatenate(batches)
@@ -124,7 +126,8 @@ class SearchableGallery(ABC):
             raise ValueError("The words are empty: pass what the photo shows, such as 'red', or leave them out.")
         if not hasattr(model, "encode_text"):
             raise ValueError(
-                f"Model '{self.manifest['model']}' has no text tower (it is folded): search without words."
+                f"Model '{self.manifest['model']}' has no text tower (it is folded, or an ONNX file): search without "
+                "words."
             )
         inputs = {name: tensor.to(model.device) for name, tensor in processor(text=list(texts)).items()}
         return model.encode_text(**inputs).cpu().numpy()

@@ -5,6 +5,7 @@ The finished table lies in a data folder of its own. Replacing the manifest that
 changes the gallery: before it there is the old gallery, after it the new one.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +24,8 @@ from accelerate.utils import gather_object
 
 from ..common.files import is_side_file, remove
 from ..common.processes import on_cpu
-from .encode import Job, KnownRows, encode_photos
+from ..image_files import doubt, open_image, sample
+from .encode import Job, KnownRows, computes_half, encode_photos, on_gpu
 from .index import build_index, choose_kind
 from .index_cache import embeddings_hash, keep_index
 from .photos import MAX_PIXELS, find_photos
@@ -56,6 +58,7 @@ class BuildReport:
         left_out: suffix in lower case -> number of files in the folder that are no photos of a kind that is read.
         index: what the manifest records of the index.
         drawn: whether the photos are pictures of the drawn world.
+        doubt: a line of doubt if most photos look like line drawings; "" otherwise.
     """
 
     count: int
@@ -65,6 +68,7 @@ class BuildReport:
     left_out: dict[str, int] = field(default_factory=dict)
     index: dict[str, Any] = field(default_factory=dict)
     drawn: bool = False
+    doubt: str = ""
 
 
 def build_gallery(
@@ -76,8 +80,9 @@ def build_gallery(
     model_name: str | None = None,
     split: str | None = None,
     index: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
+    precision: str = "auto",
     max_pixels: int = MAX_PIXELS,
     follow_paths: bool = False,
     progress: bool = True,
@@ -87,9 +92,11 @@ def build_gallery(
     Under `accelerate launch` every process encodes its share; the main one puts the gallery together.
     """
     choose_kind(1, index)
+    half = computes_half(precision, model.device)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    batch_size = batch_size or (GROUP_ROWS if on_gpu(model.device) else 32)
     model = model.for_search()
     state = process_state()
     source = find_photos(photos, split, follow_paths)
@@ -101,7 +108,8 @@ def build_gallery(
     lock = _claim(out, shards) if state.is_main_process else None
     try:
         state.wait_for_everyone()
-        job = Job(model, processor, source, features, shards, _next_run(shards), fingerprint, batch_size, max_pixels)
+        run = _next_run(shards)
+        job = Job(model, processor, source, features, shards, run, fingerprint, batch_size, max_pixels, half)
         old = _old_table(out, fingerprint, features)
         known = KnownRows([*old, *_shard_tables(shards)])
         state.wait_for_everyone()  # no shard is written before every process has seen the earlier ones
@@ -211,7 +219,9 @@ def _finish(
     known = KnownRows([*old, *_shard_tables(job.shards)])
     data = side / f"data-{uuid.uuid4().hex[:12]}"
     data.mkdir()
-    embeddings = _write_table(job, known, [known.place(photo) for photo in photos], data)
+    places = [known.place(photo) for photo in photos]
+    embeddings = _write_table(job, known, places, data)
+    report.doubt = _doubt(known, places)
     index, facts = build_index(embeddings, choose_kind(len(photos), kind), progress)
     report.index, digest = facts, embeddings_hash(embeddings)
     keep_index(index, digest, facts["kind"])
@@ -229,9 +239,19 @@ def _finish(
         "unreadable": report.unreadable,
         "left_out": report.left_out,
         "drawn": source.drawn,
+        "doubt": report.doubt,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     _publish(side, data, out, manifest)
+
+
+def _doubt(known: KnownRows, places: list[tuple[int, int]]) -> str:
+    """Return a line of doubt if most photos look like line drawings, by some of their thumbnails; "" otherwise."""
+    cells = known.take([places[number] for number in sample(len(places))], ["thumbnail"])["thumbnail"].to_pylist()
+    with contextlib.suppress(ValueError, TypeError):  # a damaged thumbnail of a former gallery is no reason to stop
+        wrong = doubt(photos=[open_image(cell["bytes"]) for cell in cells])
+        return wrong and f"{wrong}: a gallery holds photos, and sketches are what it is searched with."
+    return ""
 
 
 def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data: Path) -> np.ndarray:
@@ -250,9 +270,9 @@ def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data
 
 
 def _model_names(model: Any, name: str | None, out: Path) -> dict[str, Any]:
-    """Return how to find the model again: by its name or absolute folder, and by the way from the gallery to it."""
+    """Return how to find the model again: by its name or absolute path, and by the way from the gallery to it."""
     name = name or getattr(model, "name_or_path", "") or "clip"
-    if not os.path.isdir(name):
+    if not os.path.isdir(name) and not (name.endswith(".onnx") and os.path.isfile(name)):
         return {"model": name, "model_beside": None}
     return {"model": os.path.abspath(name), "model_beside": os.path.relpath(name, out)}
 

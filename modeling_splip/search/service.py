@@ -46,7 +46,8 @@ class OwnPhotos:
         """Return how many photos there are, for the visitor."""
         bad = len(self.gallery.manifest["unreadable"])
         more = f", {bad} could not be read" if bad else ""
-        return f"{len(self.gallery)} photos of yours can be searched now{more}."
+        doubt = self.gallery.manifest["doubt"]
+        return f"{len(self.gallery)} photos of yours can be searched now{more}.{doubt and ' ' + doubt}"
 
     def delete(self) -> None:
         """Remove everything that was kept of the photos."""
@@ -116,6 +117,10 @@ class Finder:
     def is_blank(self, sketch: Image.Image | None) -> bool:
         """Return whether nothing is drawn."""
         return sketch is None or self.choose(None, None).processor.is_blank(sketch)
+
+    def remark(self, sketch: Image.Image | None) -> str:
+        """Return a line about a sketch that is inverted or does not look drawn; "" otherwise."""
+        return "" if self.is_blank(sketch) else self.choose(None, None).processor.remark(sketch)
 
     def search(
         self,

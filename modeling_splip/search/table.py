@@ -115,10 +115,10 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def model_place(folder: Path, manifest: dict[str, Any]) -> str:
-    """Return the model's folder as seen from the gallery, if they were moved together; otherwise the model's name."""
+    """Return the model's path as seen from the gallery, if they were moved together; otherwise the model's name."""
     beside = manifest.get("model_beside")
     here = folder / beside if beside else None
-    return str(here) if here is not None and here.is_dir() else manifest["model"]
+    return str(here) if here is not None and here.exists() else manifest["model"]
 
 
 class TableReader:

@@ -12,6 +12,7 @@ from ..common.hub import is_hub_id
 from ..common.text import markdown_table
 from ..data.dataset import is_drawn_world
 from ..evaluation.report import records_table
+from .private import shared_base
 
 CARD_FILE = "README.md"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -104,14 +105,6 @@ def render_card(facts: CardFacts) -> str:
         data_licence=_data_licence(facts.run) if facts.run else "",
     )
     return f"{card}\n"
-
-
-def shared_base(config: Any) -> str | None:
-    """Return the name of the base CLIP if others can get it by that: a Hub id, or the name of a packaged one."""
-    base = getattr(config, "base_model", None)
-    if base and (packaged_folder(base) or is_hub_id(base)):
-        return str(base)
-    return None
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:

@@ -8,13 +8,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..clip_base import packaged_folder
 from ..common.files import write_json
+from ..common.hub import is_hub_id
 
 # Keys by which transformers notes where an object was loaded from; nothing reads them from a file.
 _ORIGINS = ("_name_or_path", "name_or_path")
 _COMMENT = 0xFE
 _APPLICATIONS = range(0xE1, 0xF0)  # EXIF, XMP and the like; 0xE0 is JFIF
 _SCAN = 0xDA
+
+
+def shared_base(config: Any) -> str | None:
+    """Return the name of the base CLIP if others can get it by that: a Hub id, or the name of a packaged one."""
+    base = getattr(config, "base_model", None)
+    if base and (packaged_folder(base) or is_hub_id(base)):
+        return str(base)
+    return None
 
 
 def remove_origins(folder: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from accelerate.utils import LoggerType
 
 from ..common.text import hint
+from ..processing_splip import inversion
 from .augmentation import Augmentation
 from .methods import METHODS
 from .objective import LEVELS
@@ -70,7 +71,7 @@ class TrainingArguments:
     workers: int = _option(-1, "processes that decode images; -1 for none on a CPU, up to 16 of the cores on a GPU", -1)
     predecode: bool = _option(False, "decode every image once, to a file on the disk that later runs use too")
     tracker: str = _option("none", "where numbers and pictures go besides the run's folder", known=TRACKERS)
-    invert_sketches: bool = _option(False, "invert sketches that look white on black")
+    invert_sketches: str = _option("auto", "invert sketches: auto: those that look white on black; true: all; false")
     resume: bool = _option(False, "continue from the newest whole checkpoint in output")
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class TrainingArguments:
         Raises:
             ValueError: in one sentence, for a name that is unknown or a value that is impossible.
         """
+        self.invert_sketches = inversion(self.invert_sketches)
         for item in plain_fields():
             value = _typed(item.name, getattr(self, item.name), item.default)
             setattr(self, item.name, value)
@@ -110,7 +112,7 @@ class TrainingArguments:
             raise ValueError("No dataset: pass --dataset with a folder that `splip prepare` wrote.")
         METHODS[self.method].model.config_class(**self.model)
         Augmentation(**self.augment)
-        self.settings()
+        self.settings().check_used(self.level, self.loss)
 
     def settings(self) -> Any:
         """Return the settings of the method's losses."""

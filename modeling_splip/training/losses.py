@@ -5,6 +5,7 @@ d(s, p+) - d(s, p-). The losses of SpLIP (ECCV 2024), of CLIP-AT (CVPR 2023) and
 network (2024).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -38,6 +39,7 @@ def triplet_loss(
     negative: Tensor,
     margin: Tensor | float,
     distance: Callable[[Tensor, Tensor], Tensor] = squared_distance,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of [ d(s, p+) - d(s, p-) + mu ]_+.
 
@@ -48,8 +50,9 @@ def triplet_loss(
         sketch, positive, negative: (B, D).
         margin: mu for each triplet, (B,), or one number.
         distance: squared L2 as re-implementations of SpLIP do, or `cosine_distance` as CLIP-AT.
+        weight: how much each triplet counts, (B,), at least 0; None for all the same.
     """
-    return (distance(sketch, positive) - distance(sketch, negative) + margin).relu().mean()
+    return _mean((distance(sketch, positive) - distance(sketch, negative) + margin).relu(), weight)
 
 
 def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float) -> Tensor:
@@ -67,7 +70,12 @@ def class_loss(embeds: Tensor, class_embeds: Tensor, labels: Tensor, tau: float)
 
 
 def contrastive_loss(
-    sketch: Tensor, photo: Tensor, sketch_labels: Tensor, photo_labels: Tensor, temperature: float
+    sketch: Tensor,
+    photo: Tensor,
+    sketch_labels: Tensor,
+    photo_labels: Tensor,
+    temperature: float,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Return InfoNCE between sketches and photos, where all images of a class are positives of each other: a scalar.
 
@@ -81,16 +89,74 @@ def contrastive_loss(
         sketch, photo: unit-norm embeddings (B, D) and (N, D).
         sketch_labels, photo_labels: classes (B,) and (N,).
         temperature: above 0.
+        weight: how much each sketch counts as the one that searches, (B,), at least 0; None for all the same.
     """
     with torch.autocast(sketch.device.type, enabled=False):
         logits = _wide(sketch) @ _wide(photo).T / temperature  # (B, N)
         same = (sketch_labels[:, None] == photo_labels[None]).to(logits.dtype)  # (B, N)
         terms = []
-        for scores, positive in ((logits, same), (logits.T, same.T)):
+        for scores, positive, counts in ((logits, same, weight), (logits.T, same.T, None)):
             count = positive.sum(dim=1)
             mean = (scores.log_softmax(dim=1) * positive).sum(dim=1) / count.clamp(min=1)
-            terms.append(-mean[count > 0].mean())
+            terms.append(-_mean(mean[count > 0], None if counts is None else counts[count > 0]))
         return torch.stack(terms).mean()
+
+
+def spread_loss(embeds: Tensor) -> Tensor:
+    """Return the absolute value of the mean cosine between different rows: a scalar in 0..1.
+
+    It is 0 where the images of a batch point in all directions, and 1 where they have collapsed into one point.
+
+    Source: the regulariser of MCC (IJCAI 2024), with 0 as the mean that is aimed at.
+
+    Args:
+        embeds: unit-norm embeddings of one modality, (B, D) with B at least 2.
+    """
+    with torch.autocast(embeds.device.type, enabled=False):
+        cosines = _wide(embeds) @ _wide(embeds).T  # (B, B)
+        count = len(embeds)
+        return ((cosines.sum() - cosines.trace()) / (count * (count - 1))).abs()
+
+
+def hard_triplet_loss(embeds: Tensor, labels: Tensor, margins: Tensor) -> Tensor:
+    """Return the triplet loss inside one modality, between each image and its hardest partners in the batch.
+
+    p+ is the farthest image of the class, p- the nearest of another class. An image without a partner does not count;
+    where none has one the loss is 0.
+
+    Source: batch-hard triplets (Hermans et al., 2017); their use inside a modality is a choice of ours.
+
+    Args:
+        embeds: unit-norm embeddings of one modality, (B, D).
+        labels: classes (B,).
+        margins: mu of every pair of classes, (C, C).
+    """
+    with torch.no_grad(), torch.autocast(embeds.device.type, enabled=False):
+        cosines = _wide(embeds) @ _wide(embeds).T  # (B, B)
+        same = labels[:, None] == labels[None]
+        partner = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        keep = partner.any(dim=1) & (~same).any(dim=1)
+        positive = cosines.masked_fill(~partner, float("inf")).argmin(dim=1)
+        negative = cosines.masked_fill(same, float("-inf")).argmax(dim=1)
+    if not keep.any():
+        return embeds.sum() * 0
+    margin = margins[labels, labels[negative]]
+    return triplet_loss(embeds[keep], embeds[positive[keep]], embeds[negative[keep]], margin[keep])
+
+
+def clarity(embeds: Tensor, class_embeds: Tensor, tau: float) -> Tensor:
+    """Return 1 - H / log C of frozen CLIP's guess at the class: (B,) in 0..1, 0 where all C classes are as likely.
+
+    H is the entropy of softmax(cos(f, F_t(c)) / tau). A choice of ours.
+
+    Args:
+        embeds: unit-norm embeddings by the frozen CLIP, (B, D).
+        class_embeds: unit-norm class embeddings by the frozen text tower, (C, D) with C at least 2.
+        tau: temperature, above 0.
+    """
+    with torch.autocast(embeds.device.type, enabled=False):
+        logs = (_wide(embeds) @ _wide(class_embeds).T / tau).log_softmax(dim=1)  # (B, C)
+        return 1 + (logs.exp() * logs).sum(dim=1) / math.log(logs.shape[1])
 
 
 def conditional_jigsaw_loss(
@@ -164,12 +230,29 @@ def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: T
     Returns:
         (B,) indices into `photo`, and (B,) whether there is such a photo. Where there is none the index is 0.
     """
+    return hardest_in_batch(sketch, photo, (labels[:, None] == labels[None]) & (instances[:, None] != instances[None]))
+
+
+def hardest_in_batch(sketch: Tensor, photo: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each sketch the index of the nearest of its candidates among the photos.
+
+    Args:
+        sketch, photo: (B, D) paired rows.
+        candidate: (B, B) which photos a sketch may take.
+
+    Returns:
+        (B,) indices into `photo`, and (B,) whether there is a candidate. Where there is none the index is 0.
+    """
     with torch.no_grad(), torch.autocast(sketch.device.type, enabled=False):
-        candidate = (labels[:, None] == labels[None]) & (instances[:, None] != instances[None])  # (B, B)
         similarity = (_wide(sketch) @ _wide(photo).T).masked_fill(~candidate, float("-inf"))
         exists = candidate.any(dim=1)
         index = torch.where(exists, similarity.argmax(dim=1), 0)
         return index, exists
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of (B,) values, weighted where there are weights."""
+    return values.mean() if weight is None else (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Accelerate prepares the objective, not the model, so that the gradients of everything in it are synchronised.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -24,6 +25,22 @@ class ObjectiveSettings:
             value = getattr(self, item.name)
             if isinstance(value, int | float) and value < 0:
                 raise ValueError(f"{item.name} must be at least 0, got {value}.")
+
+    def idle(self, level: str) -> dict[str, str]:
+        """Return the settings that change nothing beside the others, each with the reason: "at category level"."""
+        return {}
+
+    def check_used(self, level: str, given: Collection[str] = ()) -> None:
+        """Raise ValueError for a setting that changes nothing and was given, or is not at its default.
+
+        Args:
+            level: "category" or "fine_grained".
+            given: names of the settings that somebody chose.
+        """
+        defaults = {item.name: item.default for item in fields(self)}
+        for name, reason in self.idle(level).items():
+            if name in given or getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} has no effect {reason}: leave it out.")
 
 
 class Negatives(NamedTuple):
@@ -56,6 +73,7 @@ class Objective(nn.Module):
     """
 
     settings_class: type = ObjectiveSettings
+    compares_classes = ""  # the loss that compares the classes of a micro-batch, which then must hold two groups
 
     def __init__(self, model: Any, settings: Any | None = None, level: str = "category"):
         super().__init__()
@@ -63,6 +81,7 @@ class Objective(nn.Module):
             raise ValueError(f"level must be one of {LEVELS}, got {level!r}.")
         self.model = model
         self.settings = settings or self.settings_class()
+        self.settings.check_used(level)
         self.level = level
         self.pixels: nn.Module | None = None  # normalises images that are bytes
 

@@ -44,6 +44,11 @@ class ClipAtSettings(ObjectiveSettings):
         if self.divergence_form not in DIVERGENCES:
             raise ValueError(f"divergence_form must be one of {DIVERGENCES}, got {self.divergence_form!r}.")
 
+    def idle(self, level: str) -> dict[str, str]:
+        """Return the settings that change nothing beside the others, each with the reason."""
+        names = ("divergence", "divergence_form", "shuffle", "shuffle_margin", "grid")
+        return dict.fromkeys(names, "at category level") if level == "category" else {}
+
 
 class ClipAtObjective(Objective):
     """The losses of CLIP-AT; `Objective` says what it takes.
@@ -60,6 +65,7 @@ class ClipAtObjective(Objective):
         fine_grained = level == "fine_grained"
         self.divergence = self.settings.divergence if fine_grained else 0.0
         self.shuffle = self.settings.shuffle if fine_grained else 0.0
+        self.compares_classes = "divergence" if self.divergence else ""
         if self.settings.alpha:
             self.class_embeds = nn.Buffer(model.frozen_class_embeds()[None], persistent=False)  # (1, C, D)
         self.tau = self.settings.tau or float((-model.clip.logit_scale).exp())

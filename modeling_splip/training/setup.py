@@ -82,6 +82,7 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
         model.gradient_checkpointing_enable()
     objective = method.objective(model, args.settings(), args.level)
     objective.pixels = PixelValues(processor.image_processor)
+    check_class_groups(objective, batches)
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     return Training(
         dataset=dataset,
@@ -97,6 +98,17 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
         scheduler=transformers.get_scheduler(SCHEDULES[args.schedule], optimizer, args.warmup_steps, total_steps),
         total_steps=total_steps,
     )
+
+
+def check_class_groups(objective: Objective, batches: EpochBatches) -> None:
+    """Raise ValueError if a micro-batch of class groups holds too few for a loss that compares classes."""
+    name, least = objective.compares_classes, 2 * batches.pairs_per_class
+    if name and objective.level == "fine_grained" and batches.batch_size < least:
+        raise ValueError(
+            f"A micro-batch of {batches.batch_size} holds one group of pairs_per_class={batches.pairs_per_class}, and "
+            f"loss.{name}, which compares classes, would always be 0: make batch_size at least "
+            f"{least * batches.micro_batches}, lower pairs_per_class, or set loss.{name} to 0."
+        )
 
 
 def training_loader(items: TrainingItems, batches: EpochBatches, seed: int, workers: int) -> DataLoader:

@@ -234,6 +234,8 @@ def resume(checkpoint: Path, identity: dict[str, Any], scheduler: LRScheduler, a
         progress = Progress(**loop["progress"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{checkpoint}/loop.json' is damaged ({error!r}): start a new run.") from error
+    if isinstance(saved.get("invert_sketches"), bool):
+        saved["invert_sketches"] = "auto"  # from before there was a choice of three
     changed = [name for name, value in identity.items() if saved.get(name) != value]
     if changed:
         was, now = saved.get(changed[0]), identity[changed[0]]

@@ -8,7 +8,7 @@ from launch import run
 
 from modeling_splip.commands import main as cli
 
-COMMANDS = ["demo", "describe", "evaluate", "index", "prepare", "push", "reproduce", "search", "space"]
+COMMANDS = ["demo", "describe", "evaluate", "export", "index", "prepare", "push", "reproduce", "search", "space"]
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -77,7 +77,7 @@ def test_no_text_tower_and_no_tokenizer(tiny_clip, tmp_path):
         "photo_prompts",
     }
     data = sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".py")
-    assert data == ["config.json", "model.safetensors"]
+    assert data == ["config.json", "model.safetensors", "modules.json"]
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "splip_encoder"
     counts = [len(model.config.prefix_token_ids["sketch"]) + model.config.n] * 4
     assert folded.config.prompt_counts["sketch"] == counts

@@ -46,3 +46,14 @@ def test_offloaded_weights_give_the_same_values(tiny_clip, pixels, tmp_path, nam
     assert model.fingerprint() == fingerprint
     model.save_pretrained(tmp_path / "again")
     assert AutoModel.from_pretrained(tmp_path / "again").fingerprint() == fingerprint
+
+
+def test_a_tensor_offloaded_without_its_module_is_refused(tiny_clip, tmp_path):
+    """Accelerate would never fetch it."""
+    model = build("splip", {}, tiny_clip)
+    model.save_pretrained(tmp_path / "model")
+    places = {name: "cpu" for name, _ in model.named_children() if name != "clip"}
+    places |= {f"clip.{name}": "cpu" for name, _ in model.clip.named_children()} | {"clip.logit_scale": "disk"}
+    sentence = r"'clip\.logit_scale' has no values, since device_map offloads it without its module, .*: give whole"
+    with pytest.raises(ValueError, match=sentence), pytest.warns(UserWarning, match="do not match any submodules"):
+        AutoModel.from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "folder")

@@ -1,5 +1,6 @@
 """PEFT both ways: our LayerNorm adapters opened by PEFT, and PEFT's configurations trained in our models."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -110,6 +111,56 @@ def test_lora_trains_beside_and_in_place_of_layer_norms(tiny_clip, pixels, tmp_p
     stored = load_file(tmp_path / "adapter" / "model.safetensors")
     assert set(stored) == set(model.adapter_state()) and set(lora) <= set(stored)
     assert not any("base_layer" in key or key.startswith("clip.text") for key in stored)
+
+
+@pytest.mark.parametrize("layer_norms", ["vision", "none"])
+def test_two_towers_train_apart(tiny_clip, pixels, tmp_path, layer_norms):
+    """LoRA for sketches and LoRA for photos: each has its own values, its own gradients and its own tensors."""
+    start = METHODS["cross_align"].model.from_clip(tiny_clip, CLASSES, peft=LORA, share_peft=False)
+    plain = METHODS["cross_align"].model.from_clip(tiny_clip, CLASSES)
+    model, losses = trained("cross_align", tiny_clip, share_peft=False, layer_norms=layer_norms)
+    assert losses[-1] < 0.9 * losses[0]
+    own = {key: tensor for key, tensor in model.adapter_state().items() if "lora_B" in key}
+    sketch = {key: tensor for key, tensor in own.items() if key.startswith("clip.vision_model.")}
+    assert len(own) == 2 * len(sketch) == 4 * 2 * 2 and all(tensor.abs().max() > 0 for tensor in own.values())
+    for modality in MODALITIES:
+        torch.testing.assert_close(start.encode(pixels, modality), plain.encode(pixels, modality), atol=1e-6, rtol=0)
+
+    # What one modality computes does not depend on the other's adapters, nor does its gradient reach them.
+    for modality, other in (("sketch", "photo_vision_model"), ("photo", "clip.vision_model")):
+        model.zero_grad()
+        model(pixels, modality).embeds.sum().backward()
+        reached = {key for key, value in model.named_parameters() if value.grad is not None and value.grad.any()}
+        assert reached and not any("lora" in key and other in key for key in reached)
+    before = {modality: model.encode(pixels, modality) for modality in MODALITIES}
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for key, value in changed.named_parameters():
+            if "photo_vision_model" in key and "lora" in key:
+                value.add_(0.1)
+    assert torch.equal(changed.encode(pixels, "sketch"), before["sketch"])
+    assert not torch.allclose(changed.encode(pixels, "photo"), before["photo"], atol=1e-4)
+
+    for form in ("adapter", "full"):
+        model.save_pretrained(tmp_path / form, full=form == "full")
+        loaded = AutoModel.from_pretrained(tmp_path / form)
+        for modality in MODALITIES:
+            assert torch.equal(loaded.encode(pixels, modality), before[modality])
+        assert loaded.fingerprint() == model.fingerprint() != changed.fingerprint()
+    stored = load_file(tmp_path / "adapter" / "model.safetensors")
+    assert set(stored) == set(model.adapter_state()) and not any("base_layer" in key for key in stored)
+    assert model.train().clip.photo_vision_model.training and not model.clip.text_model.training
+
+
+@pytest.mark.parametrize("tower", ["vision_model", "photo_vision_model"])
+def test_a_changed_base_in_either_tower_is_seen(tiny_clip, tmp_path, tower):
+    model = METHODS["cross_align"].model.from_clip(tiny_clip, CLASSES, peft=LORA, share_peft=False)
+    fingerprint = model.fingerprint()
+    with torch.no_grad():
+        getattr(model.clip, tower).post_layernorm.weight.add_(1)
+    assert model.fingerprint() != fingerprint
+    with pytest.raises(ValueError, match="is no longer base CLIP"):
+        model.save_pretrained(tmp_path)
 
 
 def test_folding_merges_the_adapters(tiny_clip, pixels, tmp_path):

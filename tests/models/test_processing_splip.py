@@ -1,16 +1,16 @@
 """Whatever holds a picture becomes the same pixels; sketches are padded, never cropped, and black on white."""
 
+import json
 import os
-import warnings
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from transformers import AutoProcessor, BaseImageProcessor, CLIPImageProcessorPil
 
 from modeling_splip.modeling_splip import SplipModel
-from modeling_splip.processing_splip import SplipProcessor, is_white_on_black, to_rgb
+from modeling_splip.processing_splip import SplipProcessor, to_rgb
 
 
 @pytest.fixture(scope="module")
@@ -164,49 +164,89 @@ def test_is_blank(processor):
     assert not processor.is_blank(drawing(ground="black", ink="white"))
 
 
-def test_white_on_black_is_named_and_inverted_where_asked(processor, tiny_clip):
+def test_white_on_black_is_inverted_and_said_in_one_line(processor, tiny_clip, said):
     expected = pixels(processor, drawing((60, 40)), "sketch")
+    assert not said()
     dark = drawing((60, 40), ground="black", ink="white")
-    with pytest.warns(UserWarning, match="white on black.*invert_sketches=True"):
-        assert not torch.equal(pixels(processor, dark, "sketch"), expected)
-    inverting = SplipProcessor.from_clip(tiny_clip, invert_sketches=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    for _ in range(2):
         # Inverted before it is padded: the padding is white in both.
-        assert torch.equal(pixels(inverting, dark, "sketch"), expected)
-        assert torch.equal(pixels(inverting, drawing((60, 40)), "sketch"), expected)
-        # Photos are never inverted.
-        assert torch.equal(pixels(inverting, dark, "photo"), pixels(processor, dark, "photo"))
-    assert inverting.image_settings() != processor.image_settings()
+        assert torch.equal(pixels(processor, dark, "sketch"), expected)
+    (line,) = said()
+    assert "white on black and is inverted" in line and "\n" not in line
+    assert processor.remark(dark) == line and processor.remark(drawing()) == ""
+    # Photos are never inverted.
+    never = SplipProcessor.from_clip(tiny_clip, invert_sketches=False)
+    assert torch.equal(pixels(never, dark, "photo"), pixels(processor, dark, "photo"))
 
 
-def test_what_looks_white_on_black(real_mini):
-    smooth = drawing((100, 100), ground="black", ink="white").resize((50, 50), Image.Resampling.BILINEAR)
-    assert is_white_on_black(smooth)
-    assert not is_white_on_black(ImageOps.invert(smooth))
-    assert not is_white_on_black(Image.new("RGB", (40, 40), "black"))  # nothing drawn
-    rng = np.random.default_rng(0)
-    night = np.clip(rng.normal(50, 40, (40, 40)), 0, 255).astype(np.uint8)
-    assert not is_white_on_black(night)
-    drawings = sorted(real_mini.rglob("sketch/*/*"))[::40]
-    assert len(drawings) > 10
-    for path in drawings:
-        assert not is_white_on_black(path), path
-        assert is_white_on_black(ImageOps.invert(to_rgb(path))), path
+def test_inversion_as_the_user_says(processor, tiny_clip, said):
+    dark, light = drawing((60, 40), ground="black", ink="white"), drawing((60, 40))
+    expected = pixels(processor, light, "sketch")
+    always, never = (SplipProcessor.from_clip(tiny_clip, invert_sketches=value) for value in (True, "false"))
+    assert (always.invert_sketches, never.invert_sketches) == ("true", "false")
+    assert torch.equal(pixels(always, dark, "sketch"), expected)
+    assert not torch.equal(pixels(always, light, "sketch"), expected)
+    assert not said() and not always.remark(dark)
+    assert torch.equal(pixels(never, light, "sketch"), expected)
+    assert not torch.equal(pixels(never, dark, "sketch"), expected)
+    assert said() == [never.remark(dark)] and "with invert_sketches=auto it would be" in said()[0]
+    # Photos do not depend on it, so a gallery can be searched whatever is chosen.
+    assert always.image_settings() == never.image_settings() == processor.image_settings()
+    with pytest.raises(ValueError, match="invert_sketches must be auto, true or false, got 'yes'"):
+        SplipProcessor.from_clip(tiny_clip, invert_sketches="yes")
 
 
-def test_saved_and_loaded(tiny_clip, photo, tmp_path):
+def test_light_strokes_on_transparency_are_drawn(processor, said):
+    """Laid on white they would be a blank page."""
+    strokes = drawing().convert("L").point(lambda grey: 255 - grey)
+    image = Image.merge("RGBA", [*Image.new("RGB", (40, 40), "white").split(), strokes])
+    assert not processor.is_blank(image)
+    assert torch.equal(pixels(processor, image, "sketch"), pixels(processor, drawing(), "sketch"))
+    assert len(said()) == 1
+    assert processor.is_blank(Image.new("RGBA", (40, 40), (255, 255, 255, 0)))
+    assert to_rgb(Image.new("RGBA", (4, 4), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_line_drawing_without_a_modality_is_doubted(processor, photo, said):
+    assert torch.equal(processor(images=photo)["pixel_values"], pixels(processor, photo)) and not said()
+    processor(images=drawing(), modality="photo")
+    assert not said()
+    inputs = processor(images=[photo, drawing()])
+    assert inputs["modality"] == "photo"
+    assert said() == [
+        "No modality was passed, so images count as photos, but one looks like a line drawing: pass modality='sketch'."
+    ]
+    assert "does not look drawn" in processor.remark(photo) and processor.remark(drawing()) == ""
+
+
+@pytest.mark.parametrize("before", [True, False, None])
+def test_what_was_saved_before_there_was_a_choice_loads(processor, before, tmp_path):
+    """An ordinary sketch keeps its pixels, and the fingerprint is that of before."""
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    saved = json.loads(file.read_text())
+    assert saved["invert_sketches"] == "auto"
+    file.write_text(json.dumps({name: value for name, value in saved.items() if name != "invert_sketches"}))
+    if before is not None:
+        file.write_text(json.dumps(saved | {"invert_sketches": before}))
+    loaded = SplipProcessor.from_pretrained(tmp_path)
+    assert loaded.invert_sketches == "auto"
+    assert loaded.image_settings()["invert_sketches"] is False
+    assert torch.equal(pixels(loaded, drawing(), "sketch"), pixels(processor, drawing(), "sketch"))
+    assert SplipProcessor.from_pretrained(tmp_path, invert_sketches=True).invert_sketches == "true"
+
+
+def test_saved_and_loaded(tiny_clip, photo, tmp_path, said):
     before = SplipProcessor.from_clip(tiny_clip, invert_sketches=True)
     before.save_pretrained(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        after = SplipProcessor.from_pretrained(tmp_path)
-    assert after.invert_sketches
+    after = SplipProcessor.from_pretrained(tmp_path)
+    assert not said()
+    assert after.invert_sketches == "true"
     assert after.image_settings() == before.image_settings()
     assert torch.equal(pixels(after, photo), pixels(before, photo))
     text = ["a zebra", "an ant"]
     assert torch.equal(after(text=text)["input_ids"], before(text=text)["input_ids"])
-    assert not SplipProcessor.from_pretrained(tmp_path, invert_sketches=False).invert_sketches
+    assert SplipProcessor.from_pretrained(tmp_path, invert_sketches=False).invert_sketches == "false"
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), SplipProcessor)
 
 

@@ -50,8 +50,8 @@ def test_configurations_come_back(tiny_clip, tmp_path, name, settings):
     again += [kind.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)]
     for each in again:
         assert type(each) is kind and fields_of(each) == fields_of(config)
-    changed = kind.from_dict(config.to_dict(), class_names=["other"])
-    assert changed.class_names == ["other"] and config.class_names == CLASSES
+    changed = kind.from_dict(config.to_dict(), base_model="other", output_hidden_states=True)
+    assert (changed.base_model, changed.output_hidden_states) == ("other", True) and config.base_model != "other"
     assert json.loads(config.to_json_string(use_diff=True))["model_type"] == name
 
 
@@ -265,3 +265,113 @@ def test_from_a_state_without_a_folder(tiny_clip, pixels, name, settings):
     again = type(model).from_pretrained(None, config=model.config, state_dict=state)
     for each in (loaded, again):
         assert torch.equal(each.encode(pixels, "photo"), model.encode(pixels, "photo"))
+
+
+@MODEL
+def test_loading_takes_fields_of_the_configuration(tiny_clip, pixels, tmp_path, name, settings):
+    model = make(name, settings, tiny_clip)
+    model.save_pretrained(tmp_path)
+    for kind in (type(model), AutoModel):
+        loaded = kind.from_pretrained(tmp_path, output_hidden_states=True, output_attentions=True, dtype="float32")
+        output = loaded(pixels, "photo")
+        assert len(output.hidden_states) == 5 and len(output.attentions) == 4
+        torch.testing.assert_close(output.embeds, model(pixels, "photo").embeds, atol=1e-6, rtol=0)
+        assert isinstance(kind.from_pretrained(tmp_path, return_dict=False)(pixels, "photo"), tuple)
+        with pytest.raises(ValueError, match=r"^class_names says what the weights are, .*\.$"):
+            kind.from_pretrained(tmp_path, class_names=["kite", "owl", "star", "bell", "fish"])
+        with pytest.raises(ValueError, match=r"^\w+fingerprint says what the weights are"):
+            kind.from_pretrained(tmp_path, **{model.fingerprint_field: "0" * 16})
+        with pytest.raises(TypeError, match="output_hiden_states"):
+            kind.from_pretrained(tmp_path, output_hiden_states=True)
+
+
+def test_fields_given_to_loading_are_checked_and_count(tiny_clip, pixels, tmp_path):
+    model = build("splip", {}, tiny_clip)
+    model.save_pretrained(tmp_path)
+    for kind in (type(model), AutoModel):
+        shallow = kind.from_pretrained(tmp_path, prompt_depth=1)
+        assert not torch.allclose(shallow.encode(pixels, "photo"), model.encode(pixels, "photo"), atol=1e-3)
+        assert shallow.fingerprint() != model.fingerprint()
+        with pytest.raises(ValueError, match=r"^prompt_depth must be at least 1"):
+            kind.from_pretrained(tmp_path, prompt_depth=0)
+        with pytest.raises(
+            ValueError, match=r"b_t\.layers\.4\.bias of shape \(96,\), but a SplipModel .* has \(144,\)"
+        ):
+            kind.from_pretrained(tmp_path, m=6)
+        with pytest.raises(ValueError, match=r"holds besides 2 tensors of a SplipModel, such as b_v"):
+            kind.from_pretrained(tmp_path, use_b_v=False)
+
+
+@MODEL
+def test_the_configuration_of_a_live_model_loads_any_form(tiny_clip, pixels, tmp_path, name, settings):
+    """It does not know in which form a checkpoint was saved, nor whether its base CLIP was changed."""
+    model = make(name, settings, tiny_clip)
+    live = copy.deepcopy(model.config)
+    model.save_pretrained(tmp_path / "default")
+    with torch.no_grad():
+        model.vision.vision_model.embeddings.class_embedding.add_(1.0)
+    model.save_pretrained(tmp_path / "changed", **({} if name == "splip_encoder" else {"full": True}))
+    for folder in ("default", "changed"):
+        loaded = type(model).from_pretrained(tmp_path / folder, config=live)
+        expected = AutoModel.from_pretrained(tmp_path / folder)
+        assert torch.equal(loaded.encode(pixels, "photo"), expected.encode(pixels, "photo"))
+        assert loaded.fingerprint() == expected.fingerprint()
+    assert torch.equal(expected.encode(pixels, "photo"), model.encode(pixels, "photo"))
+
+
+@MODEL
+def test_a_state_instead_of_a_checkpoints_weights(tiny_clip, pixels, tmp_path, name, settings):
+    model = make(name, settings, tiny_clip)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 if name == "splip_encoder" or parameter.requires_grad else 0)
+    states = [model.state_dict()] if name == "splip_encoder" else [model.state_dict(), model.adapter_state()]
+    for state in states:
+        loaded = type(model).from_pretrained(tmp_path, state_dict=state)
+        assert torch.equal(loaded.encode(pixels, "photo"), model.encode(pixels, "photo"))
+        assert loaded.fingerprint() == model.fingerprint() != AutoModel.from_pretrained(tmp_path).fingerprint()
+        assert all(own.data_ptr() != state[key].data_ptr() for key, own in loaded.state_dict().items() if key in state)
+        del state[min(state)]
+        with pytest.raises(ValueError, match=rf"lacks 1 tensors of a {type(model).__name__}"):
+            type(model).from_pretrained(tmp_path, state_dict=state)
+
+
+@MODEL
+def test_a_state_is_loaded_in_one_dtype(tiny_clip, pixels, name, settings):
+    model = make(name, settings, tiny_clip)
+    half = {key: tensor.to(torch.bfloat16) for key, tensor in model.state_dict().items()}
+    for state, dtype in ((half, None), (model.state_dict(), torch.bfloat16), (half, torch.float32)):
+        chosen = {} if dtype is None else {"dtype": dtype}
+        loaded = type(model).from_pretrained(None, config=model.config, state_dict=state, **chosen)
+        assert {parameter.dtype for parameter in loaded.parameters()} == {dtype or torch.bfloat16}
+        torch.testing.assert_close(
+            loaded.encode(pixels.to(loaded.dtype), "photo"), model.encode(pixels, "photo"), atol=0.05, rtol=0
+        )
+
+
+@TRAINED
+def test_a_model_without_a_base_is_saved_whole(tiny_clip, pixels, tmp_path, name, settings):
+    """One made of a configuration alone, as any model of transformers can be."""
+    config = build(name, settings, tiny_clip).config
+    config.base_model = None
+    model = METHODS[name].model(config).eval()
+    if model.stores_image_means:
+        for modality in MODALITIES:
+            model.set_domain_mean(modality, torch.ones(32))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).encode(pixels, "photo"), model.encode(pixels, "photo"))
+    with pytest.raises(ValueError, match=r"does not name its base CLIP .* save it with full=True\.$"):
+        model.save_pretrained(tmp_path, full=False)
+
+
+@MODEL
+def test_gradients_reach_the_states_that_come_back(tiny_clip, pixels, name, settings):
+    """For maps of what an embedding depends on; CLIP-AT's states are cut out of those with the prompts."""
+    model = make(name, settings, tiny_clip)
+    output = model(pixels.requires_grad_(), "photo", output_hidden_states=True, output_attentions=True)
+    seen = [*output.hidden_states[:-1], *output.attentions]
+    for tensor in seen:
+        tensor.retain_grad()
+    output.embeds[:, 0].sum().backward()
+    assert all((tensor.grad is None) == (name == "clip_at") for tensor in seen)

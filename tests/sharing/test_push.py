@@ -1,10 +1,12 @@
 """To the Hub and back: real huggingface_hub on both sides, only the server behind it is ours."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
+import galleries
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,13 @@ from launch import run
 from method_models import CASES, ELSEWHERE, build
 from transformers import AutoModel
 
+from modeling_splip.commands import push
 from modeling_splip.commands.main import main
 from modeling_splip.loading import load_retriever
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.search.gallery import Gallery
 
+own_cache, photos = galleries.own_cache, galleries.photos
 SPLIP = [sys.executable, "-m", "modeling_splip"]
 
 
@@ -149,6 +153,42 @@ def test_transformers_own_push_to_hub(hub, tiny_clip, tmp_path):
     files = hub.files["model", "someone/plain"]["main"]
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert {path.name for path in folder.iterdir()} <= set(files)
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from modeling_splip.commands.push import upload
+for kind, repo, stage in (word.split("=") for word in sys.argv[1:]):
+    upload(kind, repo, Path(stage), False, None)
+"""
+
+
+def test_a_push_leaves_nothing_of_the_last_one(hub, tiny_clip, photos, tmp_path):
+    """One file, then shards, then a folded model, each with a gallery; a file of the user's own stays."""
+    model, processor = build("splip", {"conditioning": "domain"}, tiny_clip), SplipProcessor.from_clip(tiny_clip)
+    shards = {"full": True, "max_shard_size": "20KB"}
+    hub.files["model", "someone/one"] = {"main": {"notes.txt": b"of the user"}}
+    hub.files["dataset", "someone/photos"] = {"main": {}}
+    words = []
+    for name, form, options in (
+        ("one", model, {"full": True}),
+        ("shards", model, shards),
+        ("folded", model.fold(), {}),
+    ):
+        form.save_pretrained(tmp_path / name, **options)
+        Gallery.build(photos, form, processor, tmp_path / "G", model_name="someone/one", progress=False)
+        push.stage_gallery(tmp_path / "G", "someone/one", tmp_path / f"{name}-gallery")
+        words += [f"model=someone/one={tmp_path / name}", f"dataset=someone/photos={tmp_path / name}-gallery"]
+    for first, last, held in ((0, 4, "shards"), (4, 6, "folded")):
+        env = hub.environment(tmp_path / "home")
+        result = run([sys.executable, "-c", UPLOAD, *words[first:last]], env=env)
+        assert result.returncode == 0, result.stderr[-2000:]
+        on_hub, local = set(hub.files["model", "someone/one"]["main"]), set(os.listdir(tmp_path / held))
+        code = {name for name in on_hub if name.endswith(".py")}  # of another form: nothing loads it
+        assert on_hub - code == {name for name in local if not name.endswith(".py")} | {"notes.txt"}
+        tables = {name.partition("/")[0] for name in hub.files["dataset", "someone/photos"]["main"]}
+        assert tables == set(os.listdir(tmp_path / f"{held}-gallery"))
 
 
 def test_shards_load_and_stay_in_their_folder(tiny_clip, tmp_path, pixels):

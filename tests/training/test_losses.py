@@ -8,13 +8,16 @@ from torch.nn import functional as F
 
 from modeling_splip.training.losses import (
     adaptive_margins,
+    clarity,
     class_loss,
     conditional_jigsaw_loss,
     contrastive_loss,
     cosine_distance,
+    hard_triplet_loss,
     hardest_in_class,
     relation_loss,
     relative_distance_divergence,
+    spread_loss,
     squared_distance,
     triplet_loss,
 )
@@ -110,6 +113,51 @@ def test_contrastive_loss_by_hand():
 def test_contrastive_loss_of_equal_embeddings_is_log_n():
     same = torch.ones(4, 3)
     assert float(contrastive_loss(same, same, torch.arange(4), torch.arange(4), 0.1)) == pytest.approx(math.log(4))
+
+
+def test_weights_count_sketches():
+    """A row of weight 0 is as if it were not there; weights of all rows together change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    s, p, n = F.normalize(torch.randn(3, 4, 8, generator=generator), dim=-1)
+    weight, labels = torch.tensor([2.0, 0.0, 2.0, 1.0]), torch.arange(4)
+    by_hand = sum(w * float(triplet_loss(*(x[i : i + 1] for x in (s, p, n)), 1.0)) for i, w in enumerate(weight)) / 5
+    assert float(triplet_loss(s, p, n, 1.0, weight=weight)) == pytest.approx(by_hand)
+    plain = contrastive_loss(s, p, labels, labels, 0.5)
+    assert float(contrastive_loss(s, p, labels, labels, 0.5, 3 * torch.ones(4))) == pytest.approx(float(plain))
+    rows = F.cross_entropy(s @ p.T / 0.5, labels, reduction="none")
+    expected = ((rows * weight).sum() / 5 + F.cross_entropy(p @ s.T / 0.5, labels)) / 2
+    assert float(contrastive_loss(s, p, labels, labels, 0.5, weight)) == pytest.approx(float(expected))
+
+
+def test_spread_by_hand():
+    assert float(spread_loss(torch.stack([X, X, X]))) == 1.0
+    assert float(spread_loss(torch.stack([X, Y]))) == 0.0
+    assert float(spread_loss(torch.stack([X, X, -X]))) == pytest.approx(1 / 3)  # cosines 1, -1, -1: their mean is -1/3
+
+
+def test_hard_triplets_by_hand():
+    """Rows 0, 1 and 2 are of one class and rows 3 of another; row 4 has no partner and is only a negative."""
+    angles = torch.tensor([0.0, 0.2, 0.9, 0.5, 1.4])
+    x = torch.stack([angles.cos(), angles.sin()], dim=1)
+    labels, margins = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([[1.0, 0.3, 0.5], [0.3, 1.0, 0.2], [0.5, 0.2, 1.0]])
+    wanted = {0: (2, 3), 1: (2, 3), 2: (0, 3)}  # farthest of the class, nearest of another one
+
+    def gap(a: int, b: int) -> float:
+        return 2 - 2 * math.cos(float(angles[a] - angles[b]))
+
+    expected = sum(max(0, gap(i, p) - gap(i, n) + 0.3) for i, (p, n) in wanted.items()) / 3
+    assert float(hard_triplet_loss(x, labels, margins)) == pytest.approx(expected, rel=1e-5)
+    assert float(hard_triplet_loss(x, torch.arange(5), torch.eye(5))) == 0.0
+
+
+def test_clarity_by_hand():
+    """In the middle of two classes CLIP knows nothing; on one of them nearly all."""
+    classes = torch.stack([X, Y])
+    middle = F.normalize(X + Y, dim=0)
+    found = clarity(torch.stack([middle, X]), classes, 0.5)
+    odds = math.exp(2) / (1 + math.exp(2))
+    entropy = -(odds * math.log(odds) + (1 - odds) * math.log(1 - odds)) / math.log(2)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1 - entropy]), atol=1e-6, rtol=1e-5)
 
 
 def test_hardest_in_class_by_hand():

@@ -23,46 +23,183 @@ def distance(a, b):
     return 1 - float(F.cosine_similarity(a, b, dim=0))
 
 
-def read_by_hand(objective, sentence: str, tokens: torch.Tensor) -> torch.Tensor:
-    """What a sentence, passed through the stock text tower alone, finds in one image's tokens."""
+def words_by_hand(objective, sentence: str) -> torch.Tensor:
+    """The words of a sentence that passes the stock text tower alone, (J, D)."""
     clip = objective.model.clip
     ids = byte_tokenizer()([sentence], truncation=True, max_length=48, return_tensors="pt")
-    states = clip.text_model(**ids).last_hidden_state[0]
-    words = F.normalize(clip.text_projection(states), dim=-1)  # (J, D)
-    return F.normalize(objective.cross_attention(words[None], tokens[None])[0].mean(dim=0), dim=-1)
+    return F.normalize(clip.text_projection(clip.text_model(**ids).last_hidden_state[0]), dim=-1)
 
 
+@pytest.fixture(scope="module")
+def short_texts(tmp_path_factory) -> str:
+    """A file with sentences of different lengths: the packaged ones all fill the tiny tower's context."""
+    file = tmp_path_factory.mktemp("words") / "words.json"
+    prompts = {"shape": "What shape is a {class}?", "colour": "What colour is a {class}?"}
+    answers = [("long", "white"), ("round", "of any colour"), ("striped", "white"), ("small", "red"), ("flat", "grey")]
+    classes = {
+        name: {"shape": f"A {name} is {shape}.", "colour": f"The {name} is {colour}."}
+        for name, (shape, colour) in zip(CLASSES, answers, strict=True)
+    }
+    content = {"schema": "splip-descriptions-1", "source": "test", "prompts": prompts, "classes": classes}
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def text_by_hand(objective, label: int, draw: int) -> torch.Tensor:
+    """The text of a class, (J, D)."""
+    sentences = load_descriptions(objective.settings.descriptions)[CLASSES[label]]
+    words = [words_by_hand(objective, sentence) for sentence in sentences]
+    form = objective.settings.text
+    if form == "one":
+        return words[draw % len(words)]
+    return torch.cat(words if form == "all" else [own[-1:] for own in words])
+
+
+def attend(layer, readers: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    """Multi-head attention, head by head, and the feed-forward layer: (J, D) readers, (N, D) read."""
+    attention, width = layer.attention, readers.shape[1]
+    q, k, v = (
+        F.linear(x, attention.in_proj_weight[i * width : (i + 1) * width], attention.in_proj_bias[i * width :][:width])
+        for i, x in enumerate((readers, read, read))
+    )
+    size = width // attention.num_heads
+    heads = [
+        (q[:, h : h + size] @ k[:, h : h + size].T / size**0.5).softmax(dim=1) @ v[:, h : h + size]
+        for h in range(0, width, size)
+    ]
+    found = attention.out_proj(torch.cat(heads, dim=1))
+    return found + layer.feed_forward(layer.norm(found))
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+SETTINGS = [
+    {},
+    {"text": "one"},
+    {"text": "sentences", "text_free": 0.0},
+    {"exchange": "text"},
+    {"exchange": "image", "text_free": 0.25},
+    {"triplet": 0.0, "alignment": 0.5},
+    {"relation": 0.0, "triplet": 2.0},
+    {"alignment": 0.0},
+    {"triplet": 0.0, "alignment": 0.0, "text_free": 1.0},
+]
+
+
+@pytest.mark.parametrize("given", SETTINGS, ids=str)
 @torch.no_grad()
-def test_losses_one_by_one(objective):
-    batch, model, settings = batch_of("category"), objective.model, objective.settings
-    sentences = load_descriptions()
-    triplet, alignment, match, other = [], [], [], []
+def test_losses_one_by_one(tiny_clip, short_texts, given):
+    torch.manual_seed(1)
+    settings = CrossAlignSettings(descriptions=short_texts, **given)
+    objective = CrossAlignObjective(build("cross_align", {}, tiny_clip), settings).eval()
+    if settings.alignment and settings.text != "sentences":
+        assert not objective.is_word.all()  # there is padding to be left out
+    batch, model = batch_of("category"), objective.model
+    text_reads, images_read = settings.exchange in ("both", "text"), settings.exchange in ("both", "image")
+    terms = {name: [] for name in ("triplet", "found", "moved", "free", "after")}
     for i, label in enumerate(batch["label"]):
         images = {"s": ("sketch", "sketch"), "p": ("positive", "photo"), "n": ("negative", "photo")}
         seen = {name: model(batch[key][i][None], modality) for name, (key, modality) in images.items()}
         f = {name: output.embeds[0] for name, output in seen.items()}
         z = {name: model.shared_tokens(seen[name].tokens, images[name][1])[0] for name in seen}
-        triplet.append(max(0.0, distance(f["s"], f["p"]) - distance(f["s"], f["n"]) + 0.3))
-        own = sentences[CLASSES[label]]
-        read = {name: read_by_hand(objective, own[batch["draw"][i] % len(own)], tokens) for name, tokens in z.items()}
-        alignment.append(max(0.0, distance(read["s"], read["p"]) - distance(read["s"], read["n"]) + 0.3))
-        scores = [model.relation_network(z["s"][None, 1:], z[name][None, 1:]) for name in ("p", "n")]
-        match.append((1 - float(scores[0])) ** 2)
-        other.append(float(scores[1]) ** 2)
-    expected = {"triplet": sum(triplet) / 4, "alignment": sum(alignment) / 4, "relation": sum(match + other) / 8}
-    expected["loss"] = expected["triplet"] + settings.alignment * expected["alignment"] + 2 * expected["relation"]
-    found = objective(batch)
-    assert found.keys() == expected.keys()
+        words = text_by_hand(objective, label, batch["draw"][i])
+        found, after = {}, {}
+        for name, tokens in z.items():
+            if hasattr(objective, "text_reading"):
+                found[name] = unit(attend(objective.text_reading, words, tokens).mean(dim=0))
+            if hasattr(objective, "image_reading"):
+                reading = objective.image_reading
+                after[name] = unit(tokens + reading.gate * unit(attend(reading.cross_attention, tokens, words)))
+
+        def triplet(x):
+            return max(0.0, distance(x["s"], x["p"]) - distance(x["s"], x["n"]) + 0.3)
+
+        def relation(x):
+            match, other = (float(model.relation_network(x["s"][None, 1:], x[o][None, 1:])) for o in ("p", "n"))
+            return ((1 - match) ** 2 + other**2) / 2
+
+        terms["triplet"].append(triplet(f))
+        terms["free"].append(relation(z))
+        if found:
+            terms["found"].append(triplet(found))
+        if after:
+            terms["moved"].append(triplet({name: tokens[0] for name, tokens in after.items()}))
+            terms["after"].append(relation(after))
+    mean = {name: sum(values) / len(values) for name, values in terms.items() if values}
+    # What no loss needs is not built.
+    assert ("found" in mean) == (text_reads and settings.alignment > 0)
+    assert ("after" in mean) == (images_read and (settings.alignment > 0 or settings.text_free < 1))
+    share = settings.text_free if "after" in mean else 1.0
+    exchanged = [mean[name] for name in ("found", "moved") if name in mean]
+    expected = {
+        "triplet": mean["triplet"],
+        "alignment": sum(exchanged) / max(1, len(exchanged)),
+        "relation": share * mean["free"] + (1 - share) * mean.get("after", 0.0),
+    }
+    expected = {name: value for name, value in expected.items() if getattr(settings, name)}
+    expected["loss"] = sum(getattr(settings, name) * value for name, value in expected.items())
+    losses = objective(batch)
+    assert losses.keys() == expected.keys()
     for name, value in expected.items():
-        assert float(found[name]) == pytest.approx(value, rel=1e-3) and value > 0, name
+        assert float(losses[name]) == pytest.approx(value, rel=1e-3) and value > 0, name
 
 
 def test_the_text_passes_nothing_of_itself_on(objective):
     """An image without content gives what is read from it no trace of the words."""
     label = torch.arange(len(CLASSES))
     blank = [torch.ones(len(CLASSES), 17, 16)]
-    (read,) = objective.read(label, torch.zeros_like(label), blank)
-    torch.testing.assert_close(read, read[:1].expand_as(read))
+    (found,), (after,) = objective.exchange(label, torch.zeros_like(label), blank)
+    torch.testing.assert_close(found, found[:1].expand_as(found))
+    assert (after - after[:1]).abs().max() > 1e-3  # while the images do take the words in
+
+
+@torch.no_grad()
+def test_the_embeddings_are_free_of_text(objective):
+    """Not even in training do they change with the text; what is exchanged does."""
+    batch, model = batch_of("category"), objective.model
+    before = model.encode(batch["sketch"], "sketch")
+    first = objective(batch)
+    objective.words.copy_(F.normalize(torch.randn_like(objective.words), dim=-1))
+    second = objective(batch)
+    assert torch.equal(model.encode(batch["sketch"], "sketch"), before)
+    assert torch.equal(first["triplet"], second["triplet"])
+    for name in ("alignment", "relation"):
+        assert not torch.allclose(first[name], second[name], atol=1e-6), name
+
+
+def test_questions_choose_the_sentences(tiny_clip):
+    model = build("cross_align", {}, tiny_clip)
+    sizes = {}
+    for questions in ("", "parts", "shape, colour"):
+        objective = CrossAlignObjective(model, CrossAlignSettings(text="one", questions=questions))
+        sizes[questions] = objective.counts.tolist()
+    assert sizes == {"": [5] * 5, "parts": [1] * 5, "shape, colour": [2] * 5}
+    own = CrossAlignObjective(model, CrossAlignSettings(text="sentences", questions="colour"))
+    last = words_by_hand(own, load_descriptions()["cup"][3])[-1]
+    torch.testing.assert_close(own.words[CLASSES.index("cup"), 0], last)
+    with pytest.raises(ValueError, match=r"has no question 'color'; did you mean 'colour'\?"):
+        CrossAlignObjective(model, CrossAlignSettings(questions="color"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"exchange": "words"}, r"exchange must be one of \('both', 'text', 'image'\), got 'words'"),
+        ({"text": "pooled"}, r"text must be one of \('all', 'one', 'sentences'\), got 'pooled'"),
+        ({"text_free": 1.5}, "text_free is a share, from 0 to 1, got 1.5"),
+        ({"triplet": -1.0}, "triplet must be at least 0, got -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        CrossAlignSettings(**given)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused(tiny_clip):
+    with pytest.raises(ValueError, match="heads must divide D=16, got 5"):
+        CrossAlignObjective(build("cross_align", {}, tiny_clip), CrossAlignSettings(heads=5))
 
 
 def test_only_descriptions_of_the_seen_classes_are_read(tiny_clip, tmp_path):
@@ -74,15 +211,15 @@ def test_only_descriptions_of_the_seen_classes_are_read(tiny_clip, tmp_path):
     )
     model = CrossAlignModel.from_clip(tiny_clip, ["cup"])
     objective = CrossAlignObjective(model, CrossAlignSettings(descriptions=str(file)))
-    assert len(objective.words) == 1 and objective.counts.tolist() == [1]
+    assert len(objective.words) == 1 and objective.is_word.all() and objective.counts.tolist() == [1]
     with pytest.raises(ValueError, match=r"No description in .*'zebra'"):
         CrossAlignObjective(CrossAlignModel.from_clip(tiny_clip, ["zebra"]), CrossAlignSettings(descriptions=str(file)))
 
 
 def test_training_state_is_not_exported(objective):
     names = {name for name in objective.state_dict() if not name.startswith("model.")}
-    assert names and all(name.startswith("cross_attention.") for name in names)
-    assert not any("cross_attention" in name for name in objective.model.state_dict())
+    assert names and all(name.startswith(("text_reading.", "image_reading.")) for name in names)
+    assert not any("reading" in name for name in objective.model.state_dict())
 
 
 def test_relation_refuses_another_number_of_tokens(objective):

@@ -9,10 +9,15 @@ from plain_splip import build
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil
 
+from modeling_splip import SplipModel
+from modeling_splip.training.arguments import parse_arguments
 from modeling_splip.training.jigsaw import permute_tiles, two_permutations
+from modeling_splip.training.losses import spread_loss
 from modeling_splip.training.objective_splip import SplipObjective, SplipSettings
 from modeling_splip.training.pixels import PixelValues
+from modeling_splip.training.setup import build_training
 
+LORA = {"peft_type": "LORA", "r": 2, "target_modules": ".*vision_model.*(q_proj|v_proj)"}
 LABELS, NEGATIVE_LABELS = torch.tensor([0, 3, 1]), torch.tensor([4, 2, 2])
 
 
@@ -34,11 +39,16 @@ def entropy(logits, label):
     return float(logits.logsumexp(0) - logits[label])
 
 
+def plain_clip(model, image) -> torch.Tensor:
+    """The embedding of an image by the stock CLIP inside a model, which knows no prompts and no adapters."""
+    return F.normalize(model.clip.get_image_features(image[None]).pooler_output[0], dim=-1)
+
+
 def losses_one_by_one(objective, batch) -> dict[str, float]:
     """The equations, one image at a time, all images passed alone."""
     settings, model = objective.settings, objective.model
     count = len(batch["label"])
-    triplet, class_terms, own, conditional = [], [], [], []
+    triplet, class_terms, own, conditional, between = [], [], [], [], []
     frozen = F.normalize(model.frozen_class_embeds(), dim=-1)
 
     def see(image, modality, label):
@@ -59,8 +69,15 @@ def losses_one_by_one(objective, batch) -> dict[str, float]:
             others = [
                 j for j in range(count) if batch["label"][j] == c and batch["instance"][j] != batch["instance"][i]
             ]
-            n = min((photos[j] for j in others), key=lambda photo: distance(s, photo), default=None)
+            j = min(others, key=lambda j: distance(s, photos[j]), default=None)
+            n = None if j is None else photos[j]
             mu = settings.fg_margin
+            if settings.instance_margins and n is not None:
+                mu = float(plain_clip(model, batch["positive"][i]) @ plain_clip(model, batch["positive"][j]))
+            foreign = [j for j in range(count) if batch["label"][j] != c]
+            j = min(foreign, key=lambda j: distance(s, photos[j]))
+            nu = float(frozen[c] @ frozen[batch["label"][j]]) if settings.adaptive_margin else settings.margin
+            between.append(max(0.0, distance(s, p) - distance(s, photos[j]) + nu))
         terms = [entropy(objective.solver(x[None], permuted)[0], y) for x in (s, p) + ((n,) if n is not None else ())]
         own.append(terms[0])
         if n is not None:
@@ -68,7 +85,10 @@ def losses_one_by_one(objective, batch) -> dict[str, float]:
             conditional.append(max(0.0, terms[1] - terms[2]))
     mean = {name: sum(x) / len(x) for name, x in {"triplet": triplet, "class": class_terms}.items()}
     mean["cjs"] = sum(own) / len(own) + sum(conditional) / len(conditional)
-    total = settings.triplet * mean["triplet"] + settings.alpha * mean["class"] + settings.beta * mean["cjs"]
+    if between and settings.between:
+        mean["between"] = sum(between) / len(between)
+    total = settings.triplet * (mean["triplet"] + settings.between * mean.get("between", 0.0))
+    total += settings.alpha * mean["class"] + settings.beta * mean["cjs"]
     return mean | {"loss": total}
 
 
@@ -81,7 +101,9 @@ def losses_one_by_one(objective, batch) -> dict[str, float]:
         ("category", {"triplet": 0.5, "alpha": 2.0, "beta": 3.0, "tau": 0.3}),
         ("category", {"grid": 2, "permutations": 5}),
         ("fine_grained", {}),
-        ("fine_grained", {"fg_margin": 1.5}),
+        ("fine_grained", {"fg_margin": 1.5, "between": 0.0}),
+        ("fine_grained", {"adaptive_margin": False, "margin": 0.7, "between": 0.5, "triplet": 2.0}),
+        ("fine_grained", {"instance_margins": True, "between": 0.0}),
     ],
     ids=str,
 )
@@ -96,6 +118,68 @@ def test_losses_one_by_one(tiny_clip, level, settings, conditioning):
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4, abs=1e-6), name
         assert value > 0, f"{name} is zero and shows nothing"
+
+
+@torch.no_grad()
+def test_the_adaptive_margin_has_an_effect_at_fine_grained_level(tiny_clip):
+    """The row "+ adaptive margin" of the paper's losses differs from the one before it between instances too."""
+    torch.manual_seed(0)
+    model, found = build(tiny_clip), {}
+    for name, settings in {
+        "adaptive": {},
+        "fixed": {"adaptive_margin": False},
+        "wider": {"adaptive_margin": False, "margin": 0.5},
+    }.items():
+        objective = SplipObjective(model, SplipSettings(**settings), "fine_grained").eval()
+        found[name] = objective(batch_of("fine_grained"))
+    assert len({float(losses["loss"]) for losses in found.values()}) == 3
+    assert len({float(losses["triplet"]) for losses in found.values()}) == 1
+
+
+def test_a_batch_of_one_class_has_no_triplets_across_classes(tiny_clip):
+    objective = SplipObjective(build(tiny_clip), level="fine_grained")
+    batch = batch_of("fine_grained") | {"label": torch.tensor([2, 2, 2])}
+    losses = objective(batch)
+    assert float(losses["between"]) == 0
+    losses["loss"].backward()
+
+
+def test_a_micro_batch_of_one_class_group_is_refused_before_training(tiny_clip, prepared, polygons):
+    words = ["--level", "fine_grained", "--base", tiny_clip, "--dataset", str(prepared), "--pairs_per_class", "3"]
+    with pytest.raises(ValueError, match=r"A micro-batch of 3 holds one group of pairs_per_class=3, and loss\.between"):
+        build_training(parse_arguments([*words, "--batch_size", "6", "--accumulation", "2"]), polygons)
+    for own in (["--batch_size", "6"], ["--batch_size", "3", "--loss.between", "0"]):
+        build_training(parse_arguments([*words, *own]), polygons)
+
+
+def test_a_given_margin_is_refused_even_at_its_default():
+    words = ["--dataset", "x", "--loss.margin", "0.2"]
+    with pytest.raises(ValueError, match="margin has no effect where adaptive_margin is true"):
+        parse_arguments(words)
+    assert parse_arguments([*words, "--loss.adaptive_margin", "false"]).loss["margin"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("level", "settings", "message"),
+    [
+        ("category", {"margin": 0.3}, "margin has no effect where adaptive_margin is true: leave it out"),
+        ("fine_grained", {"margin": 0.3}, "margin has no effect where adaptive_margin is true"),
+        ("fine_grained", {"between": 0.0, "margin": 0.3}, "margin has no effect at fine-grained level where between"),
+        ("fine_grained", {"between": 0.0, "adaptive_margin": False}, "adaptive_margin has no effect at fine-grained"),
+        ("fine_grained", {"instance_margins": True, "fg_margin": 0.5}, "fg_margin has no effect where instance_mar"),
+        ("category", {"fg_margin": 0.5}, "fg_margin has no effect at category level"),
+        ("category", {"instance_margins": True}, "instance_margins has no effect at category level"),
+    ],
+)
+def test_a_margin_that_changes_nothing_is_refused(tiny_clip, level, settings, message):
+    with pytest.raises(ValueError, match=message):
+        SplipObjective(build(tiny_clip), SplipSettings(**settings), level)
+
+
+def test_instance_margins_need_the_frozen_tower(tiny_clip):
+    model = SplipModel.from_clip(tiny_clip, CLASSES, peft=LORA)
+    with pytest.raises(ValueError, match="instance_margins, anchor and clarity need CLIP's own image tower, and peft"):
+        SplipObjective(model, SplipSettings(instance_margins=True), "fine_grained")
 
 
 @torch.no_grad()
@@ -151,6 +235,54 @@ def test_contrast_in_place_of_triplets(tiny_clip, monkeypatch):
     rows = torch.arange(len(s))
     expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
     assert float(found["contrast"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_contrast_between_instances(tiny_clip):
+    """At fine-grained level the positives are those of the photo, and other photos of the class are negatives."""
+    settings = SplipSettings(triplet=0.0, alpha=0.0, beta=0.0, contrast=1.0, contrast_tau=0.3)
+    objective, batch = SplipObjective(build(tiny_clip), settings, "fine_grained"), batch_of("fine_grained")
+    s, p = (objective.model.encode(batch[key], m) for key, m in (("sketch", "sketch"), ("positive", "photo")))
+    logits, rows = s @ p.T / 0.3, torch.arange(3)
+    expected = (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+    assert float(objective(batch)["contrast"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_regularisers(tiny_clip):
+    """Each has its weight; the anchor is the frozen CLIP, where a model starts and from where it goes."""
+    torch.manual_seed(0)
+    model, batch = build(tiny_clip), batch_of() | {"label": torch.tensor([0, 0, 1])}
+    settings = SplipSettings(triplet=0.0, alpha=0.0, beta=0.0, spread=0.5, anchor=2.0, within=3.0)
+    found = SplipObjective(model, settings)(batch)
+    assert found.keys() == {"loss", "spread", "anchor", "within"}
+    total = 0.5 * found["spread"] + 2 * found["anchor"] + 3 * found["within"]
+    assert float(found["loss"]) == pytest.approx(float(total))
+    s, p = (model.encode(batch[key], m) for key, m in (("sketch", "sketch"), ("positive", "photo")))
+    frozen = model.clip.get_image_features(batch["positive"])
+    frozen = frozen if isinstance(frozen, torch.Tensor) else frozen.pooler_output
+    assert float(found["anchor"]) == pytest.approx(float((1 - F.cosine_similarity(p, frozen)).mean()), abs=1e-6)
+    assert float(found["anchor"]) > 1e-3
+    assert float(found["spread"]) == pytest.approx(float(spread_loss(s) + spread_loss(p)))
+    assert not any("class_embeds" in name for name in SplipObjective(model, settings).state_dict())
+
+
+def test_unclear_sketches_count_less(tiny_clip):
+    torch.manual_seed(0)
+    model, batch = build(tiny_clip), batch_of()
+    plain = SplipObjective(model, SplipSettings(alpha=0.0, beta=0.0))
+    weighed = SplipObjective(model, SplipSettings(alpha=0.0, beta=0.0, clarity=True))
+    weight = weighed._clarity(batch["sketch"])
+    assert plain._clarity(batch["sketch"]) is None and weight.min() > 0 and weight.max() < 1
+    one = {name: value[:1] for name, value in batch.items()}
+    assert float(weighed(one)["triplet"]) == pytest.approx(float(plain(one)["triplet"]), rel=1e-4)
+    assert float(weighed(batch)["triplet"]) != pytest.approx(float(plain(batch)["triplet"]), rel=1e-4)
+
+
+def test_regularisers_that_cannot_be(tiny_clip):
+    with pytest.raises(ValueError, match="within draws a class together"):
+        SplipObjective(build(tiny_clip), SplipSettings(within=1.0), "fine_grained")
+    lora = {"peft_type": "LORA", "target_modules": ".*vision_model.*q_proj"}
+    with pytest.raises(ValueError, match="need CLIP's own image tower, and peft changes it: leave one out"):
+        SplipObjective(build(tiny_clip, peft=lora), SplipSettings(anchor=1.0))
 
 
 def test_margins_are_cosines_of_the_frozen_class_names(tiny_clip):

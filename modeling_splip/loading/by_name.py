@@ -1,4 +1,4 @@
-"""Loading a model and its processor by name: a checkpoint of any method, or a baseline."""
+"""Loading a model and its processor by name: a checkpoint of any method, a baseline, or an ONNX file."""
 
 import math
 import os
@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel
 
-from .checkpoint_files import CONFIG, split_hub_arguments
-from .clip_base import MINI_CLIP, SMALL_CLIP, packaged_folder
-from .configuration_retriever import RetrievalConfig
-from .modeling_base import RetrievalModel
-from .modeling_baselines import TextQueryClip, frozen_clip
-from .processing_splip import SplipProcessor
+from ..checkpoint_files import CONFIG, split_hub_arguments
+from ..clip_base import MINI_CLIP, SMALL_CLIP, packaged_folder
+from ..configuration_retriever import RetrievalConfig
+from ..modeling_base import RetrievalModel
+from ..processing_splip import SplipProcessor
+from .baselines import TextQueryClip, frozen_clip
+from .onnx_model import OnnxModel, load_onnx
 
 BASELINES = ("clip", "clip-text")
 # What searching uses where no model is named: packaged, and small.
@@ -21,21 +22,27 @@ DEFAULT_MODEL = "small_splip"
 LARGER_MODEL = "clip:openai/clip-vit-base-patch32"
 
 
-def load_retriever(name: str, class_names: Sequence[str] = (), **kwargs: Any) -> tuple[RetrievalModel, SplipProcessor]:
+def load_retriever(
+    name: str, class_names: Sequence[str] = (), **kwargs: Any
+) -> tuple[RetrievalModel | OnnxModel, SplipProcessor]:
     """Return a model in evaluation mode, and its processor.
 
     Args:
         name: "clip" (the frozen `small_clip`), "clip:<base>" (any frozen CLIP), "clip-text" or "clip-text:<base>"
-            (the same, but it searches with the name of what a sketch shows), a checkpoint folder, a Hub id, or the name
-            of a packaged model.
+            (the same, but it searches with the name of what a sketch shows), a checkpoint folder, a Hub id, the name of
+            a packaged model, or an ONNX file, whose name ends in .onnx.
         class_names: what a sketch may show; only "clip-text" needs them.
         **kwargs: passed to `from_pretrained`: `dtype`, `base_model`, ..., and `revision`, `subfolder`, `cache_dir`,
-            `token`, which hold for configuration, weights and processor. The baselines take none.
+            `token`, which hold for configuration, weights and processor. Baselines and ONNX files take none.
 
     Raises:
         OSError, ValueError: in one sentence, if there is no such checkpoint or it is of no known method.
     """
     method, _, base = name.partition(":")
+    if name.endswith(".onnx"):
+        if kwargs:
+            raise ValueError(f"'{name}' takes no {', '.join(kwargs)}: the file holds the model as it was exported.")
+        return load_onnx(name)
     if method in BASELINES:
         if kwargs:
             raise ValueError(f"'{method}' takes no {', '.join(kwargs)}: load it, then move or cast the model.")
@@ -69,7 +76,7 @@ def about_default() -> str:
     )
 
 
-def drawn_world_note(model: RetrievalModel, drawn: bool) -> str:
+def drawn_world_note(model: RetrievalModel | OnnxModel, drawn: bool) -> str:
     """Return a line of doubt where a model that knows drawn objects only meets other pictures; "" otherwise.
 
     Args:

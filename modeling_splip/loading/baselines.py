@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .clip_base import SMALL_CLIP
-from .modeling_clip_at import ClipAtModel
+from ..clip_base import SMALL_CLIP
+from ..modeling_clip_at import ClipAtModel
 
 
 def frozen_clip(base: str = SMALL_CLIP) -> ClipAtModel:
