@@ -17,39 +17,55 @@ class KeyValueRoom:
     """Room for a layer's keys and values behind those of its prompts; the layers of one call use it in turn.
 
     An image's own keys and values are projected into it, so that they are not copied to stand behind the prompts'.
-    Without gradients only: the backward pass would need what the next layer overwrites.
+    Without gradients only: the backward pass would need what the next layer overwrites. Its views are made once, since
+    for small batches the processor's work counts.
+
+    Args:
+        dtype: of what the linear layers give.
     """
 
-    def __init__(self) -> None:
-        self._room: Tensor | None = None
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self._shape: tuple[int, ...] = ()
 
-    def fill(self, module: Any, x: Tensor, extra: KeyValue, like: Tensor) -> Tensor:
-        """Return the keys and values of a sequence behind those of prompts: (2, K + N, B, d).
+    def _make(self, k: int, x: Tensor, heads: int) -> None:
+        n, batch, width = x.shape
+        room = x.new_empty(2, k + n, batch, width, dtype=self.dtype)
+        self._prompts, own = room.split([k, n], dim=1)
+        self._places = own.flatten(1, 2).unbind()  # (N B, d) each
+        by_head = room.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1, 4)
+        self._keys_values = by_head.unbind()  # (B, heads, K + N, d / heads) each
+        self._shape = k, n, batch, width
+
+    def fill(self, module: Any, x: Tensor, extra: KeyValue) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a sequence behind those of prompts: (B, heads, K + N, d / heads) each.
 
         Args:
             module: the layer's attention.
-            x: (N, B, d).
+            x: (N, B, d), of the room's dtype.
             extra: (2, K, B or 1, d).
-            like: a tensor of the shape, device and dtype of the keys of x.
         """
-        k, n = extra.shape[1], like.shape[0]
-        if self._room is None or self._room.shape[1] != k + n:
-            self._room = like.new_empty(2, k + n, *like.shape[1:])
-        prompts, own = self._room.split([k, n], dim=1)
-        prompts.copy_(extra)
-        for linear, place in zip((module.k_proj, module.v_proj), own.unbind(), strict=True):
+        if self._shape != (extra.shape[1], *x.shape):
+            self._make(extra.shape[1], x, module.num_heads)
+        self._prompts.copy_(extra)
+        flat = x.flatten(0, 1)
+        for linear, place in zip((module.k_proj, module.v_proj), self._places, strict=True):
             if _is_plain(linear):
-                weight, bias = (part.to(place.dtype) for part in (linear.weight, linear.bias))  # as autocast does
-                torch.addmm(bias, x.to(place.dtype).flatten(0, 1), weight.t(), out=place.flatten(0, 1))
+                weight, bias = linear.weight, linear.bias
+                if weight.dtype != self.dtype:  # under autocast
+                    weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+                torch.addmm(bias, flat, weight.t(), out=place)
             else:
-                place.copy_(linear(x))
-        return self._room
+                place.copy_(linear(x).flatten(0, 1))
+        return self._keys_values
 
 
 def _is_plain(linear: Any) -> bool:
     """Return whether a layer computes x W^T + b and nothing else: no adapter, no hook, no quantised or missing part."""
-    parts = type(linear) is nn.Linear and {type(linear.weight), type(linear.bias)} == {nn.Parameter}
-    return parts and not (linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear))
+    own = vars(linear)
+    if type(linear) is not nn.Linear or own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+        return False
+    return all(type(part) is nn.Parameter for part in own["_parameters"].values())
 
 
 def linear_dtype(x: Tensor) -> torch.dtype:
@@ -57,6 +73,11 @@ def linear_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
     cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if cast else x.dtype
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """Return (N, B, d) as (B, heads, N, d / heads)."""
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).permute(1, 2, 0, 3)
 
 
 def attend(
@@ -80,18 +101,19 @@ def attend(
     Returns:
         (N, B, d), and if eager (B, heads, N, K + N) with the prompts first.
     """
-    x = x if room is None else x.to(linear_dtype(x))  # once; autocast would do it in every projection
+    if room is not None:
+        x = x.to(room.dtype)  # once; autocast would do it in every projection
     q = module.q_proj(x)  # (N, B, d)
     if extra is not None and room is not None:
-        k, v = room.fill(module, x, extra, q)  # (K + N, B, d) each
+        k, v = room.fill(module, x, extra)
     else:
         k, v = module.k_proj(x), module.v_proj(x)  # (N, B, d) each
         if extra is not None:
             # Contiguous, because a GPU joins other tensors element by element.
             prompts = extra.to(k.dtype).expand(-1, -1, x.shape[1], -1).contiguous().unbind()  # (K, B, d) each
             k, v = (torch.cat(pair) for pair in zip(prompts, (k, v), strict=True))  # (K + N, B, d) each
-    q, k, v = (tensor.unflatten(-1, (module.num_heads, -1)).permute(1, 2, 0, 3) for tensor in (q, k, v))
-    # (B, heads, N or K + N, d / heads)
+        k, v = _by_head(k, module.num_heads), _by_head(v, module.num_heads)
+    q = _by_head(q, module.num_heads)
     mask = None if mask is None else mask.to(q.dtype)
     weights = None
     if eager:

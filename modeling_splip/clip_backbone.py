@@ -142,9 +142,10 @@ def run_vision(
         attention: "sdpa" or "eager".
         output_attentions: whether to return the attentions; they are computed eagerly.
     """
+    norms = list(norms)
     x = norms[0](embeddings).transpose(0, 1).contiguous()  # (1 + P, B, d_v)
     eager = attention == "eager" or output_attentions
-    room = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else KeyValueRoom()
+    room = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else KeyValueRoom(linear_dtype(x))
     states, attentions = [x], []
     for index, layer in enumerate(clip.vision_model.encoder.layers):
         extra = key_values[index] if key_values is not None else None
