@@ -22,6 +22,7 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 
 from modeling_splip.common.files import write_json
 from modeling_splip.common.processes import on_cpu, worker_count
+from modeling_splip.common.text import one_line
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, validation_view
 from modeling_splip.evaluation.embedder import Embedder
@@ -240,6 +241,7 @@ def run_record(run: Run, interrupted: bool) -> dict[str, Any]:
         "dataset": {"name": training.dataset.name, "version": training.dataset.version},
         "classes": {"trained": training.classes, "validation": training.held_back},
         "trainable_parameters": training.model.num_parameters(only_trainable=True),
+        "losses": run.accelerator.unwrap_model(training.objective).facts(),
         "processes": run.accelerator.num_processes,
         "finished": not interrupted,
         "steps": progress.step,
@@ -259,4 +261,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"train_accelerate: {' '.join(str(error).split())}")
+        sys.exit(f"train_accelerate: {one_line(error)}")

@@ -22,6 +22,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sketchy2": ("sketchy2.json", tables.sketchy2),
     "world": ("world.json", tables.world),
     "compare": ("compare.json", tables.compare),
+    "input_checks": ("input_checks.json", tables.input_checks),
     "compare_real": ("compare_real.json", tables.compare_real),
     "compare_real_gains": ("compare_real.json", tables.compare_real_gains),
     "choose_real": ("choose_real.json", tables.choose_real),
@@ -32,6 +33,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "speed": ("speed.json", speed),
     "speed_cuda": ("speed_cuda.json", device),
     "launches": ("launches.json", launches),
+    "ecosystem": ("ecosystem.json", tables.ecosystem),
 }
 
 

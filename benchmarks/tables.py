@@ -48,6 +48,25 @@ def sketchy2(results: dict[str, Any]) -> str:
     return caption + "\n\n" + markdown_table(["", *(title for title, _, _ in SKETCHY2_COLUMNS)], rows)
 
 
+def input_checks(results: dict[str, dict[str, int]]) -> str:
+    """How often the checks of what pictures look like say yes."""
+    columns = (
+        ("sketches", ("dark ground", "line drawing", "no drawing")),
+        ("inverted sketches", ("dark ground",)),
+        ("inverted sketches of 28 pixels", ("dark ground",)),
+        ("photos", ("dark ground", "line drawing", "no drawing")),
+    )
+    rows = []
+    for name, counts in results.items():
+        row = [f"`{name}`: {counts['sketches']:,} sketches, {counts['photos']:,} photos"]
+        for kind, checks in columns:
+            total = counts["photos" if kind == "photos" else "sketches"]
+            row += [f"{100 * counts[f'{kind}: {check}'] / total:.2f}" for check in checks]
+        rows.append(row)
+    titles = ["percent of", *(f"{kind}: {check}" for kind, checks in columns for check in checks)]
+    return markdown_table(titles, rows)
+
+
 def _published() -> list[tuple[str, float]]:
     """Return the mAP@200 on Sketchy-2 that some papers report."""
     wanted = {"split": "sketchy2", "protocols": ["zs"], "metric": "mAP@200"}
@@ -231,6 +250,43 @@ def _parts(report: dict[str, Any]) -> list[str]:
             lines.append(line)
         blocks.append(markdown_table(header, lines))
     return blocks
+
+
+def ecosystem(result: dict[str, Any]) -> str:
+    """Every tool that a model was run in, with the largest difference from the model's own numbers."""
+    rows = [
+        [each["tool"], each["version"] or "-", each["what"], _difference(each), f"{each['limit']:g}"]
+        for each in result["rows"]
+    ]
+    caption = (
+        f"`{result['model']}` in each tool, on Python {result['python']}: the largest difference from the numbers that "
+        "the model itself gives, and the largest that is allowed. Offloaded, saved or exported, a model stays the same."
+    )
+    header = ["tool", "version", "what", "difference", "allowed"]
+    return "\n\n".join([caption, markdown_table(header, rows), *_onnx_speed(result)])
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return "**fails**"
+    return "not installed" if row["difference"] is None else f"{row['difference']:.1g}"
+
+
+def _onnx_speed(result: dict[str, Any]) -> list[str]:
+    if "speed" not in result:
+        return []
+    speed = result["speed"]
+    batches = speed["milliseconds_an_image"]
+    rows = [
+        [name, speed["versions"][package], *(f"{times[name]['median']:.1f}" for times in batches.values())]
+        for name, package in (("PyTorch", "torch"), ("ONNX Runtime", "onnxruntime"))
+    ]
+    caption = (
+        f"A folded model of ViT-{speed['shape']} sizes on one thread of a CPU ({speed['processor']}), in "
+        f"{speed['clock']}; cases take turns, medians:"
+    )
+    header = ["", "version", *(f"ms an image, batch {batch}" for batch in batches)]
+    return [caption, markdown_table(header, rows)]
 
 
 def _value(values: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import functools
 import lzma
 import os
 import posixpath
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -15,10 +16,15 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from modeling_splip.common.files import written_whole
+from modeling_splip.common.text import printable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)  # of a torn download, mostly
 MOST_LINKS = 40  # from link to link, as operating systems allow
+# What an archive may unpack to: this many times its own size, or this many bytes where that is more. Pictures are
+# compressed already, so that honest archives hold little more than their size.
+MOST_TIMES, ALWAYS_BYTES = 100, 2**30
+ENTRY_BYTES = 512  # what an entry counts at least
 
 
 class Member(NamedTuple):
@@ -44,7 +50,10 @@ class Member(NamedTuple):
     def read(self) -> bytes:
         """Return the file's bytes. Raises OSError or zipfile.BadZipFile where they cannot be read."""
         if not self.container:
-            return Path(str(self.key)).read_bytes()
+            path = Path(str(self.key))
+            if path.exists() and not path.is_file():
+                raise OSError("no regular file")  # a pipe waits, and a device may never end
+            return path.read_bytes()
         if isinstance(self.key, int):
             with open(self.container, "rb") as archive:
                 archive.seek(self.key)
@@ -69,7 +78,7 @@ def list_files(root: str | Path, scratch: str | Path = "") -> list[Member]:
     if not root.exists():
         raise FileNotFoundError(f"There is no data folder '{root}': check --data-dir.")
     if root.is_dir():
-        files = list(tqdm(_walk(root), desc=f"listing {root.name}", unit="file", delay=2))
+        files = list(tqdm(_walk(root), desc=printable(f"listing {root.name}"), unit="file", delay=2))
         for archive in [Path(str(f.key)) for f in files if "/" not in f.path and f.name.endswith(ARCHIVE_SUFFIXES)]:
             stem = _stem(archive)
             if not (root / stem).is_dir():
@@ -120,9 +129,10 @@ def _members(archive: Path, scratch: str | Path) -> list[Member]:
 
 def _zip_members(archive: Path) -> list[Member]:
     """Return the files of a zip file; of entries of one name the last one counts, as when it is unpacked."""
-    members = {}
+    members, budget = {}, _Budget(archive)
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
+            budget.spend(info.file_size)
             path = _clean(_utf8_name(info))
             if not path.endswith("/"):
                 members[path] = Member(path, info.file_size, str(archive), info.filename)
@@ -148,7 +158,7 @@ def _is_plain_tar(archive: Path) -> bool:
 def _tar_members(archive: Path) -> list[Member]:
     """Return the files of an uncompressed tar file; a link is the file that it names, or unreadable without one."""
     with tarfile.open(archive, "r:") as opened:
-        listed = tqdm(opened, desc=f"listing {archive.name}", unit="file")
+        listed = tqdm(opened, desc=printable(f"listing {archive.name}"), unit="file")
         infos = {posixpath.normpath(info.name): info for info in listed}
         with open(archive, "rb") as file:  # tarfile takes a torn header, and the end of the file, for the archive's end
             file.seek(opened.offset)
@@ -181,10 +191,35 @@ def _unpack(archive: Path, scratch: str | Path) -> Path:
     if not target.is_dir():
         with written_whole(target) as aside:
             aside.mkdir()
+            budget = _Budget(archive, shutil.disk_usage(aside).free)
             with tarfile.open(archive) as opened:
-                for info in tqdm(opened, desc=f"unpacking {archive.name}", unit="file"):
+                for info in tqdm(opened, desc=printable(f"unpacking {archive.name}"), unit="file"):
+                    budget.spend(info.size)
                     opened.extract(info, aside, filter="data")
     return target
+
+
+class _Budget:
+    """How much more an archive may unpack to."""
+
+    def __init__(self, archive: Path, free: int | None = None):
+        self._archive, self._free = archive, free
+        self._most = max(MOST_TIMES * archive.stat().st_size, ALWAYS_BYTES)
+        self._used = 0
+
+    def spend(self, size: int) -> None:
+        """Count an entry. Raises ValueError where all that was counted is too much, or has no room on the disk."""
+        self._used += max(size, ENTRY_BYTES)
+        if self._used > self._most:
+            raise ValueError(
+                f"'{self._archive}' unpacks to more than {MOST_TIMES} times its size, which no archive of pictures "
+                "does: if you trust it, unpack it yourself and name its folder."
+            )
+        if self._free is not None and self._used > self._free:
+            raise ValueError(
+                f"'{self._archive}' unpacks to more than the {self._free:,d} bytes that are free beside --out: choose "
+                "another --out, or unpack it elsewhere and name its folder."
+            )
 
 
 def _clean(name: str) -> str:

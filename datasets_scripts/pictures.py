@@ -6,7 +6,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from modeling_splip.common.images import doubt, image_suffixes, open_image, sample
+from modeling_splip.common.images import MAX_BYTES, doubt, image_suffixes, open_image, sample, upright_rgb
 from modeling_splip.common.text import one_line
 
 from .archive import Member
@@ -44,7 +44,7 @@ def read_picture(picture: Picture) -> tuple[bytes | None, dict[str, str]]:
         Its bytes as they are, None where they cannot be used, and what is wrong: {} or {kind of problem: words}.
     """
     try:
-        content = picture.read()
+        content = _content(picture)
         image = open_image(content)
         check_range(image)
     except Exception as error:  # archives and image decoders raise nearly anything on damaged files
@@ -53,6 +53,13 @@ def read_picture(picture: Picture) -> tuple[bytes | None, dict[str, str]]:
     if Image.registered_extensions().get(suffix(picture.name)) != kind:
         return content, {"wrong_extension": f"{picture.path} ({kind})"}
     return content, {}
+
+
+def _content(picture: Picture) -> bytes:
+    """Return a picture's bytes. Raises ValueError, before any are read, where they are more than a picture has."""
+    if picture.size > MAX_BYTES:
+        raise ValueError(f"{picture.size:,d} bytes, more than {MAX_BYTES:,d}")
+    return picture.read()
 
 
 def looks_swapped(sketches: Sequence[Picture], photos: Sequence[Picture]) -> str:
@@ -64,7 +71,7 @@ def looks_swapped(sketches: Sequence[Picture], photos: Sequence[Picture]) -> str
 def _sample(pictures: Sequence[Picture]) -> Iterator[Image.Image]:
     for number in sample(len(pictures)):
         with suppress(Exception):  # as in `read_picture`, which names what cannot be read
-            yield open_image(pictures[number].read())
+            yield upright_rgb(open_image(_content(pictures[number])))
 
 
 def check_range(image: Image.Image) -> None:
@@ -89,7 +96,7 @@ def has_text_name(member: Member) -> bool:
 
 def _opens(member: Member) -> bool:
     try:
-        open_image(member.read())
+        open_image(_content(member))
     except Exception:  # as in `read_picture`
         return False
     return True

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
+from modeling_splip.common.images import MAX_BYTES
+
 from .archive import Member
 from .layouts import Found, list_files_below
 from .splits import Classes
@@ -104,7 +106,8 @@ def merge_equal_bytes(photos: list[Photo], merged: list[str]) -> list[Photo]:
     by_size: dict[tuple[str, int], list[Photo]] = defaultdict(list)
     for photo in photos:
         for size in {member.size for members in photo.members.values() for member in members} - {0}:
-            by_size[photo.label, size].append(photo)
+            if size <= MAX_BYTES:  # a larger one is no picture
+                by_size[photo.label, size].append(photo)
     groups = [(size, group) for (_, size), group in by_size.items() if len(group) > 1]
     gone: dict[int, Photo] = {}
     for size, group in tqdm(groups, desc="comparing photos of equal size", unit="size", disable=not groups):

@@ -37,7 +37,8 @@ class TextPromptMapper(nn.Module):
     """B_t: the m text prompts of an image, T = B_t(E_0).
 
     The mean over the patches goes through three linear layers d_v -> d_t -> d_t -> m d_t with ReLU between them.
-    Independent re-implementations agree on the three layers; the mean over patches is our choice.
+    Independent re-implementations agree on linear layers with ReLU; the mean over patches is our choice. One reads all
+    patches instead, one behind the other: then d_v is that of P patches.
     """
 
     def __init__(self, d_v: int, d_t: int, m: int):
@@ -47,24 +48,35 @@ class TextPromptMapper(nn.Module):
             nn.Linear(d_v, d_t), nn.ReLU(), nn.Linear(d_t, d_t), nn.ReLU(), nn.Linear(d_t, m * d_t)
         )
 
-    def forward(self, mean_patch: Tensor) -> Tensor:
-        """Return the prompts (B, m, d_t) of mean patch embeddings (B, d_v)."""
-        return self.layers(mean_patch).unflatten(-1, (self.m, -1))  # (B, m, d_t)
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return the prompts (B, m, d_t) of mean patch embeddings (B, d_v), or of flattened ones (B, P d_v)."""
+        return self.layers(patches).unflatten(-1, (self.m, -1))  # (B, m, d_t)
 
 
 class TemplatePromptMapper(nn.Module):
     """B_v: the visual prompts V_tg of the template's tokens by one linear layer, the same for every vision layer.
 
-    The four tokens [SOS, modality, of, a] are the paper's; the single linear layer is that of re-implementations.
+    The template's tokens are the paper's; the single linear layer is that of re-implementations. It maps each token,
+    or, as in one of them, all tokens together.
+
+    Args:
+        d_t, d_v: widths of the towers.
+        together: how many tokens are mapped at a time: 1, or those of the longest template; shorter ones are filled up
+            with zeros.
     """
 
-    def __init__(self, d_t: int, d_v: int):
+    def __init__(self, d_t: int, d_v: int, together: int = 1):
         super().__init__()
-        self.layer = nn.Linear(d_t, d_v)
+        self.together = together
+        self.layer = nn.Linear(together * d_t, together * d_v)
 
     def forward(self, template_tokens: Tensor) -> Tensor:
         """Return the prompts (q, d_v) of the template's token embeddings (q, d_t)."""
-        return self.layer(template_tokens)
+        if self.together == 1:
+            return self.layer(template_tokens)
+        q = template_tokens.shape[0]
+        filled = F.pad(template_tokens, (0, 0, 0, self.together - q))  # (together, d_t)
+        return self.layer(filled.flatten()).unflatten(0, (self.together, -1))[:q]  # (q, d_v)
 
 
 class MultimodalPromptMapper(nn.Module):

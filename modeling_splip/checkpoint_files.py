@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import cached_file
 
-from .sentence_module import write_modules
+from .configuration_retriever import check_against, set_tower_dtypes
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's
+MODULES = "modules.json"  # sentence-transformers'
 # Arguments of `from_pretrained` that say where files come from.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _FOR_THE_MODEL = ("dtype", "torch_dtype", "attn_implementation")
@@ -58,7 +59,7 @@ def read_model_type(name: str, hub: Mapping[str, Any]) -> str | None:
     try:
         with open(file, encoding="utf-8") as opened:
             return json.load(opened).get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"'{name}/{CONFIG}' is damaged: save or download the model again.") from error
 
 
@@ -83,8 +84,11 @@ def read_tensors(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
         return _read_file(single, name)
     if index is None:
         raise OSError(f"'{name}' has no {WEIGHTS}: save or download the model again; other formats are never read.")
-    with open(index, encoding="utf-8") as file:
-        shards = sorted(set(json.load(file)["weight_map"].values()))
+    try:
+        with open(index, encoding="utf-8") as file:
+            shards = sorted(map(str, set(json.load(file)["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"'{name}/{INDEX}' is damaged: save or download the model again.") from error
     for shard in shards:
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
             raise ValueError(
@@ -136,6 +140,13 @@ def remove_older_weights(folder: str | os.PathLike) -> None:
         os.remove(older)
 
 
+def write_modules(folder: str | os.PathLike, module: type) -> None:
+    """Write the file by which sentence-transformers finds its module in a saved folder."""
+    kind = f"{module.__module__.rpartition('.')[2]}.{module.__name__}"
+    with open(os.path.join(folder, MODULES), "w", encoding="utf-8") as file:
+        json.dump([{"idx": 0, "name": "0", "path": "", "type": kind}], file, indent=2)
+
+
 def _find(name: str, file: str, hub: Mapping[str, Any]) -> str | None:
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
 
@@ -173,9 +184,11 @@ class Checkpoints:
 
     Attributes:
         fingerprint_field: the configuration's field that holds the fingerprint of weights that never train.
+        sentence_module: what sentence-transformers loads of a saved folder.
     """
 
     config_class: ClassVar[Any]
+    sentence_module: ClassVar[type]
     fingerprint_field: ClassVar[str] = ""
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -189,7 +202,7 @@ class Checkpoints:
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True) and is_first_process():
             remove_older_weights(save_directory)
-            write_modules(save_directory)
+            write_modules(save_directory, self.sentence_module)
 
     @classmethod
     def base_state(
@@ -230,6 +243,7 @@ class Checkpoints:
         set_tower_dtypes(config, kwargs.get("dtype", kwargs.get("torch_dtype")), state)
         # Tensors mapped from a file are not aligned like those made here, and kernels round differently on them.
         state = {key: tensor.clone() for key, tensor in state.items()}
+        check_against(config.clip_config, state)
         skip = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs |= {"config": config, "state_dict": state, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = super().from_pretrained(None, *args, **kwargs)  # type: ignore[misc]
@@ -272,18 +286,3 @@ class Checkpoints:
                 "AutoModel, or its own class."
             )
         return cls.config_class.from_pretrained(name, return_unused_kwargs=True, **hub, **fields)
-
-
-def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
-    """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
-
-    Args:
-        config: the model's configuration, changed in place.
-        dtype: what was asked for; "auto" and None mean the configuration's.
-        state: the model's tensors, whose dtype counts where nothing else says one.
-    """
-    dtype = config.dtype if dtype in (None, "auto") else dtype
-    if dtype is None:
-        dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
-    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
-        tower.dtype = dtype

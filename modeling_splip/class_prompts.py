@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .clip_backbone import Clip, embed_tokens, project_text, run_device, run_text, text_norms, text_positions
+from .clip_backbone import (
+    Clip,
+    LayerNorms,
+    embed_tokens,
+    project_text,
+    run_device,
+    run_text,
+    text_norms,
+    text_positions,
+)
 from .configuration_retriever import MODALITIES
 
 # About how many tokens of classes a group has; more if one class alone is longer. Small groups repeat the prefix often,
@@ -34,8 +43,9 @@ class ClassPrompts(NamedTuple):
         mask: (G, 1, S, S), 0 where a position may look, -inf elsewhere.
         eos: (C,) index of each class's EOS among the G S positions.
         weights: (G S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A
-            prefix token counts once for each class, the m prompts and the padding do not count. Kept in float64 on the
-            CPU; convert it once, to the dtype of the outputs that it is multiplied with.
+            prefix token counts once for each class, the m prompts and the padding do not count. With `by_class` it is
+            the mean over classes of the means over their tokens. Kept in float64 on the CPU; convert it once, to the
+            dtype of the outputs that it is multiplied with.
     """
 
     token_ids: Tensor
@@ -52,10 +62,12 @@ class _Layout(NamedTuple):
     positions: list[list[int]]
     owners: list[list[int]]  # which class a position belongs to, -1 for the prefix, -2 for padding
     eos: list[int]
-    counts: list[list[int]]
+    counts: list[list[float]]
 
 
-def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, device: torch.device) -> ClassPrompts:
+def pack_class_prompts(
+    prefix: list[int], classes: list[list[int]], m: int, device: torch.device, by_class: bool = False
+) -> ClassPrompts:
     """Return the prompts of C classes packed into a few sequences.
 
     Args:
@@ -63,10 +75,11 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
         classes: for each class the token ids of its own words, EOS last.
         m: number of text prompts.
         device: where the tensors are made, except the weights.
+        by_class: weigh every class the same, however many tokens it has.
     """
     # Compilation traces the function itself, and warns about its cache.
     layout = (_layout.__wrapped__ if torch.compiler.is_compiling() else _layout)(
-        tuple(prefix), tuple(tuple(ids) for ids in classes), m
+        tuple(prefix), tuple(tuple(ids) for ids in classes), m, by_class
     )
     # Moving one tensor, without waiting for it, keeps a GPU busy.
     rows = torch.tensor([layout.token_ids, layout.positions, layout.owners]).to(device, non_blocking=True)
@@ -77,28 +90,30 @@ def pack_class_prompts(prefix: list[int], classes: list[list[int]], m: int, devi
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(prefix: tuple[int, ...], classes: tuple[tuple[int, ...], ...], m: int) -> _Layout:
+def _layout(prefix: tuple[int, ...], classes: tuple[tuple[int, ...], ...], m: int, by_class: bool) -> _Layout:
     """Return which token stands where; the arguments are those of `pack_class_prompts`."""
     shared = [prefix[0]] * (1 + m) + list(prefix[1:])
     j = len(shared)
+    shares = [1 / (len(prefix) + len(ids)) if by_class else 1.0 for ids in classes]  # of a token of each class
     groups = _grouped([len(ids) for ids in classes])
     length = j + max(sum(len(classes[c]) for c in group) for group in groups)
     layout = _Layout([], [], [], [0] * len(classes), [])
     for number, group in enumerate(groups):
         token_ids, positions, owners = list(shared), list(range(j)), [-1] * j
         # The prefix is the same in every group; the first one's counts.
-        prefix_count = 0 if number else len(classes)
-        counts = [prefix_count] + [0] * m + [prefix_count] * (len(prefix) - 1)
+        own = 0.0 if number else sum(shares)
+        counts = [own] + [0.0] * m + [own] * (len(prefix) - 1)
         for c in group:
             token_ids += classes[c]
             positions += range(j, j + len(classes[c]))
             owners += [c] * len(classes[c])
+            counts += [shares[c]] * len(classes[c])
             layout.eos[c] = number * length + len(token_ids) - 1
         unused = length - len(token_ids)
         layout.token_ids.append(token_ids + [prefix[0]] * unused)
         layout.positions.append(positions + [0] * unused)
         layout.owners.append(owners + [-2] * unused)
-        layout.counts.append(counts + [1] * (len(token_ids) - j) + [0] * unused)
+        layout.counts.append(counts + [0.0] * unused)
     return layout
 
 
@@ -170,7 +185,13 @@ def check_prompt_lengths(config: Any, learned: int) -> None:
 @torch.no_grad()
 def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]], attention: str = "sdpa") -> Tensor:
     """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
-    norms = text_norms(clip)
+    return embed_classes(clip, text_norms(clip), prefix, classes, attention)
+
+
+def embed_classes(
+    clip: Clip, norms: LayerNorms, prefix: list[int], classes: list[list[int]], attention: str = "sdpa"
+) -> Tensor:
+    """Return the embeddings of C classes by the text tower with these LayerNorms, no prompts: (C, D), unit norm."""
     packed = pack_class_prompts(prefix, classes, 0, run_device(clip))
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (G, S, d_t)
     output = run_text(clip, x, norms, packed.mask, attention=attention)

@@ -1,23 +1,19 @@
-"""The pretrained CLIP that a model is built on, by folder, Hub id or packaged name, and the calls its users know."""
+"""The pretrained CLIP that a model is built on: by folder, by Hub id, or by the name of one that this package ships."""
 
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple, logging
 
 from .checkpoint_files import HUB_ARGUMENTS, read_model_type
-from .configuration_retriever import check_modality
+from .configuration_retriever import check_clip_size
 from .fingerprints import weights_fingerprint
-
-logger = logging.get_logger(__name__)
 
 # The packaged backbones: one knows real pictures, the other drawn objects only.
 SMALL_CLIP, MINI_CLIP = "small_clip", "mini_clip"
@@ -73,7 +69,8 @@ def load_clip(base: str, **kwargs: Any) -> CLIPModel:
     path = resolve_base(base)
     check_is_clip(base, path, kwargs)
     try:
-        clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
+        with _shapes_fit(base):
+            clip, report = CLIPModel.from_pretrained(path, use_safetensors=True, output_loading_info=True, **kwargs)
     except SafetensorError as error:
         raise OSError(f"The weights of base CLIP '{base}' are damaged ({error}): save or download it again.") from error
     except OSError as error:
@@ -124,78 +121,29 @@ def load_recorded_clip(base: str, config: Any, **kwargs: Any) -> CLIPModel:
     return clip
 
 
-def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
-    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP."""
+@contextmanager
+def _shapes_fit(name: str) -> Iterator[None]:
+    """Raise ValueError where transformers finds that a configuration and its weights have other shapes."""
     try:
-        found = read_model_type(path, {key: hub[key] for key in HUB_ARGUMENTS if key in hub})
-    except (OSError, ValueError):
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise ValueError(
+            f"The configuration of '{name}' does not fit its weights, or the memory: save or download the model again."
+        ) from error
+
+
+def check_is_clip(base: str, path: str, hub: Mapping[str, Any]) -> None:
+    """Raise ValueError if the configuration at `path` is that of another kind of model than CLIP, or of absurd size."""
+    place = {key: hub[key] for key in HUB_ARGUMENTS if key in hub}
+    try:
+        found = read_model_type(path, place)
+    except OSError:
         return  # loading says it better
     if found != CLIPConfig.model_type:
         raise ValueError(
             f"Base CLIP '{base}' is a '{found}' model: pass a CLIP, or load a trained model by its name alone."
         )
-
-
-class ClipCalls:
-    """What users of CLIP call on a model, for every retrieval model."""
-
-    @can_return_tuple
-    def get_image_features(
-        self, pixel_values: Tensor, modality: str | None = None, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
-        """Return the embeddings of B images as `pooler_output`: (B, D), unit norm; with gradients, unlike `encode`.
-
-        Args:
-            pixel_values, modality, **kwargs: as `forward` takes them.
-
-        Returns:
-            Also `last_hidden_state`, (B, 1 + P, d_v), and on request `hidden_states` and `attentions`.
-        """
-        kwargs |= {"return_class_embeds": False, "return_dict": True}
-        output = self(pixel_values=pixel_values, modality=modality, **kwargs)  # type: ignore[operator]
-        more = {"hidden_states": output.hidden_states, "attentions": output.attentions}
-        return BaseModelOutputWithPooling(last_hidden_state=output.tokens, pooler_output=output.embeds, **more)
-
-    @can_return_tuple
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """Return the embeddings of N texts, sentences or class names, as `pooler_output`: (N, D), unit norm, float32.
-
-        They are the frozen text tower's, as those of `encode_text`, and can be compared with images' embeddings.
-
-        Raises:
-            ValueError: if the model keeps no text tower.
-        """
-        if not hasattr(self, "encode_text"):
-            raise ValueError(f"{type(self).__name__} has no text tower (it is folded): embed texts before folding.")
-        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids, attention_mask))
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the vision tower's patch embedding, which is what images meet first."""
-        return self.vision.vision_model.get_input_embeddings()  # type: ignore[attr-defined]
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put another patch embedding into the vision tower."""
-        self.vision.vision_model.set_input_embeddings(value)  # type: ignore[attr-defined]
-
-
-def checked_modality(pixel_values: Any, modality: str | Sequence[str] | None) -> str:
-    """Return the modality; "photo" if it was left out, which is said once in a process.
-
-    Args:
-        pixel_values: what shall be images.
-        modality: also one for each image, all the same, as a pipeline puts them together.
-
-    Raises:
-        ValueError: if there is no such modality, or `pixel_values` is no tensor.
-    """
-    if not isinstance(pixel_values, Tensor):
-        raise ValueError(
-            f"pixel_values must be a tensor (batch, 3, height, width), got {type(pixel_values).__name__}: the "
-            "processor makes one of images and paths, model.encode(**processor(images=..., modality=...))."
-        )
-    if modality is None:
-        logger.warning_once("No modality was passed, so images count as photos: sketches need modality='sketch'.")
-        return "photo"
-    one = modality[0] if isinstance(modality, list | tuple) and len(set(modality)) == 1 else modality
-    check_modality(one)
-    return str(one)
+    try:
+        check_clip_size(CLIPConfig.from_pretrained(path, **place))
+    except Exception as error:  # transformers checks values by its own kinds of errors
+        raise ValueError(f"The configuration of base CLIP '{base}' is damaged ({error}): get it again.") from error

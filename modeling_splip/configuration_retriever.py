@@ -1,13 +1,20 @@
 """What the settings of every retrieval model have in common, and how they are checked."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
 from transformers import CLIPConfig
 from transformers.configuration_utils import PretrainedConfig
 
 MODALITIES = ("sketch", "photo")
+# No CLIP has more layers, or more weights, than these; the largest ones have 18 billion. Others would fill the memory.
+MOST_LAYERS = 1000
+MOST_WEIGHTS = 20_000_000_000
+MOST = 10_000  # of anything else that a model counts
 # Fields that say where weights lie or what they are, not what the model computes with them.
 _NOT_FINGERPRINTED = ("clip_config", "base_model", "checkpoint", "class_names")
 
@@ -22,6 +29,48 @@ def check_class_names(class_names: Any) -> None:
     """Raise ValueError if the class names are one text, which would count as a list of letters."""
     if isinstance(class_names, str):
         raise ValueError(f"class_names must be a list of names, got the text {class_names!r}.")
+
+
+def clip_weights(config: CLIPConfig) -> int:
+    """Return about how many weights a CLIP of this shape has."""
+    text, vision = config.text_config, config.vision_config
+    inputs = (text.vocab_size + text.max_position_embeddings) * text.hidden_size
+    patches = (vision.image_size // max(1, vision.patch_size)) ** 2 + vision.num_channels * vision.patch_size**2
+    inputs += patches * vision.hidden_size + (text.hidden_size + vision.hidden_size) * config.projection_dim
+    layers = [
+        it.num_hidden_layers * (4 * it.hidden_size + 2 * it.intermediate_size) * it.hidden_size for it in (text, vision)
+    ]
+    return inputs + sum(layers)
+
+
+def check_clip_size(config: CLIPConfig, most: int = MOST_WEIGHTS) -> None:
+    """Raise ValueError if a CLIP has more layers than any, or more than `most` weights, before any is made."""
+    layers = max(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+    if layers > MOST_LAYERS:
+        raise ValueError(f"The configuration asks for {layers:,d} layers, and no CLIP has more than {MOST_LAYERS:,d}.")
+    if clip_weights(config) > most:
+        raise ValueError(f"The configuration asks for {clip_weights(config):,d} weights, more than {most:,d}.")
+
+
+def check_against(config: CLIPConfig, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a CLIP of this shape has many times the weights that a checkpoint holds."""
+    # A folded encoder has no text tower, and a small model is never refused.
+    check_clip_size(config, 10 * sum(tensor.numel() for tensor in state.values()) + 100_000_000)
+
+
+def set_tower_dtypes(config: Any, dtype: torch.dtype | str | None, state: Mapping[str, Tensor] | None = None) -> None:
+    """Ask for the towers in the model's dtype: CLIP builds each in the dtype of its own configuration.
+
+    Args:
+        config: the model's configuration, changed in place.
+        dtype: what was asked for; "auto" and None mean the configuration's.
+        state: the model's tensors, whose dtype counts where nothing else says one.
+    """
+    dtype = config.dtype if dtype in (None, "auto") else dtype
+    if dtype is None:
+        dtype = next((tensor.dtype for tensor in (state or {}).values() if tensor.is_floating_point()), None)
+    for tower in (config.clip_config, config.clip_config.vision_config, config.clip_config.text_config):
+        tower.dtype = dtype
 
 
 class RetrievalConfig(PretrainedConfig):
@@ -53,6 +102,7 @@ class RetrievalConfig(PretrainedConfig):
         if isinstance(self.clip_config, dict):
             self.clip_config = CLIPConfig(**self.clip_config)
         self.clip_config = self.clip_config or CLIPConfig()
+        check_clip_size(self.clip_config)
         check_class_names(self.class_names)
         self.class_names = list(self.class_names or [])
         self._check_values()
@@ -74,6 +124,8 @@ class RetrievalConfig(PretrainedConfig):
             if value < least:
                 none = ", or None for all layers" if default is None else ""
                 raise ValueError(f"{name} must be at least {least}{none}, got {value}{advice}.")
+            if value > MOST:
+                raise ValueError(f"{name} must be at most {MOST:,d}, got {value:,d}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -19,6 +19,14 @@ class SplipConfig(RetrieverConfig):
         m: number of text prompts T, at least 1. [P] 4
         n: number of visual prompts V_ms a layer, at least 1. [P] 2
         bottleneck: hidden width of B_vt. [R] 256
+        b_t_input: what B_t reads of an image: "mean", the mean over its patches [O], or "patches", all of them one
+            behind the other [R, one]; this needs `conditioning` "image" and images of the base CLIP's size.
+        b_v_input: what B_v reads at a time: "token", one token of the template [O], or "template", all of them one
+            behind the other [R, one].
+        template_sos: whether V_tg has a prompt of [SOS] too: four prompts of "[SOS] sketch of a", or three. The paper's
+            text can be read both ways. [O] true
+        w_mean: what counts once in the mean of W_l: "tokens", every token of every class [O], or "classes", so that a
+            long name does not count more [O].
         use_b_t: whether images prompt the text tower (B_t). [P]
         use_b_v: whether the template prompts the vision tower (B_v). [P]
         use_b_vt: whether text outputs prompt the vision tower (B_vt). [P]
@@ -31,7 +39,14 @@ class SplipConfig(RetrieverConfig):
     """
 
     model_type = "splip"
-    choices: ClassVar = {"conditioning": ("image", "domain"), "layer_norms": ("both", "vision", "text", "none")}
+    choices: ClassVar = {
+        "conditioning": ("image", "domain"),
+        "layer_norms": ("both", "vision", "text", "none"),
+        "b_t_input": ("mean", "patches"),
+        "b_v_input": ("token", "template"),
+        "w_mean": ("tokens", "classes"),
+    }
+    later: ClassVar[tuple[str, ...]] = (*RetrieverConfig.later, "b_t_input", "b_v_input", "template_sos", "w_mean")
     at_least: ClassVar = {
         "m": (1, _SWITCH_OFF),
         "n": (1, _SWITCH_OFF),
@@ -43,6 +58,10 @@ class SplipConfig(RetrieverConfig):
     m: int = 4
     n: int = 2
     bottleneck: int = 256
+    b_t_input: str = "mean"
+    b_v_input: str = "token"
+    template_sos: bool = True
+    w_mean: str = "tokens"
     use_b_t: bool = True
     use_b_v: bool = True
     use_b_vt: bool = True
@@ -50,6 +69,11 @@ class SplipConfig(RetrieverConfig):
     share_layer_norms: bool = True
     prompt_depth: int | None = None
     conditioning: str = "image"
+
+    def _check_values(self) -> None:
+        super()._check_values()
+        if self.b_t_input == "patches" and self.conditioning == "domain":
+            raise ValueError("b_t_input='patches' reads single images: set conditioning='image', or b_t_input='mean'.")
 
 
 class SplipEncoderConfig(RetrievalConfig):

@@ -4,23 +4,31 @@ What a picture shows is told from its grey levels: a drawing in light strokes on
 drawing. All limits are our choice; docs/data.md says how often they are right on people's drawings and real photos.
 """
 
+import importlib.util
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .image_memory import MAX_BYTES, ROOM, check_tiles, row_bands
 
 # PIL knows more formats, and starts other programs for some: Ghostscript for EPS.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # PIL's own limit for a decompression bomb: 2^31 bytes / 4 / 3, in pixels.
 MAX_PIXELS = 178_956_970
+HEIF = ("heic", "heif", "mif1", "msf1", "hevc", "heix")  # brands at the start of such a file
+NEEDS_HEIF = "a HEIC picture, which pip install 'splip[heic]' lets be read"
 
 _BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
 _SIDE = 128  # a picture is judged at about this many pixels on its longer side
 _NEAR = 32  # grey levels (0..255) that are close enough to the ground's to belong to it
-_MOSTLY = 0.6  # the ground of a drawing covers at least this share of it
+_EVEN = 0.5  # a dark ground covers at least this share of a drawing
+_MOSTLY = 0.6  # at least this share of a drawing is paper
 _WHITE = 230  # grey levels from here on are near white
 _BRIGHT = 0.85  # times the level that 5 % of the pixels reach: from here on a pixel may be paper
 _STROKES = 16  # a stroke is thinner than the longer side divided by this
@@ -31,6 +39,9 @@ SAMPLE = 32  # as many pictures tell what a data set or a gallery holds
 def image_formats() -> list[str]:
     """Return the names of the formats that are read and that the installed PIL has."""
     Image.init()
+    if "HEIF" not in Image.OPEN and importlib.util.find_spec("pillow_heif"):
+        # By name, since a file that travels to the Hub imports common libraries only.
+        importlib.import_module("pillow_heif").register_heif_opener(thumbnails=False)
     return [name for name in FORMATS if name in Image.OPEN]
 
 
@@ -45,7 +56,7 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) 
 
     Args:
         source: a path, or the file's content.
-        max_pixels: an image of more pixels is refused before it is decoded.
+        max_pixels: an image of more pixels, or with larger tiles, is refused before it is decoded.
 
     Returns:
         The image in its own mode and size, with all pixels in memory.
@@ -55,9 +66,53 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) 
         ValueError: if it is no regular file, no image of a known format, damaged, or too large. The message is a
             sentence with the file's name; if `source` is the content, only the reason.
     """
-    name = None if isinstance(source, bytes) else str(source)
+    with image_in_work(source, max_pixels) as image:
+        return image
+
+
+@contextmanager
+def image_in_work(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Yield a decoded image, as `open_image` does; large ones in other threads wait until it is no longer in work.
+
+    Sixteen large pictures at once take the memory of a few: at most `AT_ONCE` pixels are in work, or one picture. A
+    thread that has one in work must not open another large one, since it may wait for itself.
+
+    Args:
+        source: a path, or the file's content.
+        max_pixels: an image of more pixels, or with larger tiles, is refused before it is decoded.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_image`.
+    """
+    data, name = (source, None) if isinstance(source, bytes) else (None, str(source))
+    with _sentences(name):
+        image = _opened(read_regular(Path(name or "")) if data is None else data, max_pixels)
+    with image, ROOM.taken(image.width * image.height):
+        with _sentences(name):
+            image.load()
+            image = _with_sound_exif(image)
+        yield image
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a picture's file.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is a pipe or a device, which may never end, or larger than any picture.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("no regular file")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path.stat().st_size:,d} bytes, more than {MAX_BYTES:,d}")
+    return path.read_bytes()
+
+
+@contextmanager
+def _sentences(name: str | None) -> Iterator[None]:
+    """Turn what PIL and the system raise into one sentence that names the file, if there is one."""
     try:
-        return _decoded(source if isinstance(source, bytes) else _content(Path(source)), max_pixels)
+        yield
     except (ValueError, TypeError, OSError, SyntaxError, OverflowError, MemoryError, Image.DecompressionBombError) as e:
         if name is not None and not os.path.exists(name):
             raise FileNotFoundError(f"There is no image file '{name}'.") from None
@@ -65,22 +120,18 @@ def open_image(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) 
         raise ValueError(f"'{name}' is not a readable image ({reason})." if name is not None else reason) from e
 
 
-def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # reading a pipe would wait
-        raise ValueError("no regular file")
-    return path.read_bytes()
-
-
-def _decoded(data: bytes, max_pixels: int) -> Image.Image:
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """Return an image whose size is known and allowed; its pixels are not decoded yet."""
     try:
         image = Image.open(io.BytesIO(data), formats=image_formats())
     except UnidentifiedImageError:  # PIL's message names an object in memory
-        raise ValueError("no image of a known kind") from None
-    with image:
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
-        image.load()
-        return _with_sound_exif(image)
+        heif = data[4:8] == b"ftyp" and data[8:12].decode("latin-1") in HEIF
+        raise ValueError(NEEDS_HEIF if heif else "no image of a known kind") from None
+    if image.width * image.height > max_pixels:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than {max_pixels:,d}")
+    if image.format == "TIFF":
+        check_tiles(image, data, max_pixels)
+    return image
 
 
 def _with_sound_exif(image: Image.Image) -> Image.Image:
@@ -105,17 +156,33 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     if not image.width or not image.height:
         raise ValueError(f"An image must have pixels, got one of {image.width} x {image.height}.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("La", "RGBa"):  # colours times transparency
-        image = image.convert(image.mode.upper())
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _from_wide_greys(np.asarray(image))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        grounds = (Image.new("RGBA", rgba.size, colour) for colour in ("white", "black"))
-        on_white, on_black = (Image.alpha_composite(ground, rgba).convert("RGB") for ground in grounds)
-        return on_black if is_blank(on_white) and not is_blank(on_black) else on_white
-    return image if image.mode == "RGB" else image.convert("RGB")
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    on_white = _in_bands(image, "white")
+    if not is_blank(on_white) or not (image.has_transparency_data or image.mode in ("La", "RGBa")):
+        return on_white
+    on_black = _in_bands(image, "black")
+    return on_white if is_blank(on_black) else on_black
+
+
+def _in_bands(image: Image.Image, ground: str) -> Image.Image:
+    """Return an image as RGB, transparency laid on a colour; rows are converted in bands, so that copies are small."""
+    narrow = image.mode == "I" and bool(np.max(image.getextrema()) <= 255)
+    rgb = Image.new("RGB", image.size)
+    for box in row_bands(*image.size):
+        band = image.crop(box)
+        if band.mode in ("La", "RGBa"):  # colours times transparency
+            band = band.convert(band.mode.upper())
+        if band.mode.startswith("I") or band.mode == "F":
+            band = _from_wide_greys(np.asarray(band), narrow)
+        if band.has_transparency_data:
+            rgba = band.convert("RGBA")
+            band = Image.alpha_composite(Image.new("RGBA", rgba.size, ground), rgba)
+        rgb.paste(band.convert("RGB"), box)
+    return rgb
 
 
 def image_from_array(array: np.ndarray) -> Image.Image:
@@ -141,12 +208,25 @@ def image_from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
-def _from_wide_greys(grey: np.ndarray) -> Image.Image:
+def image_from_tensor(tensor: Tensor) -> Image.Image:
+    """Return an image of a tensor (H, W) or (channels, H, W), as `image_from_array` does."""
+    tensor = tensor.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
+    if tensor.ndim == 3:
+        tensor = tensor.movedim(0, -1)  # (H, W, channels)
+    elif tensor.ndim != 2:
+        raise ValueError(
+            f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
+            "of images for a batch."
+        )
+    return image_from_array(tensor.numpy())
+
+
+def _from_wide_greys(grey: np.ndarray, narrow: bool) -> Image.Image:
     """Return an 8-bit image of greys that PIL would clip: of 16 bits, of 8 bits in wider pixels, or floats in 0..1."""
     if grey.dtype.kind == "f":
         return image_from_array(grey)
-    bits_8 = grey.dtype.itemsize > 2 and grey.max() <= 255
-    return Image.fromarray((grey / (1 if bits_8 else 257)).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray((grey / (1 if narrow else 257)).round().clip(0, 255).astype(np.uint8))
 
 
 def is_blank(image: Image.Image) -> bool:
@@ -162,7 +242,7 @@ def has_dark_ground(image: Image.Image) -> bool:
     values = np.asarray(_small_grey(image)).astype(int)
     level = np.median(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
     lighter, darker = (values > level + _NEAR).mean(), (values < level - _NEAR).mean()
-    return bool(level < 128 and lighter + darker <= 1 - _MOSTLY and lighter > darker)
+    return bool(level < 128 and lighter + darker <= 1 - _EVEN and lighter > darker)
 
 
 def is_line_drawing(image: Image.Image) -> bool:

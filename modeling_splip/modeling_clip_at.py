@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
-from .adapters import VisualPrompts
-from .clip_backbone import KeyValue, TowerOutput, dimensions, parameter_at
+from .adapters import LayerNormAdapter, VisualPrompts
+from .class_prompts import embed_classes
+from .clip_backbone import KeyValue, TowerOutput, dimensions, parameter_at, text_norms
 from .configuration_clip_at import ClipAtConfig
 from .configuration_retriever import MODALITIES
 from .modeling_retriever import Retriever
@@ -32,13 +33,15 @@ class ClipAtModel(Retriever):
 
     def __init__(self, config: ClipAtConfig):
         super().__init__(config)
-        d_v, *_ = dimensions(config.clip_config)
+        d_v, d_t, _, l_t = dimensions(config.clip_config)
         self.clip = CLIPModel(config.clip_config)
         if config.prompts:
             names = ("shared",) if config.share_prompts else MODALITIES
             self.prompts = nn.ModuleDict({name: VisualPrompts(config.prompts, d_v) for name in names})
-        if config.layer_norms == "vision":
+        if config.layer_norms in ("both", "vision"):
             self.vision_adapters = self.build_vision_adapters(config.share_layer_norms)
+        if config.layer_norms in ("both", "text"):
+            self.text_adapter = LayerNormAdapter(2 * l_t + 1, d_t, config.clip_config.text_config.layer_norm_eps)
         self.post_init()
         self.freeze()
 
@@ -47,6 +50,31 @@ class ClipAtModel(Retriever):
         super()._init_weights(module)
         if isinstance(module, VisualPrompts):
             initialization.normal_(module.tokens)  # as the released code; the first LayerNorm sets the scale
+
+    def start_from_clip(self) -> None:
+        """Start the LayerNorm adapters from the base CLIP's own weights."""
+        super().start_from_clip()
+        if self.trains_text:
+            self.text_adapter.copy_from(text_norms(self.clip))
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether LayerNorms of the text tower train."""
+        return self.config.layer_norms in ("both", "text")
+
+    def class_embeds(self, modality: str = "photo") -> Tensor:
+        """Return the seen classes' embeddings, by the text tower's trained LayerNorms where it has some: (C, D)."""
+        if not self.trains_text:
+            return self.frozen_class_embeds(modality)
+        prefix, classes = self.config.prefix_token_ids[modality], self.config.class_token_ids
+        return embed_classes(self.clip, self.text_adapter, prefix, classes, self.attention)
+
+    def condition(
+        self, embeddings: Tensor, modality: str, return_class_embeds: bool
+    ) -> tuple[Sequence[KeyValue | None] | None, Tensor | None]:
+        """Return no keys and values, since prompts pass all layers, and the class embeddings: (1, C, D)."""
+        wanted = return_class_embeds and self.config.class_names
+        return None, self.class_embeds(modality)[None] if wanted else None
 
     def run_layers(
         self,

@@ -14,11 +14,10 @@ from transformers import AutoTokenizer, CLIPModel, initialization
 
 from .adapters import LayerNormAdapter
 from .adapters_peft import base_names, check_peft, inject_peft
-from .checkpoint_files import set_tower_dtypes
 from .class_prompts import check_prompt_lengths, frozen_class_embeds, tokenize_class_prompts
 from .clip_backbone import KeyValue, LayerNorms, dimensions, frozen_text_embeds, vision_norms
 from .clip_base import load_clip, load_recorded_clip, resolve_base
-from .configuration_retriever import MODALITIES, check_class_names
+from .configuration_retriever import MODALITIES, check_class_names, set_tower_dtypes
 from .fingerprints import loaded_state, weights_fingerprint
 from .modeling_base import RetrievalModel
 
@@ -180,7 +179,7 @@ class Retriever(RetrievalModel):
         clip.config.name_or_path = ""  # a path of this machine would be saved with the model
         class_names = list(class_names or [])
         if class_names:
-            tokenizer = AutoTokenizer.from_pretrained(resolve_base(base))
+            tokenizer = AutoTokenizer.from_pretrained(resolve_base(base), trust_remote_code=False)
             settings |= cls.class_prompt_settings(tokenizer, class_names, settings)
         peft = settings.pop("peft", None)
         config = cls.config_class(

@@ -53,9 +53,13 @@ class SplipModel(Retriever):
         if (config.use_b_t or config.use_b_v or config.use_b_vt) and not config.class_names:
             raise ValueError("class_names is empty, but SpLIP's prompts need the seen classes: pass at least one name.")
         if config.use_b_t:
-            self.b_t = TextPromptMapper(d_v, d_t, config.m)
+            vision = config.clip_config.vision_config
+            read = (vision.image_size // vision.patch_size) ** 2 if config.b_t_input == "patches" else 1
+            self.b_t = TextPromptMapper(read * d_v, d_t, config.m)
         if config.use_b_v:
-            self.b_v = TemplatePromptMapper(d_t, d_v)
+            whole = config.b_v_input == "template"
+            together = max(len(self._template_ids(modality)) for modality in MODALITIES) if whole else 1
+            self.b_v = TemplatePromptMapper(d_t, d_v, together)
         if config.use_b_vt:
             self.b_vt = MultimodalPromptMapper(d_t, d_v, config.n, config.bottleneck)
         if config.layer_norms in ("both", "vision"):
@@ -182,7 +186,7 @@ class SplipModel(Retriever):
         if not self.config.use_b_t:
             return None
         if self.config.conditioning == "image" and embeddings is not None:
-            return self.b_t(embeddings[:, 1:].mean(dim=1))
+            return self.b_t(self._read_patches(embeddings[:, 1:]))
         if not torch.compiler.is_compiling():
             self._check_domain_mean(modality)
         return self.b_t(self.domain_mean[MODALITIES.index(modality)][None])
@@ -200,12 +204,30 @@ class SplipModel(Retriever):
             )
         self._means_seen[modality] = state
 
+    def _read_patches(self, patches: Tensor) -> Tensor:
+        """Return what B_t reads of E_0, (B, P, d_v): (B, d_v), or all patches, (B, P d_v)."""
+        if self.config.b_t_input == "mean":
+            return patches.mean(dim=1)
+        vision = self.config.clip_config.vision_config
+        count = (vision.image_size // vision.patch_size) ** 2
+        if patches.shape[1] != count:
+            raise ValueError(
+                f"b_t_input='patches' reads {count} patches an image, got {patches.shape[1]}: use images of the base "
+                "CLIP's size."
+            )
+        return patches.flatten(1)
+
+    def _template_ids(self, modality: str) -> list[int]:
+        """Return the ids of the template's tokens that V_tg is made of."""
+        return self.config.prefix_token_ids[modality][0 if self.config.template_sos else 1 :]
+
     def _text_pass(self, text_prompts: Tensor | None, modality: str) -> tuple[Tensor, Tensor]:
         """Run the class prompts; return the means of W_l, (L_t, B or 1, d_t), and the EOS outputs, (B or 1, C, d_t)."""
         config = self.config
         m = 0 if text_prompts is None else config.m
         device = run_device(self.clip)
-        packed = pack_class_prompts(config.prefix_token_ids[modality], config.class_token_ids, m, device)
+        prefix, by_class = config.prefix_token_ids[modality], config.w_mean == "classes"
+        packed = pack_class_prompts(prefix, config.class_token_ids, m, device, by_class)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (G, S, d_t)
         batch, groups = 1 if text_prompts is None else text_prompts.shape[0], x.shape[0]
         x, mask = (each.expand(batch, *each.shape).flatten(0, 1) for each in (x, packed.mask))  # (B G, ...)
@@ -232,7 +254,7 @@ class SplipModel(Retriever):
         depth = l_v if config.prompt_depth is None else config.prompt_depth
         parts: list[list[Tensor]] = [[] for _ in range(l_v)]
         if config.use_b_v:
-            tokens = torch.tensor(config.prefix_token_ids[modality], device=run_device(self.clip))
+            tokens = torch.tensor(self._template_ids(modality), device=run_device(self.clip))
             template = self.b_v(embed_tokens(self.clip, tokens))[None]  # V_tg, (1, q, d_v)
             for layer in range(min(depth, l_v)):
                 parts[layer].append(template)

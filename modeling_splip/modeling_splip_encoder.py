@@ -50,6 +50,7 @@ class SplipEncoder(RetrievalModel):
         if isinstance(module, SplipEncoder):
             initialization.zeros_(module.sketch_prompts)
             initialization.zeros_(module.photo_prompts)
+            initialization.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
         elif isinstance(module, nn.LayerNorm):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)

@@ -1,14 +1,17 @@
 """One processor for both modalities and for class prompts."""
 
+import difflib
 import enum
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageChops
-from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 from transformers.utils import logging
 
 from .clip_base import resolve_base
@@ -16,12 +19,15 @@ from .configuration_retriever import check_modality
 from .image_files import (
     has_dark_ground,
     image_from_array,
+    image_from_tensor,
+    image_in_work,
     is_blank,
     is_line_drawing,
     is_no_drawing,
     open_image,
     upright_rgb,
 )
+from .image_memory import final_size, square
 
 logger = logging.get_logger(__name__)
 
@@ -42,6 +48,15 @@ _IMAGE_SETTINGS = (
 )  # fmt: skip
 
 
+class SplipProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """What a call of the processor may say about texts and images, and what holds if it does not."""
+
+    _defaults = {  # noqa: RUF012
+        "text_kwargs": {"padding": True, "truncation": True},
+        "common_kwargs": {"return_tensors": "pt"},
+    }
+
+
 class SplipProcessor(ProcessorMixin):
     """Turns sketches, photos and texts into model inputs.
 
@@ -59,6 +74,9 @@ class SplipProcessor(ProcessorMixin):
     Raises:
         ValueError: if `invert_sketches` is something else.
     """
+
+    valid_processor_kwargs = SplipProcessorKwargs
+    skip_tensor_conversion = ("modality",)
 
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, invert_sketches: str | bool = "auto", **kwargs: Any
@@ -82,7 +100,8 @@ class SplipProcessor(ProcessorMixin):
         """
         path = resolve_base(base)
         try:
-            parts = CLIPImageProcessorPil.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            parts = CLIPImageProcessorPil.from_pretrained(path), tokenizer
         except (OSError, ValueError) as error:
             local = "has no loadable image processor and tokenizer"
             where = local if os.path.isdir(path) else "is no local folder and not on the Hub or in the cache"
@@ -100,8 +119,13 @@ class SplipProcessor(ProcessorMixin):
             settings["invert_sketches"] = "auto"
         return settings, kwargs
 
+    @property
+    def model_input_names(self) -> list[str]:
+        """The names of what a call with images and texts returns."""
+        return [*super().model_input_names, "modality"]
+
     def __call__(
-        self, images: Any = None, text: Any = None, modality: str | None = None, return_tensors: str = "pt"
+        self, images: Any = None, text: Any = None, modality: str | None = None, **kwargs: Any
     ) -> BatchFeature:
         """Return model inputs for images of one modality, or texts, or both.
 
@@ -110,7 +134,9 @@ class SplipProcessor(ProcessorMixin):
             text: a string or a list of strings.
             modality: "sketch" or "photo"; left out, images count as photos, and a line drawing among them causes a line
                 of doubt.
-            return_tensors: "pt", nothing else.
+            **kwargs: as for every processor of transformers: `return_tensors` ("pt" by default), those of the tokenizer
+                (`padding`, `max_length`, ...) and of the image processor (`do_normalize`, ...), flat or in
+                `text_kwargs`, `images_kwargs` and `common_kwargs`.
 
         Returns:
             `pixel_values` (B, 3, H, W) in float32 and `modality` for images, so that `model(**inputs)` knows both;
@@ -118,10 +144,12 @@ class SplipProcessor(ProcessorMixin):
 
         Raises:
             FileNotFoundError, ValueError: if there is nothing to process, or an image cannot be read.
+            TypeError: if there is no argument of a name.
         """
+        self._check_names(kwargs)
+        words = getattr(self.tokenizer, "init_kwargs", {})
+        chosen = self._merge_kwargs(SplipProcessorKwargs, tokenizer_init_kwargs=words, **kwargs)
         data: dict[str, Any] = {}
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}: convert the tensors afterwards.")
         if images is not None:
             left_out, modality = modality is None, "photo" if modality is None else modality
             check_modality(modality)
@@ -131,36 +159,50 @@ class SplipProcessor(ProcessorMixin):
             prepared = [self.prepare(image, modality) for image in batch]
             if left_out and any(map(is_line_drawing, prepared)):
                 say(TAKEN_AS_PHOTO)
-            data["pixel_values"] = self.image_processor(prepared, return_tensors="pt")["pixel_values"]
+            data["pixel_values"] = self.image_processor(prepared, **chosen["images_kwargs"])["pixel_values"]
             data["modality"] = modality
         if text is not None:
             if not text:
                 raise ValueError("text is empty: pass at least one.")
-            data.update(self.tokenizer(text, padding=True, truncation=True, return_tensors="pt"))
+            data.update(self.tokenizer(text, **chosen["text_kwargs"]))
         if not data:
             raise ValueError("Nothing to process: pass images= or text=.")
         return BatchFeature(data)
 
+    def _check_names(self, kwargs: dict[str, Any]) -> None:
+        """Raise TypeError if there is no argument of a name: transformers would ignore it."""
+        own = getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {})
+        known = {"text_kwargs": {*TextKwargs.__annotations__}, "images_kwargs": {*ImagesKwargs.__annotations__, *own}}
+        flat = {"modality", "common_kwargs", *known, *known["text_kwargs"], *known["images_kwargs"]}
+        known["common_kwargs"] = known["text_kwargs"] & known["images_kwargs"]
+        for key, value in kwargs.items():
+            names, among = (value, known[key]) if key in known else ([key], flat)
+            for name in names:
+                if name not in among:
+                    near = difflib.get_close_matches(name, sorted(among), n=1, cutoff=0.0)[0]
+                    raise TypeError(f"SplipProcessor takes no argument '{name}' (nearest: '{near}').")
+
     def prepare(self, image: Any, modality: str) -> Image.Image:
         """Return the RGB image that is then resized: a sketch padded to a square; of a very long photo the middle.
+
+        A large image is resized here, to the same pixels, without copies of its full size.
 
         Raises:
             FileNotFoundError, ValueError: if the image cannot be read.
         """
-        rgb = to_rgb(image)
-        if modality == "photo":
-            return self._cut(rgb)
-        dark = self.invert_sketches != "true" and has_dark_ground(rgb)
-        if dark:
-            say(INVERTED if self.invert_sketches == "auto" else NOT_INVERTED)
-        if self.invert_sketches == "true" or (dark and self.invert_sketches == "auto"):
-            rgb = ImageChops.invert(rgb)
-        if rgb.width == rgb.height:
-            return rgb
-        side = max(rgb.size)
-        square = Image.new("RGB", (side, side), "white")
-        square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
-        return square
+        with rgb_in_work(image) as rgb:
+            resample = self.image_processor.resample
+            if modality == "photo":
+                rgb = self._cut(rgb)
+                size = final_size(self.image_processor, *rgb.size)
+                return rgb.resize(size, resample) if size else rgb
+            dark = self.invert_sketches != "true" and has_dark_ground(rgb)
+            if dark:
+                say(INVERTED if self.invert_sketches == "auto" else NOT_INVERTED)
+            if self.invert_sketches == "true" or (dark and self.invert_sketches == "auto"):
+                rgb = ImageChops.invert(rgb)
+            size = final_size(self.image_processor, max(rgb.size), max(rgb.size))
+            return rgb if rgb.width == rgb.height and not size else square(rgb, size, resample)
 
     def _cut(self, rgb: Image.Image) -> Image.Image:
         """Return the middle of a very long photo: resized as a whole, it might not fit into memory."""
@@ -222,7 +264,7 @@ def to_rgb(image: Any) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         image = open_image(image)
     elif isinstance(image, torch.Tensor):
-        image = _from_tensor(image)
+        image = image_from_tensor(image)
     elif isinstance(image, np.ndarray):
         image = image_from_array(image)
     elif not isinstance(image, Image.Image):
@@ -230,17 +272,14 @@ def to_rgb(image: Any) -> Image.Image:
     return upright_rgb(image)
 
 
-def _from_tensor(tensor: Tensor) -> Image.Image:
-    tensor = tensor.detach().cpu()
-    tensor = tensor.float() if tensor.is_floating_point() else tensor  # numpy has no bfloat16
-    if tensor.ndim == 3:
-        tensor = tensor.movedim(0, -1)  # (H, W, channels)
-    elif tensor.ndim != 2:
-        raise ValueError(
-            f"An image tensor must be (channels, H, W) or (H, W), got shape {tuple(tensor.shape)}: pass a list "
-            "of images for a batch."
-        )
-    return image_from_array(tensor.numpy())
+@contextmanager
+def rgb_in_work(image: Any) -> Iterator[Image.Image]:
+    """Yield what `to_rgb` returns; while a large file is in work, other large ones wait (`image_in_work`)."""
+    if isinstance(image, str | os.PathLike):
+        with image_in_work(image) as opened:
+            yield to_rgb(opened)
+    else:
+        yield to_rgb(image)
 
 
 def _plain(value: Any) -> Any:

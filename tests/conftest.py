@@ -75,6 +75,25 @@ def prepared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def swapped(tmp_path_factory) -> Path:
+    """Folder that `splip prepare folder` wrote of polygons whose photos lay in `sketch/` and drawings in `photo/`."""
+    from modeling_splip.commands.main import main
+
+    raw, out = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("prepared") / "swapped"
+    for corners, name in enumerate([*SEEN[:4], UNSEEN[0]], 3):
+        for modality in ("photo", "sketch"):
+            (raw / modality / name).mkdir(parents=True)
+        for number in range(4):
+            draw_pair(raw, name, corners, number, 1)
+    (raw / "photo").rename(raw / "aside")
+    (raw / "sketch").rename(raw / "photo")
+    (raw / "aside").rename(raw / "sketch")
+    arguments = ["--data-dir", str(raw), "--out", str(out), "--unseen", UNSEEN[0], "--no-pairs"]
+    assert main(["prepare", "folder", *arguments]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
 def polygons(prepared):
     """The dataset in `prepared`, opened."""
     from modeling_splip.data.dataset import open_dataset

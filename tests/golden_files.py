@@ -50,10 +50,15 @@ CHECKPOINTS = {
     "splip-domain": checkpoint("splip", bottleneck=16, conditioning="domain", share_layer_norms=False),
     "splip-folded": checkpoint("splip", "folded", bottleneck=16, conditioning="domain", share_layer_norms=False),
     "splip-lora": checkpoint("splip", bottleneck=16, layer_norms="none", peft=LORA),
+    "splip-readings": checkpoint(
+        "splip", bottleneck=16, b_t_input="patches", b_v_input="template", template_sos=False, w_mean="classes"
+    ),
     "clip_at": checkpoint("clip_at"),
+    "clip_at-text": checkpoint("clip_at", layer_norms="both"),
     "clip_at-full": checkpoint("clip_at", "full"),
     "cross_align": checkpoint("cross_align"),
     "cross_align-full": checkpoint("cross_align", "full"),
+    "cross_align-towers": checkpoint("cross_align", layer_norms="none", peft=LORA, share_peft=False),
 }
 
 

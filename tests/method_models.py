@@ -7,7 +7,10 @@ from modeling_splip.modeling_retriever import Retriever
 from modeling_splip.training.methods import METHODS
 
 # A method joins with its row in the registry; what it can be besides its defaults stands here.
-SETTINGS = {"splip": [{}, {"conditioning": "domain", "share_layer_norms": False}]}
+SETTINGS = {
+    "splip": [{}, {"conditioning": "domain", "share_layer_norms": False}],
+    "clip_at": [{}, {"layer_norms": "both"}],
+}
 CASES = [(name, each) for name in METHODS for each in SETTINGS.get(name, [{}])]
 MODALITIES = ("sketch", "photo")
 

@@ -32,7 +32,10 @@ class PlainSplip:
         embeddings = self.clip.vision_model.embeddings(pixels)  # (B, 1 + P, d_v)
         prompts = self.text_prompts(embeddings[:, 1:], modality)
         outputs, classes = self.text(prompts, modality, len(pixels))
-        means = torch.stack([torch.cat(layer, dim=1).mean(dim=1) for layer in outputs])
+        if self.config.w_mean == "classes":
+            means = torch.stack([torch.stack([c.mean(dim=1) for c in layer]).mean(dim=0) for layer in outputs])
+        else:
+            means = torch.stack([torch.cat(layer, dim=1).mean(dim=1) for layer in outputs])
         return self.vision(embeddings, means, modality), classes, means
 
     def swap_norms(self, modality: str) -> None:
@@ -56,6 +59,8 @@ class PlainSplip:
         if not self.config.use_b_t:
             return None
         mean = patches.mean(dim=1)  # (B, d_v)
+        if self.config.b_t_input == "patches":
+            mean = torch.cat([patches[:, i] for i in range(patches.shape[1])], dim=1)  # (B, P d_v)
         if self.config.conditioning == "domain":
             mean = self.model.domain_mean[MODALITIES.index(modality)].expand(len(patches), -1)
         return self.model.b_t.layers(mean).reshape(len(patches), self.config.m, -1)
@@ -93,7 +98,8 @@ class PlainSplip:
             if self.config.use_b_v and number <= depth:
                 ids = torch.tensor(self.tokenizer(f"{modality} of a")["input_ids"][:-1])
                 words = self.clip.text_model.embeddings.token_embedding(ids)
-                inserted = torch.cat([inserted, self.model.b_v.layer(words).expand(batch, -1, -1)], dim=1)
+                words = words if self.config.template_sos else words[1:]
+                inserted = torch.cat([inserted, self.template_prompts(words).expand(batch, -1, -1)], dim=1)
             if self.config.use_b_vt and number <= depth:
                 source = means[math.ceil(number * l_t / l_v) - 1]
                 mapped = self.model.b_vt.layers(source).reshape(batch, self.config.n, -1)
@@ -101,6 +107,23 @@ class PlainSplip:
             x = layer(torch.cat([x[:, :1], inserted, x[:, 1:]], dim=1), None)
             x = torch.cat([x[:, :1], x[:, 1 + inserted.shape[1] :]], dim=1)
         return F.normalize(self.clip.visual_projection(tower.post_layernorm(x[:, 0])), dim=-1)
+
+    def template_prompts(self, words: Tensor) -> Tensor:
+        """V_tg of the template's tokens, (q, d_v)."""
+        layer = self.model.b_v.layer
+        if self.config.b_v_input == "token":
+            return layer(words)
+        d_t, d_v = words.shape[1], self.clip.vision_model.config.hidden_size
+        # The rows and columns of the matrix that belong to tokens which are there.
+        return torch.stack(
+            [
+                sum(
+                    layer.weight[i * d_v : (i + 1) * d_v, j * d_t : (j + 1) * d_t] @ words[j] for j in range(len(words))
+                )
+                + layer.bias[i * d_v : (i + 1) * d_v]
+                for i in range(len(words))
+            ]
+        )
 
 
 def build(base: str, **settings) -> SplipModel:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import pipeline
 
 from ..common.files import check_writable, write_json
-from ..common.text import spelling_key
+from ..common.text import printable, spelling_key
 from ..data.descriptions import PACKAGED, Descriptions, read_descriptions, sentence_fault
 
 TRIES = 3
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if failures:
         print(f"{len(failures)} classes are left over after {TRIES} tries each:", file=sys.stderr)
         for name, fault in failures.items():
-            print(f"  {name}: {fault}", file=sys.stderr)
+            print(f"  {printable(name)}: {printable(fault)}", file=sys.stderr)
         print("Run the same command again to go on, or try another model.", file=sys.stderr)
     return 1 if failures else 0
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from ..common.files import check_writable, write_json
 from ..common.processes import on_cpu, worker_count
+from ..common.text import printable, printable_lines
 from ..data.dataset import SbirDataset, open_dataset
 from ..data.protocols import PROTOCOLS
 from ..evaluation.embedder import Embedder
@@ -131,12 +132,12 @@ def leave_out(
     """
     seen = dataset.seen_by(trained)
     if seen and seen_classes == "keep":
-        say(f"Kept, although the model has seen them in training: {', '.join(seen)}. These numbers are not zero-shot.")
+        names = printable(", ".join(seen))
+        say(f"Kept, although the model has seen them in training: {names}. These numbers are not zero-shot.")
         seen = []
     elif seen:
-        say(
-            f"Removed, because the model has seen them in training: {', '.join(seen)} (--seen-classes keep keeps them)."
-        )
+        names = printable(", ".join(seen))
+        say(f"Removed, because the model has seen them in training: {names} (--seen-classes keep keeps them).")
     gone = [*seen, *dataset.resolve_unseen([name.strip() for name in named.split(",") if name.strip()])]
     return dataset.without(gone) if gone else dataset
 
@@ -146,11 +147,12 @@ def write_results(
 ) -> None:
     """Print the table, and the published numbers beside it; write records, picture and report."""
     records = [evaluation.record for evaluation in evaluations]
-    print(records_table(records))
+    print(printable_lines(records_table(records)))
     for record in records:
         published = published_table(record)
         if published:
-            print(f"\nPublished numbers beside ours: {record['dataset']}, {record['protocol']}\n\n{published}")
+            title = f"Published numbers beside ours: {record['dataset']}, {record['protocol']}"
+            print(f"\n{printable(title)}\n\n{printable_lines(published)}")
     if args.out:
         write_json(args.out, records if len(records) > 1 else records[0])
     if args.picture:

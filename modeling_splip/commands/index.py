@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     client, state = connect_store(args.store, args.uri), process_state()
     name, line = choose_model(args.out, args.model)
     if line and state.is_main_process:
-        print(line)
+        print(printable(line))
     model, processor = load_retriever(name)
     model.to(args.device or state.device)
     report = build_gallery(

@@ -8,10 +8,12 @@ import argparse
 import ast
 import importlib
 import sys
+import tempfile
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..common.files import disk_is_full
 from ..common.text import hint, one_line, printable
 
 # Commands of this package; others (`prepare`, `space`) come through the entry point group below.
@@ -26,6 +28,7 @@ COMMANDS = {
     "search": "modeling_splip.commands.search",
 }
 ENTRY_POINTS = "splip.commands"
+OUTPUTS = ("out", "output", "html", "picture")  # arguments of commands that say where they write
 # The order of the help; a command that stands in no group comes last.
 GROUPS = {
     "First steps": ("demo",),
@@ -79,10 +82,22 @@ def _run(name: str, module: str, argv: list[str]) -> int:
     try:
         return command.run(args)
     except (ValueError, OSError) as error:
-        return _refuse(one_line(error))
+        return _refuse(_full_disk(error, args) if disk_is_full(error) else one_line(error))
+    except RecursionError:
+        return _refuse("A JSON or YAML file nests too deep to be read: write or download it again.")
     except KeyboardInterrupt:
         print("splip: interrupted.", file=sys.stderr)
         return 130
+
+
+def _full_disk(error: BaseException, args: argparse.Namespace) -> str:
+    """Return the sentence for a full disk; the error itself seldom says which one."""
+    outputs = (getattr(args, name, None) for name in OUTPUTS)
+    place = next(filter(None, outputs), None) or getattr(error, "filename", None) or tempfile.gettempdir()
+    return (
+        f"The disk with '{place}' is full: make room there, or choose another place, and run the command again: it "
+        "goes on with what is finished."
+    )
 
 
 def _refuse(sentence: str) -> int:

@@ -9,16 +9,24 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 
 from ..common.files import write_json, write_text
+from ..common.text import printable, printable_lines
 from ..loading import load_retriever
 from ..modeling_retriever import Retriever
 from ..search.table import CARD, GROUP_ROWS, MANIFEST, read_manifest
+from ..sharing.eval_results import EVAL_RESULTS, eval_results_file, render_eval_results
 from ..sharing.model_card import CARD_FILE, CardFacts, read_records, read_run, render_card
 from ..sharing.peft_export import export_peft
 from ..sharing.private import remove_origins, shared_base, write_shared_table
 
 # What an earlier push may have left in a repository, and this one replaces: it would be read beside the new files.
 REPLACED = {
-    "model": ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "peft/*"],
+    "model": [
+        "model.safetensors",
+        "model-*.safetensors",
+        "model.safetensors.index.json",
+        "peft/*",
+        f"{EVAL_RESULTS}/*",
+    ],
     "dataset": ["data-*"],
 }
 
@@ -28,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="a run's folder, or a model's")
     parser.add_argument("repo", metavar="REPO", help="Hub id that the model gets: owner/name")
     parser.add_argument("--results", nargs="+", default=[], type=Path, help="files that `splip evaluate --out` wrote")
+    parser.add_argument(
+        "--benchmark", metavar="DATASET", help="Hub id of the benchmark that --results are of, for its leaderboard"
+    )
     parser.add_argument("--gallery", type=Path, help="also push this gallery, to the dataset repository REPO-gallery")
     parser.add_argument("--full", action="store_true", help="with the base CLIP's weights: needs nothing else")
     parser.add_argument("--license", default="other", help="Hub licence id of the model (default: other)")
@@ -38,9 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Put the files of each repository into a folder, then push or list them."""
-    validate_repo_id(args.repo)
-    if args.repo.count("/") != 1:
-        raise ValueError(f"REPO must be owner/name, got '{args.repo}'.")
+    for what, name in (("REPO", args.repo), ("--benchmark", args.benchmark)):
+        if name is not None:
+            validate_repo_id(name)
+            if name.count("/") != 1:
+                raise ValueError(f"{what} must be owner/name, got '{name}'.")
     with tempfile.TemporaryDirectory(prefix="splip-push-") as folder:
         stages = {("model", args.repo): Path(folder) / "model"}
         stage_model(args, stages["model", args.repo])
@@ -53,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(upload(kind, repo, stage, args.private, args.revision))
         if args.dry_run:
-            print(f"\n{(stages['model', args.repo] / CARD_FILE).read_text('utf-8')}")
+            card = (stages["model", args.repo] / CARD_FILE).read_text("utf-8")
+            print(f"\n{printable_lines(card)}")
     return 0
 
 
@@ -84,7 +98,7 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
     facts = CardFacts(
         repo=args.repo,
         method=type(model),
-        config=AutoConfig.from_pretrained(stage),
+        config=AutoConfig.from_pretrained(stage, trust_remote_code=False),
         fingerprint=fingerprint,
         run=read_run(folder),
         records=[record for path in args.results for record in read_records(path)],
@@ -92,6 +106,10 @@ def stage_model(args: argparse.Namespace, stage: Path) -> None:
         peft=[path.relative_to(stage).as_posix() for path in exported],
     )
     write_text(stage / CARD_FILE, render_card(facts))
+    if args.benchmark:
+        path = stage / eval_results_file(args.benchmark)
+        path.parent.mkdir()
+        write_text(path, render_eval_results(args.repo, args.benchmark, facts.records))
 
 
 def stage_gallery(gallery: Path, model: str, stage: Path) -> None:
@@ -108,7 +126,7 @@ def list_files(kind: str, repo: str, stage: Path) -> None:
     sizes = {path.relative_to(stage).as_posix(): path.stat().st_size for path in stage.rglob("*") if path.is_file()}
     print(f"{kind} {repo}: {len(sizes)} files, {sum(sizes.values()):,} bytes")
     for name, size in sorted(sizes.items()):
-        print(f"{size:>14,}  {name}")
+        print(f"{size:>14,}  {printable(name)}")
 
 
 def upload(kind: str, repo: str, stage: Path, private: bool, revision: str | None) -> str:

@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all."""
 
+import errno
 import json
 import os
 import shutil
@@ -46,6 +47,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             os.replace(old, path)
         raise
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it was raised from, says that a disk or a user's share of it is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def user_cache() -> Path | None:

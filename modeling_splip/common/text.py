@@ -65,6 +65,11 @@ def printable(text: str) -> str:
     return plain.encode(encoding, "replace").decode(encoding)
 
 
+def printable_lines(text: str) -> str:
+    """Return text of several lines for a terminal, each as `printable` returns it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line."""
     return printable(" ".join(str(error).split()))

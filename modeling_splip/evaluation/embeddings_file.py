@@ -1,13 +1,14 @@
 """Embeddings that somebody stored in a NumPy file, measured by the same protocols as a model."""
 
 import hashlib
+import os
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..common.text import one_line
 from ..data.protocols import PROTOCOLS, paired_rows
 from ..metrics.inputs import as_labels, as_pair, unit_norm
 from .evaluate import Evaluation, Sides, evaluate_sides
@@ -89,13 +90,14 @@ def _read(path: Path) -> Arrays:
         raise ValueError(f"'{path}' is no .npz file, or only a part of one: write it with numpy.savez.")
     wanted = (*EMBEDDINGS, *LABELS, *INSTANCES)
     try:
+        _check_size(path, wanted)
         with np.load(path, allow_pickle=False) as file:
             held = list(file.files)
             arrays = {name: np.asarray(file[name]) for name in wanted if name in held}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # numpy and zipfile raise nearly anything: encrypted, unknown compression, damaged
         raise ValueError(
-            f"'{path}' is damaged, or holds Python objects, which are never unpickled ({error}): write plain arrays "
-            "with numpy.savez, strings with dtype str."
+            f"'{path}' is damaged, or holds Python objects, which are never unpickled ({one_line(error)}): write plain "
+            "arrays with numpy.savez, strings with dtype str."
         ) from error
     missing = [name for name in (*EMBEDDINGS, *LABELS) if name not in arrays]
     if missing:
@@ -106,6 +108,22 @@ def _read(path: Path) -> Arrays:
     if (INSTANCES[0] in arrays) != (INSTANCES[1] in arrays):
         raise ValueError(f"'{path}' has only one of {' and '.join(INSTANCES)}: give both or neither.")
     return arrays
+
+
+def _check_size(path: Path, wanted: Sequence[str]) -> None:
+    """Raise ValueError if the wanted arrays, unpacked, would fill the memory. A small file may unpack to any size."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(entry.file_size for entry in file.infolist() if entry.filename.removesuffix(".npy") in wanted)
+    if size > _memory() / 2:
+        raise ValueError(f"it unpacks to {size:,d} bytes, more than half of this machine's memory")
+
+
+def _memory() -> int:
+    """Return this machine's memory in bytes; where the system does not tell, 16 GiB."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 16 * 2**30
 
 
 def _check_columns(arrays: Arrays, names: tuple[str, str]) -> None:

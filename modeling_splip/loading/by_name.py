@@ -56,10 +56,10 @@ def load_retriever(
         raise ValueError(
             f"'{name}' is a '{config.model_type}' model, not one of this package; a plain CLIP is 'clip:{name}'."
         )
-    model = AutoModel.from_pretrained(place, **hub, **kwargs)
+    model = AutoModel.from_pretrained(place, trust_remote_code=False, **hub, **kwargs)
     try:
-        processor = SplipProcessor.from_pretrained(place, **hub)
-    except (OSError, ValueError) as error:
+        processor = SplipProcessor.from_pretrained(place, trust_remote_code=False, **hub)
+    except (OSError, ValueError, RecursionError) as error:
         raise OSError(
             f"'{name}' holds a model but no processor: save one beside it, "
             "SplipProcessor.from_clip(base).save_pretrained(folder)."
@@ -113,7 +113,7 @@ def _read_config(name: str, place: str, hub: dict[str, Any]) -> Any:
         raise FileNotFoundError(f"There is no checkpoint folder '{name}': train one, or pass 'clip' or a Hub id.")
     try:
         return AutoConfig.from_pretrained(place, trust_remote_code=False, **hub)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers checks values by its own kinds of errors
         if local:
             raise ValueError(f"'{name}/{CONFIG}' is damaged or of no known method: save the model again.") from error
         raise OSError(

@@ -51,7 +51,7 @@ class OnnxModel(nn.Module):
         metadata = self._session.get_modelmeta().custom_metadata_map
         if FACTS not in metadata:
             raise ValueError(
-                f"'{path}' does not say how images are prepared for it: pass an ONNX file that `splip export` wrote."
+                f"'{path}' does not say how images are prepared for it: pass an ONNX file that splip export wrote."
             )
         self.facts = json.loads(metadata[FACTS])
         names = ("projection_dim", "class_names", "base_model", "model_type")
@@ -111,7 +111,7 @@ def load_onnx(path: str | Path) -> tuple[OnnxModel, SplipProcessor]:
         ValueError: if another program wrote it.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file '{path}': write it with `splip export`.")
+        raise FileNotFoundError(f"There is no file '{path}': write it with splip export.")
     model = OnnxModel(path)
     image, ours = model.facts["image_processor"], model.facts["processor"]
     return model.eval(), ImagesOnly(CLIPImageProcessorPil(**image), None, **ours)

@@ -5,6 +5,7 @@ precisions at the ranks of those h(k). For every k of `ks` (docs/protocol.md say
 
     map_all        average precision over the whole ranking, equal scores grouped: scikit-learn's
     map_k_prefix   S(k) / h(k), 0 without a hit     map_k_min   S(k) / min(R, k)     map_k_all   S(k) / R
+    map_k_trapezoid   S(k) / h(k) with the mean of the precisions before and at each of these ranks
     *_voc          the same with interpolated precision: the largest at this rank or any later one (that counts)
     p_k            h(k) / k     p_k_min   h(k) / min(R, k)     p_k_cut   precision at rank min(R, k)
     recall_k       h(k) / R     acc_k     1 if h(k) > 0
@@ -192,6 +193,11 @@ class _Results:
             self._put(rows, f"map_{k}_prefix{suffix}", total / (hits + (hits == 0)))
             self._put(rows, f"map_{k}_min{suffix}", total / cut)
             self._put(rows, f"map_{k}_all{suffix}", total / n_relevant)
+        number = xp.count(cut) - 1
+        # Before the first rank it is 1.
+        before = xp.where(rank[:, :cut] == 1, 1.0, xp.divide(number, rank[:, :cut] - 1 + (rank[:, :cut] == 1)))
+        trapezoids = xp.where(hit, (before + precision) / 2, 0.0)
+        self._put(rows, f"map_{k}_trapezoid", trapezoids.sum(axis=1) / (hits + (hits == 0)))
         self._put(rows, f"p_{k}", xp.divide(hits, k))
         self._put(rows, f"p_{k}_min", xp.divide(hits, cut))
         self._put(rows, f"p_{k}_cut", xp.divide((rank[:, :cut] <= cut).sum(axis=1), cut))

@@ -8,9 +8,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..loading import load_retriever
-from ..processing_splip import say, to_rgb
+from ..processing_splip import rgb_in_work, say
 from .result import Result
 
 _BATCH = 32
@@ -101,14 +102,16 @@ class SearchableGallery(ABC):
             raise ValueError("The list of sketches is empty: pass at least one.")
         batches = []
         for start in range(0, len(images), _BATCH):
-            batch = [to_rgb(image) for image in images[start : start + _BATCH]]
-            for number, image in enumerate(batch, start):
-                if modality == "sketch" and processor.is_blank(image):
-                    name = f"'{images[number]}'" if isinstance(images[number], str | os.PathLike) else number + 1
-                    raise ValueError(f"Nothing is drawn on sketch {name}: draw the outline of a thing.")
-                if modality == "sketch" and (remark := processor.remark(image)):
-                    say(remark)
-            pixel_values = processor(images=batch, modality=modality)["pixel_values"]  # (B, 3, H, W)
+            batch = []
+            for number, image in enumerate(images[start : start + _BATCH], start + 1):
+                with rgb_in_work(image) as rgb:
+                    if modality == "sketch" and processor.is_blank(rgb):
+                        name = f"'{image}'" if isinstance(image, str | os.PathLike) else number
+                        raise ValueError(f"Nothing is drawn on sketch {name}: draw the outline of a thing.")
+                    if modality == "sketch" and (remark := processor.remark(rgb)):
+                        say(remark)
+                    batch.append(processor(images=[rgb], modality=modality)["pixel_values"])
+            pixel_values = torch.cat(batch)  # (B, 3, H, W)
             batches.append(model.encode(pixel_values.to(model.device), modality).cpu().numpy())
         return np.concatenate(batches)
 

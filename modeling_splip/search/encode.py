@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..common.processes import cores
-from .photos import Photo, PhotoSource, decode_photo
+from .photos import Photo, PhotoSource, photo_in_work
 from .table import GROUP_ROWS, OWN_COLUMNS, TableReader
 
 THUMBNAIL_SIDE = 256
@@ -158,10 +158,10 @@ def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
         if row["sha256"] in known.by_content:
             names = ["width", "height", "thumbnail", "embedding"]
             return row | known.take([known.by_content[row["sha256"]]], names).to_pylist()[0]
-        image = decode_photo(data, job.max_pixels)
-        row |= {"width": image.width, "height": image.height}
-        row["pixel_values"] = job.processor(images=[image], modality="photo")["pixel_values"][0]  # (3, H, W)
-        row["thumbnail"] = {"bytes": _thumbnail(image), "path": None}
+        with photo_in_work(data, job.max_pixels) as image:
+            row |= {"width": image.width, "height": image.height}
+            row["pixel_values"] = job.processor(images=[image], modality="photo")["pixel_values"][0]  # (3, H, W)
+            row["thumbnail"] = {"bytes": _thumbnail(image), "path": None}
         return row
     except UnicodeEncodeError:
         return {"reason": "its name is no UTF-8 text: rename it"}

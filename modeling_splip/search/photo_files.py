@@ -15,22 +15,11 @@ from ..image_files import image_formats, image_suffixes
 SYSTEM_FOLDERS = frozenset(
     {"@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
 )
-# Pictures that are not read, but that many programs can convert.
-_CONVERTIBLE = (
-    ".heic",
-    ".heif",
-    ".hif",
-    ".jxl",
-    ".psd",
-    ".dng",
-    ".nef",
-    ".cr2",
-    ".cr3",
-    ".arw",
-    ".raf",
-    ".orf",
-    ".rw2",
-)
+_HEIC = "(pip install 'splip[heic]' lets them be read)"  # only without it are they left out
+_CONVERT = "(convert to JPEG)"
+_CONVERTIBLE = (".jxl", ".psd", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2")
+# What to do about pictures that are not read.
+_ADVICE = dict.fromkeys((".heic", ".heif", ".hif"), _HEIC) | dict.fromkeys(_CONVERTIBLE, _CONVERT)
 _KINDS_TOLD = 10
 
 
@@ -62,10 +51,10 @@ def list_photos(root: Path) -> tuple[list[Path], dict[str, int]]:
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
-    """Return how many files were left out, by kind: "3 files left out: 1 .heic (convert to JPEG), 2 .mp4"."""
+    """Return how many files were left out, by kind: "3 files left out: 1 .nef (convert to JPEG), 2 .mp4"."""
     kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     told = [
-        f"{count:,d} {printable(suffix) or 'without suffix'}{' (convert to JPEG)' if suffix in _CONVERTIBLE else ''}"
+        f"{count:,d} {printable(suffix) or 'without suffix'} {_ADVICE.get(suffix, '')}".rstrip()
         for suffix, count in kinds[:_KINDS_TOLD]
     ]
     rest = sum(count for _, count in kinds[_KINDS_TOLD:])

@@ -1,8 +1,8 @@
 """Where the photos of a gallery come from: a folder, a prepared dataset, a Hub id, a list of files."""
 
 import os
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,7 @@ from PIL import Image
 from ..common.hub import is_hub_id
 from ..common.text import composed
 from ..data.dataset import INFO_FILE, open_dataset
-from ..image_files import MAX_PIXELS, image_formats, open_image
-from ..processing_splip import to_rgb
+from ..image_files import MAX_PIXELS, image_formats, image_in_work, read_regular, upright_rgb
 from .photo_files import left_out_sentence, list_photos
 
 NOT_A_FILE = -1
@@ -99,18 +98,25 @@ def find_photos(
     raise FileNotFoundError(f"There is no folder '{name}': pass a folder of photos, a prepared dataset or a Hub id.")
 
 
-def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image: RGB, upright by its EXIF orientation, transparency laid on white.
+@contextmanager
+def photo_in_work(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Yield a decoded image: RGB, upright by its EXIF orientation, transparency laid on white.
+
+    While a large one is in work, other large ones wait.
 
     Raises:
         ValueError: if it is no image of a common format, damaged, or of more than `max_pixels`.
     """
-    return to_rgb(open_image(data, max_pixels))
+    with image_in_work(data, max_pixels) as image:
+        yield upright_rgb(image)
 
 
 def limit_images(max_pixels: int) -> None:
-    """Let PIL, wherever this process calls it, open only what `decode_photo` opens. Gradio opens images by PIL too."""
-    Image.ID[:] = image_formats()
+    """Let PIL, wherever this process calls it, open few formats and sizes: Gradio, too, opens images by PIL.
+
+    In the formats left out, a tiny file may ask for much memory by its tiles. `photo_in_work` checks that first.
+    """
+    Image.ID[:] = [name for name in image_formats() if name not in ("JPEG2000", "TIFF")]
     Image.MAX_IMAGE_PIXELS = max_pixels // 2  # PIL refuses an image of more than twice this before decoding it
 
 
@@ -122,14 +128,7 @@ def _file_photo(file: Path, name: str, label: str) -> Photo:
             mtime_ns = NOT_A_FILE
     except OSError:  # a dangling link: when it is read, it is named
         size, mtime_ns = 0, NOT_A_FILE
-    return Photo(name, label, size, mtime_ns, partial(_read_file, file))
-
-
-def _read_file(file: Path) -> bytes:
-    """Read a regular file; a pipe or a device, which may never end, is refused."""
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise ValueError("no regular file")
-    return file.read_bytes()
+    return Photo(name, label, size, mtime_ns, partial(read_regular, file))
 
 
 def _from_folder(folder: Path) -> PhotoSource:
@@ -227,6 +226,6 @@ def _cell_reader(dataset: datasets.Dataset, column: str, row: int, follow_paths:
             raise ValueError(
                 "its cell names a file instead of holding the picture: --follow-paths (follow_paths=True) reads it"
             )
-        return _read_file(Path(cell["path"]))
+        return read_regular(Path(cell["path"]))
 
     return read

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from .photos import decode_photo
+from ..image_files import open_image, upright_rgb
 
 # Our thumbnails have fewer pixels. A larger one, in a gallery from elsewhere, is refused before it is decoded.
 _THUMBNAIL_PIXELS = 1 << 20
@@ -36,7 +36,7 @@ class Result:
     @property
     def thumbnail(self) -> Image.Image:
         """The photo at 256 pixels, from the gallery: the original file is not needed."""
-        return decode_photo(self.thumbnail_bytes, _THUMBNAIL_PIXELS)
+        return upright_rgb(open_image(self.thumbnail_bytes, _THUMBNAIL_PIXELS))
 
     @property
     def thumbnail_bytes(self) -> bytes:

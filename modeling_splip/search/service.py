@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -19,13 +20,14 @@ from PIL import Image
 from ..loading import load_retriever
 from .base import check_range
 from .gallery import Gallery
-from .photos import decode_photo
+from .photos import photo_in_work
 from .result import Result
 
 OWN_PHOTOS = "My own photos"
 MAX_OWN_PHOTOS = 200
 MAX_RESULTS = 50
 MAX_WORDS = 200
+SKETCH_PIXELS = 4_000_000
 _DEMO_GALLERY = "runs/demo/gallery"
 _OWN_PREFIX = "splip-own-"
 
@@ -184,13 +186,15 @@ def chosen_galleries(folders: Sequence[str] | None) -> list[str]:
 
 
 def read_sketch(path: str, max_pixels: int) -> Image.Image:
-    """Decode an uploaded sketch.
+    """Decode an uploaded sketch; one of more than `SKETCH_PIXELS` is made smaller, as several may wait for the model.
 
     Raises:
         ValueError: in one sentence that does not name the server's file, if it is no image or has too many pixels.
     """
     try:
-        return decode_photo(Path(path).read_bytes(), max_pixels)
+        with photo_in_work(Path(path).read_bytes(), max_pixels) as image:
+            factor = math.ceil(math.sqrt(image.width * image.height / SKETCH_PIXELS))
+            return image.reduce(factor) if factor > 1 else image
     except Exception as error:  # a decoder may raise anything on damaged data
         raise ValueError(f"The sketch is no readable image of at most {max_pixels:,d} pixels: send another.") from error
 

@@ -1,5 +1,6 @@
 """What goes to the Hub beside the weights.
 
+- `eval_results`: results in the form that the Hub's leaderboards gather.
 - `model_card`: README.md from `model_card_template.md`, a configuration, and the records of training and evaluation.
 - `onnx_export`: a model as one ONNX file.
 - `peft_export`: the LayerNorm adapters in PEFT's form.
@@ -15,5 +16,6 @@ __getattr__, __dir__ = lazy_names(
         "export_onnx": "onnx_export",
         "export_peft": "peft_export",
         "render_card": "model_card",
+        "render_eval_results": "eval_results",
     },
 )

@@ -172,15 +172,15 @@ def _joined(sketch: onnx.ModelProto, photo: onnx.ModelProto) -> onnx.ModelProto:
 
 def _facts(model: RetrievalModel, processor: Any, dtype: str) -> dict[str, Any]:
     """Return what the file says of itself: how images are prepared, and which model it is."""
-    image = processor.image_settings()
-    ours = {name: image.pop(name) for name in list(image) if not hasattr(processor.image_processor, name)}
+    settings = processor.image_settings()
+    image = {name: value for name, value in settings.items() if hasattr(processor.image_processor, name)}
     return {
         "preprocessing": (
             "Sketches are dark strokes on white: pad them with white to a square. Then, for sketches and photos, "
             "resize, crop the centre, rescale and normalise as image_processor says, in RGB."
         ),
         "image_processor": image,
-        "processor": ours,
+        "processor": {"invert_sketches": processor.invert_sketches},
         "modalities": "is_sketch says which a batch holds; without this input both are encoded alike.",
         "output": "embeds are of unit norm: rank photos by their dot product with a sketch.",
         "title": model.title,

@@ -35,6 +35,16 @@ def permutation_set(grid: int, count: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.stack(chosen)).long()
 
 
+def smallest_distance(permutations: Tensor) -> int:
+    """Return in how many tiles the two most similar permutations differ, the identity among them.
+
+    Args:
+        permutations: (count, g^2).
+    """
+    rows = torch.cat([torch.arange(permutations.shape[1])[None], permutations.cpu()])  # (1 + count, g^2)
+    return min(int((rows[i + 1 :] != rows[i]).sum(dim=1).min()) for i in range(len(rows) - 1))
+
+
 def permute_tiles(images: Tensor, permutations: Tensor, grid: int) -> Tensor:
     """Return the images with their grid x grid tiles permuted: (B, 3, H, W).
 

@@ -198,15 +198,24 @@ def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "ga
             return deltas.sum() * 0
         if form == "gaussian":
             mean = torch.stack([group.mean() for group in groups])  # (K,)
-            variance = torch.stack([group.var(unbiased=False) for group in groups]) + floor**2  # (K,)
-            shift = (mean[:, None] - mean[None]).square()  # (K, K)
-            ratio = variance[:, None] / variance[None]
-            divergence = (ratio - ratio.log() + shift / variance[None] - 1) / 2  # (K, K), 0 on the diagonal
-        else:
-            levels = torch.linspace(0, 1, min(len(group) for group in groups), device=deltas.device, dtype=deltas.dtype)
-            logs = torch.stack([group.quantile(levels) for group in groups]).log_softmax(dim=1)  # (K, n)
-            divergence = (logs.exp()[:, None] * (logs[:, None] - logs[None])).sum(dim=-1)  # (K, K)
+            variance = torch.stack([group.var(unbiased=False) for group in groups])  # (K,)
+            return divergence_of_normals(mean, variance + floor**2)
+        levels = torch.linspace(0, 1, min(len(group) for group in groups), device=deltas.device, dtype=deltas.dtype)
+        logs = torch.stack([group.quantile(levels) for group in groups]).log_softmax(dim=1)  # (K, n)
+        divergence = (logs.exp()[:, None] * (logs[:, None] - logs[None])).sum(dim=-1)  # (K, K)
         return divergence.sum() / (count * (count - 1))
+
+
+def divergence_of_normals(mean: Tensor, variance: Tensor) -> Tensor:
+    """Return the mean KL divergence over all ordered pairs of K normals, K > 1: a scalar.
+
+    Args:
+        mean, variance: (K,) each; variances above 0.
+    """
+    shift = (mean[:, None] - mean[None]).square()  # (K, K)
+    ratio = variance[:, None] / variance[None]
+    divergence = (ratio - ratio.log() + shift / variance[None] - 1) / 2  # (K, K), 0 on the diagonal
+    return divergence.sum() / (len(mean) * (len(mean) - 1))
 
 
 def relation_loss(match: Tensor, other: Tensor) -> Tensor:

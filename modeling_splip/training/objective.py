@@ -119,6 +119,10 @@ class Objective(nn.Module):
             start += len(images)
         return result
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the record of a run tells of the losses besides their settings."""
+        return {}
+
     def photos(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the photos of a batch by their roles: "p", and at category level also "n".
 

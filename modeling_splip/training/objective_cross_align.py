@@ -237,7 +237,7 @@ def class_texts(model: CrossAlignModel, settings: CrossAlignSettings) -> tuple[T
         raise ValueError("The base CLIP's tokenizer reads descriptions: set config.base_model to that CLIP.")
     questions = [name.strip() for name in settings.questions.split(",") if name.strip()]
     sentences = descriptions_of(model.config.class_names, settings.descriptions or None, questions)
-    tokenizer = AutoTokenizer.from_pretrained(resolve_base(model.config.base_model))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_base(model.config.base_model), trust_remote_code=False)
     context = model.config.clip_config.text_config.max_position_embeddings
     flat = [sentence for own in sentences for sentence in own]
     text = tokenizer(flat, padding=True, truncation=True, max_length=context, return_tensors="pt")

@@ -1,13 +1,14 @@
 """The objective of SpLIP (ECCV 2024): adaptive-margin triplets, class loss, conditional cross-modal jigsaw."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..clip_backbone import embed_patches, project_image, run_vision, vision_norms
 from ..modeling_splip import SplipModel
-from .jigsaw import JigsawSolver, permutation_set, permute_tiles, two_permutations
+from .jigsaw import JigsawSolver, permutation_set, permute_tiles, smallest_distance, two_permutations
 from .losses import (
     adaptive_margins,
     clarity,
@@ -120,6 +121,12 @@ class SplipObjective(Objective):
         )
         self.class_embeds = nn.Buffer(model.frozen_class_embeds(), persistent=False)  # (C, D)
         self.margins = nn.Buffer(adaptive_margins(self.class_embeds), persistent=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the size of the jigsaw's permutation set, and in how many tiles its most similar members differ."""
+        if not self.settings.beta:
+            return {}
+        return {"permutations": len(self.permutations), "smallest_distance": smallest_distance(self.permutations)}
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.

@@ -27,7 +27,8 @@ class Monitor:
     def __init__(self, accelerator: Accelerator, title: str, done: int, total_steps: int):
         self.accelerator = accelerator
         if accelerator.log_with:
-            accelerator.init_trackers("splip")
+            run = {"name": Path(accelerator.project_dir).name, "resume": "allow" if done else "never"}
+            accelerator.init_trackers("splip", init_kwargs={"trackio": run})
         silent = not accelerator.is_local_main_process
         self.bar = tqdm(total=total_steps, initial=done, desc=title, unit="step", disable=silent)
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)  # when the last steps ended

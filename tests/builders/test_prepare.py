@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import tracemalloc
 from pathlib import Path
@@ -17,12 +18,14 @@ import pytest
 from PIL import Image
 from preparing import rows, run, tree_of
 
-from datasets_scripts import prepare, writing
+from datasets_scripts import archive as archive_module
+from datasets_scripts import pictures, prepare, writing
 from datasets_scripts.archive import Member, list_files
 from datasets_scripts.base import Plan, Row
 from datasets_scripts.folder import Folder
 from datasets_scripts.mini import Mini
 from datasets_scripts.pictures import photo_id_of
+from modeling_splip.commands.main import main
 from modeling_splip.common.files import remove
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, protocol_view
@@ -59,6 +62,27 @@ def test_a_folder_becomes_three_splits(own_folder, tmp_path):
     assert isinstance(loaded["gallery"][0]["image"], Image.Image)
     assert {row["instance_id"] for row in rows(tmp_path / "out", "gallery")} == {f"stop sign/{k}" for k in range(3)}
     assert {row["instance_id"] for row in rows(tmp_path / "out", "query")} == {""}
+
+
+def test_swapped_folders_are_doubted_in_one_line(tmp_path, capsys):
+    """And in what is recorded; nothing is refused."""
+    for name in ("sketch", "photo"):
+        for label in ("cat", "dog"):
+            (tmp_path / "right" / name / label).mkdir(parents=True)
+            for number in range(3):
+                picture = Image.effect_noise((60, 40), 90) if name == "photo" else Image.new("L", (60, 40), 255)
+                if name == "sketch":
+                    picture.paste(0, (5 + number, 5, 7 + number, 35))
+                picture.save(tmp_path / "right" / name / label / f"{number}.png")
+    shutil.copytree(tmp_path / "right" / "sketch", tmp_path / "wrong" / "photo")
+    shutil.copytree(tmp_path / "right" / "photo", tmp_path / "wrong" / "sketch")
+    line = (
+        "6 of 6 sketches do not look drawn and 6 of 6 photos look like line drawings: are sketches and photos swapped?"
+    )
+    summary = run("folder", "--data-dir", tmp_path / "right", "--out", tmp_path / "a", "--unseen", "cat")
+    assert "doubt" not in summary["report"] and "  doubt: " not in capsys.readouterr().out
+    summary = run("folder", "--data-dir", tmp_path / "wrong", "--out", tmp_path / "b", "--unseen", "cat")
+    assert summary["report"]["doubt"] == line and f"  doubt: {line}\n" in capsys.readouterr().out
 
 
 def test_a_prepared_dataset_streams_by_its_name(own_folder, tmp_path):
@@ -337,6 +361,63 @@ def test_bad_files_are_named_and_the_rest_goes_on(damaged_folder, tmp_path):
         "wrong_extension": ["photo/cat/1.jpg (PNG)", "photo/cat/a cat in the sun (JPEG)"],
     }
     assert summary["counts"]["query"] == {"sketch": 1} and summary["counts"]["gallery"] == {"photo": 3}
+
+
+def test_pipes_and_devices_are_named_and_never_read(own_folder, tmp_path):
+    os.mkfifo(own_folder / "photo" / "cat" / "pipe.jpg")
+    os.mkfifo(own_folder / "photo" / "cat" / "pipe")
+    (own_folder / "photo" / "cat" / "zero.jpg").symlink_to("/dev/zero")
+    summary = run("folder", "--data-dir", own_folder, "--out", tmp_path / "out", "--unseen", "T-Rex")
+    assert summary["counts"]["train"]["photo"] == 6
+    assert summary["problems"]["unreadable"] == [f"photo/cat/{name}.jpg (no regular file)" for name in ("pipe", "zero")]
+    assert summary["problems"]["junk"] == ["photo/cat/pipe"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz"])
+def test_an_archive_that_unpacks_to_many_times_its_size_is_refused(own_folder, tmp_path, kind, monkeypatch, capsys):
+    """One that is small when unpacked may do so."""
+    tree = tree_of(own_folder) | {"photo/cat/bomb.jpg": bytes(8_000_000)}
+    bomb = tmp_path / f"bomb.{kind}"
+    if kind == "tar.xz":
+        with tarfile.open(bomb, "w:xz") as archive:
+            archive.add(archives.write(tree, tmp_path / "tree"), ".")
+    else:
+        archives.write(tree, bomb)
+    assert bomb.stat().st_size < 80_000
+    arguments = ["prepare", "folder", "--data-dir", str(bomb), "--unseen", "T-Rex", "--out"]
+    assert main([*arguments, str(tmp_path / "small")]) == 0  # 8 MB
+    monkeypatch.setattr(archive_module, "ALWAYS_BYTES", 1_000_000)
+    before = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"splip: '{bomb}' unpacks to more than 100 times its size, which no archive of pictures does: if you trust it, "
+        "unpack it yourself and name its folder."
+    )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_archive_larger_than_the_disk_is_refused_before_it_is_full(own_folder, tmp_path, monkeypatch):
+    archive = archives.write(tree_of(own_folder), tmp_path / "own.tar.gz")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(archive_module.shutil, "disk_usage", lambda path: usage._replace(free=3000))
+    with pytest.raises(ValueError, match=r"unpacks to more than the 3,000 bytes that are free beside --out"):
+        run("folder", "--data-dir", archive, "--unseen", "T-Rex", "--out", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_picture_that_is_larger_than_any_is_named_and_not_read(own_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_BYTES", 100_000)
+    tree = tree_of(own_folder) | {"photo/cat/large.jpg": bytes(100_001), "photo/cat/large": bytes(100_001)}
+    monkeypatch.setattr(
+        Member, "read", lambda it, read=Member.read: pytest.fail(it.path) if "large" in it.path else read(it)
+    )
+    archive = archives.write(tree, tmp_path / "own.zip")
+    summary = run("folder", "--data-dir", archive, "--unseen", "T-Rex", "--out", tmp_path / "out")
+    assert summary["problems"] == {
+        "junk": ["photo/cat/large"],
+        "unreadable": ["photo/cat/large.jpg (100,001 bytes, more than 100,000)"],
+    }
 
 
 def test_strict_stops_and_leaves_nothing(damaged_folder, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import datasets
 import galleries
 import pytest
 from galleries import draw
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from modeling_splip.commands.main import main
 from modeling_splip.search.gallery import Gallery
@@ -69,6 +71,56 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
         assert main(command) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith("splip: ") and sentence in said
+
+
+def test_a_sketch_in_white_on_black_is_inverted_and_one_line_says_so(photos, name, tmp_path, capsys, said):
+    out, light, dark = str(tmp_path / "G"), tmp_path / "light.png", tmp_path / "dark.png"
+    draw(100).save(light)
+    ImageOps.invert(draw(100)).save(dark)
+    main(["index", str(photos), "--model", name, "--out", out, "--quiet"])
+    capsys.readouterr()
+
+    def found(sketch: Path, *options: str) -> list[str]:
+        assert main(["search", str(sketch), "--gallery", out, "-k", "24", *options]) == 0
+        return capsys.readouterr().out.splitlines()[2:]
+
+    wanted = found(light)
+    assert not said()
+    assert found(light, "--invert-sketches", "false") == wanted == found(dark, "--invert-sketches", "true")
+    assert not said()
+    assert found(dark, "--invert-sketches", "false") != wanted
+    assert len(said()) == 1
+    # As a user sees it: a line, no Python warning, and no second one for a second sketch.
+    words = [sys.executable, "-m", "modeling_splip", "search", str(dark), str(dark), "--gallery", out, "--model", name]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True)
+    lines = [line for line in shown.stderr.splitlines() if "sketch" in line.lower()]
+    assert lines == [
+        "A sketch looks white on black and is inverted; invert_sketches=false would take it as it is.",
+    ]
+
+
+def test_a_photo_as_a_sketch_and_sketches_as_photos_are_doubted(photos, pair, name, tmp_path, capsys, said):
+    gallery = Gallery.build(photos, *pair, tmp_path / "G", model_name=name, progress=False)
+    assert gallery.manifest["doubt"] == ""
+    noise = Image.effect_noise((60, 40), 90)
+    gallery.search(draw(100))
+    gallery.similar(noise)
+    assert not said()
+    gallery.search(noise)
+    assert said() == ["A sketch does not look drawn, and models expect a line drawing: is it a photo?"]
+
+    (tmp_path / "drawn").mkdir()
+    for number in range(5):
+        page = Image.new("L", (120, 90), 255)
+        ImageDraw.Draw(page).ellipse([20, 20, 80 + number, 70], outline=0, width=3)
+        page.save(tmp_path / "drawn" / f"{number}.png")
+    noise.save(tmp_path / "drawn" / "noise.png")
+    out = str(tmp_path / "D")
+    for _ in range(2):  # also where all photos are known
+        assert main(["index", str(tmp_path / "drawn"), "--model", name, "--out", out, "--quiet"]) == 0
+        assert [line for line in capsys.readouterr().err.splitlines() if "Loading weights" not in line and line] == [
+            "5 of 6 photos look like line drawings: a gallery holds photos, and sketches are what it is searched with."
+        ]
 
 
 def test_json_keeps_its_own_keys_and_is_json(pair, name, tmp_path, capsys):

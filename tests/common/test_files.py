@@ -4,8 +4,11 @@ import json
 import os
 
 import pytest
+from PIL import Image
 
 from modeling_splip.common.files import check_writable, remove, write_json, write_text, written_whole
+from modeling_splip.evaluation.pictures import retrieval_grid
+from modeling_splip.evaluation.plots import per_class_bars
 
 
 def content(folder) -> dict:
@@ -102,3 +105,22 @@ def test_writable_is_asked_before_any_work(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "below"):
         with pytest.raises(OSError, match=r"Cannot write the file '.*': choose another path\."):
             check_writable(path)
+
+
+@pytest.mark.parametrize("linked", ["{name}", "{name}.partial", "{name}.old"])
+def test_nothing_is_written_through_a_link(tmp_path, linked):
+    """Neither text nor JSON nor a picture changes the file that a link of the output's name points to."""
+    image = Image.new("RGB", (64, 64), "white")
+    writers = {
+        "x.txt": lambda path: write_text(path, "new"),
+        "x.json": lambda path: write_json(path, "new"),
+        "retrieval.png": lambda path: retrieval_grid([image], [[image]], None, path),
+        "bars.png": lambda path: per_class_bars({"cat": 0.5}, path),
+    }
+    for name, write in writers.items():
+        (tmp_path / "mine").write_text("mine")
+        link = tmp_path / linked.format(name=name)
+        link.symlink_to(tmp_path / "mine")
+        write(tmp_path / name)
+        assert (tmp_path / "mine").read_text() == "mine", name
+        assert (tmp_path / name).is_file() and not (tmp_path / name).is_symlink(), name

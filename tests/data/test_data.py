@@ -15,7 +15,7 @@ from conftest import SEEN, UNSEEN, draw_pair
 from PIL import Image
 
 from modeling_splip.commands.main import main
-from modeling_splip.data.dataset import SbirDataset, open_dataset
+from modeling_splip.data.dataset import SPLITS, SbirDataset, decode_cells, open_dataset
 from modeling_splip.data.protocols import PROTOCOLS, Part, protocol_view, validation_view, view_image
 from modeling_splip.processing_splip import to_rgb
 
@@ -290,3 +290,19 @@ def test_broken_metadata_leave_the_pixels(prepared, tmp_path, exif):
     assert dataset.query[0]["image"].getpixel((0, 0)) == (255, 0, 0)
     (tmp_path / "a.png").write_bytes(data)
     assert to_rgb(tmp_path / "a.png").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_sketches_and_photos_that_are_swapped_are_doubted(polygons):
+    assert polygons.doubt("train") == polygons.doubt("query", "gallery") == ""
+    other, swapped = {"sketch": "photo", "photo": "sketch"}, {}
+    for split in SPLITS:
+        rows = getattr(polygons, split).with_format(None)
+        modality = [other[name] for name in rows["modality"]]
+        swapped[split] = rows.remove_columns("modality").add_column("modality", modality).with_transform(decode_cells)
+    wrong = dataclasses.replace(polygons, **swapped)
+    for splits in (("train",), ("query", "gallery")):
+        assert re.fullmatch(
+            r"Dataset 'polygons': \d+ of \d+ sketches do not look drawn and \d+ of \d+ photos look like line drawings: "
+            r"are its sketches and photos swapped\?",
+            wrong.doubt(*splits),
+        )

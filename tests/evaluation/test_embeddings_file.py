@@ -1,13 +1,16 @@
 """Embeddings in a file give the numbers that the model which made them gives on the dataset."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
 
 from modeling_splip.commands.main import main
 from modeling_splip.data.protocols import protocol_view
+from modeling_splip.evaluation import embeddings_file
 from modeling_splip.evaluation.embedder import Embedder
+from modeling_splip.evaluation.embeddings_file import load_arrays
 from modeling_splip.evaluation.evaluate import evaluate_model
 from modeling_splip.loading import load_retriever
 
@@ -168,3 +171,34 @@ def test_a_dataset_or_features_but_not_both(words):
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", *words])
     assert stopped.value.code == 2
+
+
+def test_archives_that_cannot_or_must_not_be_unpacked_are_one_sentence(tmp_path, monkeypatch):
+    """Encrypted, of unknown compression, an array of absurd shape, a header that nests, and a bomb."""
+    file = tmp_path / "x.npz"
+    np.savez(file, query=np.eye(4, dtype=np.float32))
+    whole = file.read_bytes()
+
+    def changed(at: int, value: int) -> bytes:
+        """Return the archive with a field changed in the entry's two headers."""
+        data = bytearray(whole)
+        for mark, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+            data[data.index(mark) + offset] = value
+        return bytes(data)
+
+    def archive(header: bytes) -> bytes:
+        content = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+            opened.writestr("query.npy", content)
+        return file.read_bytes()
+
+    vast = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 512)}\n"
+    for content in (changed(6, 1), changed(8, 99), archive(vast), archive(b"(" * 9000), archive(b"{'descr': [[], 3]}")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"^'{file}' is damaged, or holds Python objects.*dtype str\.$"):
+            load_arrays(file)
+    monkeypatch.setattr(embeddings_file, "_memory", lambda: 2_000_000)
+    np.savez_compressed(file, query=np.zeros((1000, 251), np.float32))
+    assert file.stat().st_size < 10_000
+    with pytest.raises(ValueError, match=r"unpacks to 1,004,128 bytes, more than half of this machine's memory"):
+        load_arrays(file)

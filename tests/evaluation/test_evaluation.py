@@ -260,6 +260,12 @@ def test_bad_input_gives_one_sentence(words, sentence, prepared, tiny_clip, tmp_
     assert not out.parent.parent.exists()
 
 
+def test_swapped_sketches_and_photos_are_doubted(prepared, swapped, tiny_clip, capsys):
+    for dataset, count in ((prepared, 0), (swapped, 1)):
+        assert main(["evaluate", "--model", f"clip:{tiny_clip}", "--dataset", str(dataset)]) == 0
+        assert capsys.readouterr().out.count("are its sketches and photos swapped?") == count
+
+
 def test_a_processor_that_is_missing(tiny_clip, tmp_path, prepared, capsys):
     SplipModel.from_clip(tiny_clip, CLASSES).save_pretrained(tmp_path / "model")
     assert not list((tmp_path / "model").glob("*processor_config.json"))

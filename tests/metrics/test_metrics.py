@@ -45,6 +45,8 @@ def plain_query(scores, relevant, ks=KS, acc_ks=ACC_KS):
             values[f"map_{k}_prefix{suffix}"] = summed / max(sum(top), 1)
             values[f"map_{k}_min{suffix}"] = summed / min(total, k)
             values[f"map_{k}_all{suffix}"] = summed / total
+        before = [sum(hits[:i]) / i if i else 1.0 for i, hit in enumerate(top) if hit]
+        values[f"map_{k}_trapezoid"] = (sum(precisions) + sum(before)) / 2 / max(sum(top), 1)
         values[f"p_{k}"] = sum(top) / k
         values[f"p_{k}_min"] = sum(top) / min(total, k)
         values[f"p_{k}_cut"] = sum(hits[: min(total, k)]) / min(total, k)

@@ -28,6 +28,9 @@ def test_hand_made_ranking():
     summed = 1 + Fraction(2, 3) + Fraction(3, 4)
     interpolated = 1 + Fraction(3, 4) + Fraction(3, 4)
     assert values["map_4_prefix"] == pytest.approx(float(summed / 3))
+    # Before the hits: nothing yet, which counts as 1; 1 of 2; 2 of 3.
+    before = 1 + Fraction(1, 2) + Fraction(2, 3)
+    assert values["map_4_trapezoid"] == pytest.approx(float((summed + before) / 2 / 3))
     assert values["map_4_min"] == pytest.approx(float(summed / 4))
     assert values["map_4_all"] == pytest.approx(float(summed / 6))
     assert values["map_4_prefix_voc"] == pytest.approx(float(interpolated / 3))
@@ -78,6 +81,19 @@ class TestPublishedDefinitions:
             found = torch.arange(1, len(positions) + 1)
             values.append((found / positions).mean().item() if len(positions) else 0.0)
         assert measured[f"map_{self.K}_prefix"] == pytest.approx(np.mean(values), abs=1e-12)
+
+    def test_trapezoid_averages_the_precisions_before_and_at_every_hit(self, case):  # UNION
+        hits, *_, measured = case
+        values = []
+        for row in hits:
+            ranks = np.flatnonzero(row[: self.K])  # from 0
+            area = 0.0
+            for found, rank in enumerate(ranks):
+                before = found / rank if rank else 1.0
+                area += (before + (found + 1) / (rank + 1)) / 2 / len(ranks)
+            values.append(area)
+        assert measured[f"map_{self.K}_trapezoid"] == pytest.approx(np.mean(values), abs=1e-12)
+        assert measured[f"map_{self.K}_trapezoid"] < measured[f"map_{self.K}_prefix"]
 
     @pytest.mark.parametrize("top", [None, K])
     def test_min_voc_is_the_area_under_the_interpolated_curve(self, case, top):  # SAKE, ZSE-SBIR, DRCPL, MA-ZS-SBIR

@@ -114,7 +114,8 @@ def test_one_fingerprint_for_all_forms(saved, tiny_clip):
     with torch.no_grad():
         next(parameter for parameter in changed.parameters() if parameter.requires_grad).add_(1e-3)
     assert changed.fingerprint(processor) != model.fingerprint(processor)
-    other = SplipProcessor.from_clip(tiny_clip, invert_sketches=True)
+    other = SplipProcessor.from_clip(tiny_clip)
+    other.image_processor.image_mean = [0.1, 0.2, 0.3]
     assert model.fingerprint(other) != model.fingerprint(processor)
 
 
@@ -304,7 +305,9 @@ def test_revision_and_subfolder_hold_for_configuration_weights_and_processor(tin
         ways[str(tmp_path / "models")] = {"subfolder": revision}
         for name, options in ways.items():
             model, processor = load_retriever(name, **options)
-            assert type(model) is type(expected) and processor.invert_sketches == (revision == "v1")
+            assert type(model) is type(expected) and processor.invert_sketches == (
+                "true" if revision == "v1" else "false"
+            )
             assert torch.equal(model.encode(images, "sketch"), expected.encode(images, "sketch"))
     with pytest.raises(ValueError, match="'clip' takes no dtype"):
         load_retriever("clip", dtype=torch.bfloat16)
@@ -367,17 +370,24 @@ def test_the_documented_ways_to_load(tiny_clip, prepared, tmp_path):
     model = build(*CASES[0], tiny_clip)
     model.save_pretrained(tmp_path / "model")
     SplipProcessor.from_clip(tiny_clip).save_pretrained(tmp_path / "model")
-    places = {"MODEL": tmp_path / "model", "drawing.png": drawing, "/data/clip-vit-base-patch32": tiny_clip}
+    photo = next(prepared.parent.parent.glob("raw*/photo/owl/*"))
+    places = {
+        "MODEL": tmp_path / "model",
+        "drawing.png": drawing,
+        "photo.jpg": photo,
+        "/data/clip-vit-base-patch32": tiny_clip,
+    }
     snippets = re.findall("```python\n(.*?)```", (ROOT / "docs" / "loading.md").read_text("utf-8"), re.DOTALL)
     names: dict = {}
     for snippet in snippets:
         for name, place in places.items():
             snippet = snippet.replace(f'"{name}"', repr(str(place)))
         exec(snippet, names)
-    assert len(snippets) == 6 and names["embeds"].shape == (1, 16)
+    assert len(snippets) == 7 and names["embeds"].shape == (1, 16)
     assert (tmp_path / "model" / "peft" / "adapter_config.json").is_file() and names["clip"].peft_config
     assert torch.equal(names["model"].encode(names["pixels"], "sketch"), model.encode(names["pixels"], "sketch"))
-    assert names["processor"].invert_sketches
+    assert names["processor"].invert_sketches == "true"
+    assert torch.tensor(names["photos"]).shape == torch.tensor(names["sketches"]).shape == (1, 16)
 
 
 def test_the_packaged_base(tmp_path):

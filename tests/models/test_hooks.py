@@ -71,7 +71,11 @@ def test_every_model_has_a_title_and_a_paper():
         ("SplipConfig", {"n": 0}, "n must be at least 1, got 0; switch a part off by its use_ field instead."),
         ("ClipAtConfig", {"prompts": -1}, "prompts must be at least 0, got -1."),
         ("ClipAtConfig", {"prompts": None}, "prompts must be a whole number, got None."),
-        ("ClipAtConfig", {"layer_norms": "text"}, "layer_norms must be one of ('vision', 'none'), got 'text'."),
+        (
+            "ClipAtConfig",
+            {"layer_norms": "all"},
+            "layer_norms must be one of ('vision', 'both', 'text', 'none'), got 'all'.",
+        ),
         ("CrossAlignConfig", {"share_layer_norms": 1}, "share_layer_norms must be true or false, got 1."),
         ("SplipEncoderConfig", {"class_names": "cat"}, "class_names must be a list of names, got the text 'cat'."),
     ],

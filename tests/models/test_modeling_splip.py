@@ -46,6 +46,10 @@ def test_equals_plain(tiny_clip, pixels, dtype, bounds, conditioning, attention,
         {"layer_norms": "none"},
         {"share_layer_norms": False},
         {"m": 1, "n": 3, "bottleneck": 5},
+        {"template_sos": False},
+        {"b_v_input": "template"},
+        {"b_v_input": "template", "template_sos": False},
+        {"w_mean": "classes"},
     ],
     ids=str,
 )
@@ -53,6 +57,27 @@ def test_equals_plain(tiny_clip, pixels, dtype, bounds, conditioning, attention,
 def test_every_row_of_the_module_ablation_equals_plain(tiny_clip, pixels, settings, conditioning):
     model = build(tiny_clip, conditioning=conditioning, **settings).double()
     assert_equal_to_plain(model, pixels.double(), "photo")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_all_patches_one_behind_the_other_equal_plain(tiny_clip, pixels, modality):
+    """As a public re-implementation reads them; sketches have the longer template here."""
+    settings = {"b_t_input": "patches", "b_v_input": "template", "w_mean": "classes"}
+    model = build(tiny_clip, **settings).double()
+    assert model.b_t.layers[0].in_features == 16 * 32 and model.b_v.together == 10
+    assert_equal_to_plain(model, pixels.double(), modality)
+    with pytest.raises(ValueError, match=r"reads 16 patches an image, got 25: use images of the base CLIP's size"):
+        model(torch.randn(1, 3, 40, 40).double(), modality, interpolate_pos_encoding=True)
+
+
+def test_a_setting_that_came_later_leaves_the_fingerprint(tiny_clip):
+    """Its default is what the model computed before, and any other value is another model."""
+    model = build(tiny_clip)
+    settings = model.config.fingerprinted()
+    assert not {"template_sos", "b_v_input", "b_t_input", "w_mean", "peft"} & settings.keys()
+    fingerprint = model.model_fingerprint()
+    model.config.w_mean = "classes"
+    assert model.model_fingerprint() != fingerprint
 
 
 @pytest.mark.parametrize("tokens", [1, 30, 1000])
@@ -186,6 +211,10 @@ def test_domain_conditioning_wants_the_means(tiny_clip, pixels):
         ({"layer_norms": "all"}, r"layer_norms must be one of .*'both', 'vision', 'text', 'none'.* got 'all'"),
         ({"m": 0}, "m must be at least 1, got 0"),
         ({"n": -1}, "n must be at least 1, got -1"),
+        ({"b_t_input": "all"}, r"b_t_input must be one of \('mean', 'patches'\), got 'all'"),
+        ({"w_mean": "words"}, r"w_mean must be one of \('tokens', 'classes'\), got 'words'"),
+        ({"b_t_input": "patches", "conditioning": "domain"}, "reads single images: set conditioning='image'"),
+        ({"template_sos": "no"}, "template_sos must be true or false, got 'no'"),
         ({"prompt_depth": 0}, "prompt_depth must be at least 1, or None for all layers, got 0"),
     ],
     ids=str,

@@ -318,10 +318,10 @@ def test_bad_files_and_calls(processor, tmp_path, photo):
         processor(images=[])
     with pytest.raises(ValueError, match="text is empty"):
         processor(text=[])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'modalty'"):
+    with pytest.raises(TypeError, match=r"takes no argument 'modalty' \(nearest: 'modality'\)\.$"):
         processor(images=photo, modalty="sketch")
-    with pytest.raises(ValueError, match="return_tensors must be 'pt', got 'np'"):
-        processor(images=photo, return_tensors="np")
+    with pytest.raises(TypeError, match=r"takes no argument 'padding' \(nearest: "):
+        processor(images=photo, images_kwargs={"padding": True})
     with pytest.raises(ValueError, match="Nothing to process"):
         processor()
 
@@ -341,3 +341,25 @@ def test_the_output_is_what_a_model_takes(processor, tiny_clip, photo, modality)
     assert torch.equal(model(**inputs).embeds, model(inputs["pixel_values"], modality).embeds)
     assert model(**processor(images=photo, modality=modality).to(dtype=torch.float32)).embeds.shape == (1, 16)
     assert "modality" not in processor(text="a cup")
+
+
+def test_arguments_of_every_processor(processor, photo):
+    """Flat or by what they are for, those of the image processor and of the tokenizer."""
+    plain = processor(images=photo, text=["cat", "hot dog"], modality="sketch")
+    arrays = processor(images=photo, text=["cat", "hot dog"], modality="sketch", return_tensors="np")
+    assert arrays["modality"] == "sketch" and plain.keys() == arrays.keys() == set(processor.model_input_names)
+    for name in ("pixel_values", "input_ids", "attention_mask"):
+        assert isinstance(arrays[name], np.ndarray) and np.array_equal(arrays[name], plain[name].numpy())
+    grey = processor(images=photo, do_normalize=False)["pixel_values"]
+    assert torch.equal(grey, processor(images=photo, images_kwargs={"do_normalize": False})["pixel_values"])
+    image = torch.from_numpy(np.asarray(photo.resize((32, 32), Image.Resampling.BICUBIC)).copy()).movedim(-1, 0)
+    torch.testing.assert_close(grey[0], image / 255)
+    padded = {"padding": "max_length", "max_length": 12}
+    for given in (padded, {"text_kwargs": padded}, {"text_kwargs": padded, "common_kwargs": {"return_tensors": "pt"}}):
+        ids = processor(text="cat", **given)["input_ids"]
+        assert ids.shape == (1, 12) and torch.equal(ids[0, :5], processor(text="cat")["input_ids"][0])
+    assert processor(text=["cat", "hot dog"], max_length=4)["input_ids"].shape == (2, 4)
+    lists = processor(text=["cat", "hot dog"], padding=False, return_tensors=None)["input_ids"]
+    assert [len(ids) for ids in lists] == [5, 8]
+    with pytest.raises(ValueError, match="padding was passed two times"):
+        processor(text="cat", padding=True, text_kwargs={"padding": True})

@@ -375,3 +375,28 @@ def test_gradients_reach_the_states_that_come_back(tiny_clip, pixels, name, sett
         tensor.retain_grad()
     output.embeds[:, 0].sum().backward()
     assert all((tensor.grad is None) == (name == "clip_at") for tensor in seen)
+
+
+@MODEL
+def test_every_part_starts_with_values_on_any_device(tiny_clip, name, settings):
+    """transformers builds on the device "meta", where __init__ sets no values."""
+    model = make(name, settings, tiny_clip)
+    with torch.device("meta"):
+        empty = type(model)(copy.deepcopy(model.config))
+    empty.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in empty.parameters():
+            parameter.fill_(torch.nan)
+    empty.init_weights()
+    assert {key for key, value in empty.named_parameters() if value.isnan().any()} <= {"clip.logit_scale"}
+
+
+@MODEL
+def test_some_hidden_states_on_request(tiny_clip, pixels, name, settings):
+    model = make(name, settings, tiny_clip)
+    all_of_them = model(pixels, "photo", output_hidden_states=True).hidden_states
+    found = model(pixels, "photo", output_hidden_states=[1, -1]).hidden_states
+    assert [state is not None for state in found] == [False, True, False, False, True]
+    assert torch.equal(found[1], all_of_them[1]) and torch.equal(found[4], all_of_them[4])
+    with pytest.raises(ValueError, match=r"must hold indices of 5 states, got \[5\]\.$"):
+        model(pixels, "photo", output_hidden_states=[5])

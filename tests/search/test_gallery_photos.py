@@ -12,10 +12,11 @@ import pytest
 from galleries import draw, files, make_photos
 from PIL import Image
 
+from modeling_splip.image_files import open_image
 from modeling_splip.search.build import build_gallery
 from modeling_splip.search.gallery import Gallery
 from modeling_splip.search.photo_files import left_out_sentence
-from modeling_splip.search.photos import decode_photo, find_photos
+from modeling_splip.search.photos import find_photos, photo_in_work
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
 photos, gallery = galleries.photos, galleries.gallery
@@ -39,7 +40,8 @@ def test_exif_orientation_is_honoured(tmp_path, pair, name):
 def test_common_formats_are_decoded(kind):
     encoded = io.BytesIO()
     draw(1, "red").save(encoded, kind)
-    assert decode_photo(encoded.getvalue()).size == (40, 30)
+    with photo_in_work(encoded.getvalue()) as image:
+        assert image.size == (40, 30)
 
 
 def test_unreadable_files_are_named_and_the_rest_is_indexed(photos, pair, name, tmp_path):
@@ -160,7 +162,7 @@ def test_suffix_or_content_tells_a_photo_and_others_are_counted(tmp_path):
     kinds = {"a.jpg": "JPEG", "b.jfif": "JPEG", "c.jpe": "JPEG", "d.jp2": "JPEG2000", "e.ppm": "PPM", "noend": "PNG"}
     for name, kind in kinds.items():
         draw(1, "red").save(folder / name, kind)
-    for name in ("f.heic", "g.mp4", "h.MP4", "notes", ".hidden.mp4", "Thumbs\x1b.db"):
+    for name in ("f.nef", "g.mp4", "h.MP4", "notes", ".hidden.mp4", "Thumbs\x1b.db"):
         (folder / name).write_text("no picture")
     os.mkfifo(folder / "pipe")  # opening it would wait for ever
     for name in ("@eaDir", "$RECYCLE.BIN", "lost+found", ".trash"):
@@ -168,8 +170,8 @@ def test_suffix_or_content_tells_a_photo_and_others_are_counted(tmp_path):
         draw(2, "red").save(folder / name / "thumbnail.jpg")
     source = find_photos(folder)
     assert [photo.path for photo in source.photos] == sorted(kinds)
-    assert source.left_out == {".heic": 1, ".mp4": 2, "": 2, ".db": 1}
-    wanted = "6 files left out: 2 without suffix, 2 .mp4, 1 .db, 1 .heic (convert to JPEG)"
+    assert source.left_out == {".nef": 1, ".mp4": 2, "": 2, ".db": 1}
+    wanted = "6 files left out: 2 without suffix, 2 .mp4, 1 .db, 1 .nef (convert to JPEG)"
     assert left_out_sentence(source.left_out) == wanted
     many = {f".{letter}": 1 for letter in "abcdefghijklm"}
     assert left_out_sentence(many).endswith("1 .i, 1 .j, 3 others") and left_out_sentence({".\x1b": 1}).endswith(" .?")
@@ -178,6 +180,33 @@ def test_suffix_or_content_tells_a_photo_and_others_are_counted(tmp_path):
             file.unlink()
     with pytest.raises(ValueError, match=r"has no photo at any depth \(6 files left out: 2 without suffix, "):
         find_photos(folder)
+
+
+def test_heic_is_read_where_its_library_is_and_otherwise_the_sentence_says_so(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif", reason="HEIC needs splip[heic]")
+    from PIL import ExifTags
+
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as phones write it: turned by a quarter when shown
+    for name in ("a.heic", "b.HIF", "noend"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / name, "HEIF", exif=exif.tobytes())
+    source = find_photos(tmp_path)
+    assert [photo.path for photo in source.photos] == ["a.heic", "b.HIF", "noend"] and not source.left_out
+    for photo in source.photos:
+        with photo_in_work(photo.read()) as image:
+            assert image.size == (30, 40) and image.getpixel((9, 9))[0] > 200
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    Image.new("RGB", (9, 9)).save(tmp_path / "c.png")
+    source = find_photos(tmp_path)
+    assert [photo.path for photo in source.photos] == ["c.png"]
+    assert left_out_sentence(source.left_out) == (
+        "3 files left out: 1 without suffix, 1 .heic (pip install 'splip[heic]' lets them be read), 1 .hif (pip "
+        "install 'splip[heic]' lets them be read)"
+    )
+    with pytest.raises(ValueError, match=r"a.heic' is not a readable image \(a HEIC picture, which pip install 'splip"):
+        open_image(tmp_path / "a.heic")
 
 
 def test_linked_folders_are_followed_once(photos, tmp_path):

@@ -8,13 +8,14 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from spaces import ROOT, build, write_photos
 
 from modeling_splip.loading import LARGER_MODEL
@@ -186,6 +187,49 @@ def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
         finder.choose("birds", None)
 
 
+def test_the_page_says_what_is_odd_about_a_sketch(app, served, gallery, tmp_path, monkeypatch):
+    sketch = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(sketch).ellipse([10, 10, 50, 50], outline="black", width=3)
+    actions, folder = app.Actions(Finder({"mini": gallery})), str(gallery.folder)
+
+    def draw(image: Image.Image) -> tuple:
+        _, shown, status = actions.draw({"composite": image}, "", 0.5, "mini", 5, None)
+        return shown, status
+
+    wanted, plain = draw(sketch)
+    assert plain.endswith("Click one for similar ones.")
+    found, status = draw(ImageOps.invert(sketch))
+    assert found == wanted and "A sketch looks white on black and is inverted" in status and "\n" not in status
+    assert "does not look drawn" in draw(Image.effect_noise((64, 64), 90).convert("RGB"))[1]
+
+    ImageOps.invert(sketch).save(tmp_path / "dark.png")
+    answer = actions.search(str(tmp_path / "dark.png"), "", 0.5, "mini", 5, None)
+    assert "is inverted" in answer["remark"] and [photo["row"] for photo in answer["photos"]] == wanted[1]
+    sketch.save(tmp_path / "light.png")
+    assert set(actions.search(str(tmp_path / "light.png"), "", 0.5, "mini", 5, None)) == {"photos"}
+
+    monkeypatch.setattr(app, "stop_on_signals", lambda: None)
+    opened = []
+    monkeypatch.setattr(app, "build_app", lambda finder, build=app.build_app: opened.append(finder) or build(finder))
+    monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", folder, "--invert-sketches", "false"])
+    assert app.main() == 0
+    assert opened[0].choose(None, None).processor.invert_sketches == "false"
+
+
+def test_drawings_as_own_photos_are_doubted(gallery, world, tmp_path):
+    finder = Finder({"mini": gallery})
+    for number in range(3):
+        page = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(page).line([(5, 5 + number), (60, 50)], fill="black", width=2)
+        page.save(tmp_path / f"{number}.png")
+    own = finder.index([str(tmp_path / f"{number}.png") for number in range(3)], None, 10_000)
+    assert own.summary().startswith("3 photos of yours can be searched now. 3 of 3 photos look like line drawings: a ")
+    own.delete()
+    own = finder.index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
+    assert own.summary() == "6 photos of yours can be searched now."
+    own.delete()
+
+
 def test_own_photos_are_deleted_and_limited(gallery, world, tmp_path):
     finder = Finder({"mini": gallery})
     own = finder.index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
@@ -231,7 +275,7 @@ def test_a_strangers_answer_names_no_folder(gallery):
 
 def test_a_sketch_too_large_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (3000, 3000)).save(tmp_path / "large.png")
-    assert read_sketch(str(tmp_path / "large.png"), 9_000_000).size == (3000, 3000)
+    assert read_sketch(str(tmp_path / "large.png"), 9_000_000).size == (1500, 1500)  # enough for every model
     with pytest.raises(ValueError, match="no readable image of at most 8,999,999 pixels"):
         read_sketch(str(tmp_path / "large.png"), 8_999_999)
 
@@ -246,3 +290,42 @@ def test_the_folder_is_one_that_a_hosted_space_builds_from():
     wanted = [line for line in (ROOT / "space" / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
     assert wanted == ["splip[space]"]  # the one place that says where it is installed from
     assert len((ROOT / "space" / "app.py").read_text("utf-8").splitlines()) <= 300
+
+
+def test_names_by_which_a_server_is_known(monkeypatch):
+    pytest.importorskip("gradio", reason="the Space needs splip[space]")
+    server = importlib.import_module("splip_space.server")
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "box.home.")
+    monkeypatch.delenv("SPACE_HOST", raising=False)
+    assert server.known_names(None) == {"localhost"}
+    assert server.known_names("0.0.0.0", ["Pics.example"]) == {
+        "localhost",
+        "0.0.0.0",
+        "box",
+        "box.home",
+        "pics.example",
+    }
+    monkeypatch.setenv("SPACE_HOST", "owner-name.hf.space")
+    assert "owner-name.hf.space" in server.known_names(None)
+
+
+def test_a_start_on_a_busy_machine_is_waited_for(monkeypatch):
+    """Gradio gives up after five seconds."""
+    pytest.importorskip("gradio", reason="the Space needs splip[space]")
+    server = importlib.import_module("splip_space.server")
+    now = iter(range(0, 10**6, 7))
+    monkeypatch.setattr("time.time", lambda: next(now))  # seven seconds pass at every look
+    slow = SimpleNamespace(config=SimpleNamespace(), started=False)
+
+    def run():
+        time.sleep(0.3)
+        slow.started = True
+        time.sleep(0.3)
+
+    slow.run = run
+    server._start(slow)
+    assert slow.started and slow.config.timeout_graceful_shutdown == 1
+    gone = SimpleNamespace(config=SimpleNamespace(), started=False, run=lambda: None)
+    with pytest.raises(OSError, match="The server did not start"):
+        server._start(gone)

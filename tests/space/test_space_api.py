@@ -145,8 +145,8 @@ def test_nothing_of_a_visitor_is_left_when_the_server_is_stopped(gallery, world,
         files = [gradio_client.handle_file(str(path)) for path in mine]
         visitor = connect(address)
         visitor.predict(files, "mini", api_name="/own_photos")
-        assert len(list(tmp_path.glob("splip-own-*"))) == 1 and list(tmp_path.glob("tmp/*/0.png"))
-    assert not list(tmp_path.glob("splip-own-*")) and not list(tmp_path.glob("tmp/*/[0-9].png"))
+        assert len(list(tmp_path.glob("splip-own-*"))) == 1 and list((tmp_path / "tmp").rglob("0.png"))
+    assert not list(tmp_path.glob("splip-own-*")) and not list((tmp_path / "tmp").rglob("*.png"))
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -205,3 +205,44 @@ def test_many_clients_at_once_get_their_own_answers(address, gallery, world, tmp
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         assert all(pool.map(one, range(CLIENTS)))
+
+
+def test_it_answers_by_its_own_name_and_to_its_own_pages_only(address):
+    """A page elsewhere reaches this server through its visitor's browser, by a name of its own or as another origin."""
+    port = address.rpartition(":")[2]
+    upload = f"{address}/gradio_api/upload"
+
+    def status(url: str = upload, **headers: str) -> int:
+        if url == upload:
+            return httpx.post(url, files={"files": ("x.txt", b"x")}, headers=headers).status_code
+        return httpx.get(url, headers=headers).status_code
+
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", "[::1]", "192.0.2.7"):
+        assert status(host=host) == status(f"{address}/config", host=host) == 200, host
+        assert status(host=host, origin=f"http://{host}") == 200
+    for host in ("attacker.example", f"attacker.example:{port}", "localhost.attacker.example", "", "127.0.0.1.example"):
+        assert status(host=host) == status(f"{address}/config", host=host) == 403, host
+    for origin in ("https://attacker.example", "null", f"http://127.0.0.1:{int(port) - 1}", "http://[", "x"):
+        assert status(origin=origin) == status(f"{address}/config", origin=origin) == 403, origin
+    answer = httpx.get(address, headers={"host": "attacker.example"})
+    assert answer.text == (
+        "This server is not known as 'attacker.example': start it with --allow-host attacker.example if it should be."
+    )
+    behind = {"host": f"127.0.0.1:{port}", "origin": "https://pics.example", "x-forwarded-host": "pics.example"}
+    assert status(**behind) == 200  # a proxy that names the server itself
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_stop_is_quick_and_leaves_nothing(gallery, world, tmp_path, busy):
+    """As soon as it says that it runs, and while it encodes photos of its visitors; an upload that nobody used goes."""
+    files = [gradio_client.handle_file(str(path)) for path in sorted(world.glob("*/*.png")) * 6]
+    with serve(tmp_path, gallery) as address:
+        if busy:
+            httpx.post(f"{address}/gradio_api/upload", files={"files": ("x.txt", b"x")}).raise_for_status()
+            for _ in range(4):
+                connect(address).submit(files, "mini", api_name="/own_photos")
+            while not list(tmp_path.glob("splip-own-*/gallery*")):
+                time.sleep(0.05)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "log"]
+    assert not left and not list(tmp_path.glob("splip-*")) and not list(tmp_path.glob("tmp/splip-*"))
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -73,8 +73,8 @@ def test_packaged_recipes(name):
     }
     assert isinstance(args.settings(), METHODS[args.method].objective.settings_class)
     assert args.augment == {}  # no source names any augmentation
-    # No recipe chooses its checkpoint on unseen classes; these two keep the last one.
-    assert args.validation_classes > 0 or name in ("small_splip", "splip_open23")
+    # No recipe chooses its checkpoint on unseen classes; these keep the last one.
+    assert args.validation_classes > 0 or name in ("small_splip", "splip_open23") or "_sketchy21" in name
     assert args.batch_size % (args.accumulation * args.pairs_per_class) == 0
 
 
@@ -162,6 +162,16 @@ def test_flags_that_are_true_or_false(words, tmp_path):
     arguments = parse_arguments(["--recipe", str(tmp_path / "recipe.yaml"), *words])
     assert arguments.resume is (words not in (["--resume=false"], ["--no-resume"]))
     assert arguments.mixed_precision == "no"
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("true", "true"), ("no", "false"), ("yes", "true")])
+def test_sketches_are_inverted_as_a_recipe_or_a_flag_says(text, value, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"dataset: data\ninvert_sketches: {text}\n")
+    recipe = ["--recipe", str(tmp_path / "recipe.yaml")]
+    assert parse_arguments(recipe).invert_sketches == value
+    assert parse_arguments([*recipe, "--invert_sketches", "false"]).invert_sketches == "false"
+    with pytest.raises(ValueError, match="invert_sketches must be auto, true or false, got 'maybe'"):
+        parse_arguments([*recipe, "--invert_sketches", "maybe"])
 
 
 def test_a_flag_of_the_wrong_type_shows_the_usage(capsys):

@@ -2,12 +2,19 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_splip.training.jigsaw import JigsawSolver, permutation_set, permute_tiles, two_permutations
+from modeling_splip.training.jigsaw import (
+    JigsawSolver,
+    permutation_set,
+    permute_tiles,
+    smallest_distance,
+    two_permutations,
+)
 
 
 def distance(a, b):
@@ -125,3 +132,21 @@ def test_two_permutations_are_two():
     assert (first != second).all() and {0, 22} <= set(first.tolist()) and set(second.tolist()) == set(range(23))
     pairs = set(zip(first.tolist(), second.tolist(), strict=True))
     assert len(pairs) == 23 * 22  # every ordered pair occurs
+
+
+def test_smallest_distance_by_hand():
+    assert smallest_distance(torch.tensor([[1, 2, 3, 0], [1, 2, 0, 3]])) == 2  # 4 and 3 to the identity, 2 between them
+    assert smallest_distance(torch.tensor([[1, 0, 2, 3], [2, 3, 1, 0]])) == 2  # the first is near the identity
+
+
+def test_the_docs_tell_how_similar_permutations_may_be():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "model.md").read_text("utf-8")
+    head, _, values = page[page.index("| grid, ") :].split("\n")[:3]
+    cases = [tuple(map(int, cell.split(","))) for cell in head.replace("\\|", "").strip("| ").split("|")[1:]]
+    for (grid, count), told in zip(cases, values.strip("| ").split("|")[1:], strict=True):
+        rows = [range(grid * grid), *permutation_set(grid, count).tolist()]
+        pairs = itertools.combinations(rows[:40] if count > 300 else rows, 2)
+        smallest = min(sum(a != b for a, b in zip(*pair, strict=True)) for pair in pairs)
+        assert smallest_distance(permutation_set(grid, count)) == int(told) <= smallest
+        assert count > 300 or smallest == int(told)
+    assert len(cases) > 5

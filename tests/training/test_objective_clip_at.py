@@ -1,14 +1,19 @@
 """The objective of CLIP-AT against losses added up image by image."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, ROOT
 from method_models import batch_of, build
 from torch.nn import functional as F
 
 from modeling_splip.training.jigsaw import permute_tiles, two_permutations
 from modeling_splip.training.losses import cosine_distance, hardest_in_class, relative_distance_divergence
-from modeling_splip.training.objective_clip_at import ClipAtObjective, ClipAtSettings
+from modeling_splip.training.methods import METHODS
+from modeling_splip.training.objective_clip_at import ClipAtObjective, ClipAtSettings, RunningNormals
 
 
 def distance(a, b):
@@ -103,6 +108,118 @@ def test_both_forms_of_the_divergence(tiny_clip):
     assert found["gaussian"] != pytest.approx(found["softmax"], rel=0.1)
 
 
+def running_by_hand(batches, share: float = 0.1) -> list[float]:
+    """The divergence after each batch of (deltas, labels), class by class and pair by pair."""
+    running: dict[int, tuple[float, float]] = {}  # mean, mean square
+    values = []
+    for deltas, labels in batches:
+        own = {}
+        for c in set(labels):
+            mine = [d for d, label in zip(deltas, labels, strict=True) if label == c]
+            if len(mine) > 1:
+                own[c] = sum(mine) / len(mine), sum(d * d for d in mine) / len(mine)
+        normals = [
+            torch.distributions.Normal(torch.tensor(m), torch.tensor(max(0.0, q - m * m) + 0.05**2).sqrt())
+            for m, q in (running | own).values()
+        ]
+        pairs = [torch.distributions.kl_divergence(a, b) for a in normals for b in normals if a is not b]
+        values.append(float(sum(pairs) / len(pairs)) if pairs else 0.0)
+        for c, new in own.items():
+            old = running.get(c, new)
+            running[c] = tuple((1 - share) * a + share * b for a, b in zip(old, new, strict=True))
+    return values
+
+
+def test_the_running_divergence_compares_all_classes_that_came():
+    batches = [
+        ([0.1, 0.3, 0.2], [1, 1, 4]),  # one class only: a single delta is no distribution
+        ([0.5, 0.9, -0.4, -0.2], [0, 0, 2, 2]),
+        ([0.2, 0.6, 0.1], [1, 1, 1]),
+        ([-0.3, 0.7, 0.3, 0.2], [4, 4, 0, 0]),
+    ]
+    normals = RunningNormals(5).train()
+    found = [normals(torch.tensor(deltas), torch.tensor(labels)) for deltas, labels in batches]
+    expected = running_by_hand(batches)
+    assert [float(value.detach()) for value in found] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert expected[0] == 0 and min(expected[1:]) > 0
+    assert normals.known.tolist() == [True, True, True, False, True]
+    state = normals.state_dict()
+    assert set(state) == {"moments", "known"}  # so that a resumed run goes on where it stopped
+    before = {name: value.clone() for name, value in state.items()}
+    normals.eval()(torch.tensor([0.5, 0.1]), torch.tensor([1, 1]))
+    assert all(torch.equal(value, before[name]) for name, value in normals.state_dict().items())
+
+
+def test_the_running_divergence_trains_with_one_class_a_batch(tiny_clip):
+    """A batch of one class has nothing to compare in itself, and is compared with the classes before it."""
+    torch.manual_seed(0)
+    settings = ClipAtSettings(divergence_over="running", divergence=1.0)
+    objective = ClipAtObjective(build("clip_at", {}, tiny_clip), settings, "fine_grained").train()
+    assert objective.compares_classes == ""
+    batch = batch_of("fine_grained")
+    for c, sketch in ((0, batch["sketch"].flip(0)), (2, batch["sketch"])):
+        losses = objective(batch | {"label": torch.full((4,), c), "sketch": sketch})
+    losses["divergence"].backward()
+    grads = [p.grad for p in objective.model.vision_adapters.parameters() if p.grad is not None]
+    assert losses["divergence"] > 0 and any(grad.abs().max() > 0 for grad in grads)
+    one = ClipAtObjective(objective.model, ClipAtSettings(divergence=1.0), "fine_grained")
+    assert float(one(batch | {"label": torch.full((4,), 2)})["divergence"].detach()) == 0
+
+
+PROCESS = """
+import sys, torch
+from modeling_splip.training.objective_clip_at import RunningNormals
+
+rank, file = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+normals = RunningNormals(4).train()
+deltas, labels = [([0.1, 0.3, 0.5, 0.9], [1, 1, 2, 2]), ([0.2, 0.6, -0.4, 0.0], [1, 1, 3, 3])][rank]
+normals(torch.tensor(deltas), torch.tensor(labels))
+print(normals.moments.tolist(), normals.known.tolist())
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_the_running_divergence_follows_the_batches_of_all_processes(tmp_path):
+    words = [sys.executable, "-c", PROCESS]
+    started = [
+        subprocess.Popen([*words, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for rank in (0, 1)
+    ]
+    told = [process.communicate(timeout=120)[0] for process in started]
+    assert told[0] == told[1] and told[0]
+    one = RunningNormals(4).train()
+    one(torch.tensor([0.1, 0.3, 0.2, 0.6, 0.5, 0.9, -0.4, 0.0]), torch.tensor([1, 1, 1, 1, 2, 2, 3, 3]))
+    found = torch.tensor(json.loads(told[0].partition("]] [")[0] + "]]"))
+    torch.testing.assert_close(found, one.moments)
+    assert one.known.tolist() == [False, True, True, True] and "[False, True, True, True]" in told[0]
+
+
+def test_text_layer_norms_train_by_the_class_loss(tiny_clip, pixels):
+    torch.manual_seed(0)
+    model = build("clip_at", {"layer_norms": "both"}, tiny_clip)
+    start = METHODS["clip_at"].model.from_clip(tiny_clip, CLASSES, layer_norms="both")
+    torch.testing.assert_close(start.class_embeds(), start.frozen_class_embeds(), atol=1e-6, rtol=0)
+    classes = model.class_embeds()
+    assert (classes - model.frozen_class_embeds()).abs().max() > 1e-2
+    torch.testing.assert_close(model(pixels, "photo").class_embeds[0], classes)
+    objective, batch = ClipAtObjective(model), batch_of("category")
+    losses = objective(batch)
+    tau = 1 / float(model.clip.logit_scale.exp())
+    terms = []
+    for key, modality, label in (
+        ("sketch", "sketch", "label"),
+        ("positive", "photo", "label"),
+        ("negative", "photo", "negative_label"),
+    ):
+        terms.append(F.cross_entropy(model.encode(batch[key], modality) @ classes.detach().T / tau, batch[label]))
+    assert float(losses["class"].detach()) == pytest.approx(float(sum(terms) / 3), rel=1e-3)
+    losses["class"].backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.text_adapter.parameters())
+    with pytest.raises(ValueError, match="trains the text tower by the class loss alone, and alpha is 0"):
+        ClipAtObjective(model, ClipAtSettings(alpha=0.0))
+
+
 def test_terms_that_do_not_count_cost_nothing(tiny_clip):
     model = build("clip_at", {"share_prompts": True}, tiny_clip)
     settings = ClipAtSettings(alpha=0.0, divergence=0.0, shuffle=0.0)
@@ -140,6 +257,11 @@ def test_prompts_are_tokens_behind_the_patches(tiny_clip, pixels):
     ("settings", "sentence"),
     [
         ({"tau": -1.0}, "tau must be above 0, or 0 for the base CLIP's own, got -1.0"),
+        ({"divergence_over": "epoch"}, "divergence_over must be one of .*'batch', 'running'.* got 'epoch'"),
+        (
+            {"divergence_over": "running", "divergence_form": "softmax"},
+            "keeps means and variances: set divergence_form='gaussian'",
+        ),
         ({"divergence_form": "kl"}, "divergence_form must be one of .*'gaussian', 'softmax'.* got 'kl'"),
     ],
 )
@@ -152,7 +274,7 @@ def test_bad_settings(settings, sentence):
     ("settings", "sentence"),
     [
         ({"prompts": -1}, "prompts must be at least 0, got -1"),
-        ({"layer_norms": "text"}, "layer_norms must be one of .*'vision', 'none'.* got 'text'"),
+        ({"layer_norms": "all"}, "layer_norms must be one of .*'vision', 'both', 'text', 'none'.* got 'all'"),
     ],
 )
 def test_bad_model_settings(tiny_clip, settings, sentence):

@@ -111,7 +111,9 @@ def test_both_levels_and_conditionings(train, tiny_clip, tmp_path, level, condit
     assert record["finished"] and record["steps"] == 2 and record["classes"]["trained"] == model.config.class_names
     held_back = set(record["classes"]["validation"])
     assert len(held_back) == 2 and not held_back & set(model.config.class_names)
-    assert set(record["history"][-1]) == {"step", "epoch", "triplet", "class", "cjs", "loss", "validation"}
+    losses = {"triplet", "class", "cjs", "loss"} | ({"between"} if level == "fine_grained" else set())
+    assert set(record["history"][-1]) == {"step", "epoch", "validation"} | losses
+    assert record["losses"] == {"permutations": 100, "smallest_distance": 6}
     assert record["best_validation"] == record["history"][-1]["validation"]
     assert record == json.loads((tmp_path / "run" / "run.json").read_text())
     written = sorted(path.name for path in (tmp_path / "run").iterdir())
@@ -381,6 +383,19 @@ def test_a_run_is_resumed_with_its_own_settings(train, uninterrupted, tmp_path, 
         train(copy_run(uninterrupted, tmp_path), *COSINE, *STEPS, "--resume", *more)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_from_before_inversion_was_a_choice_of_three_is_resumed(train, uninterrupted, tmp_path, before):
+    output = copy_run(uninterrupted, tmp_path)
+    for loop in output.glob("checkpoints/*/loop.json"):
+        saved = json.loads(loop.read_text())
+        assert saved["identity"]["invert_sketches"] == "auto"
+        saved["identity"]["invert_sketches"] = before
+        loop.write_text(json.dumps(saved))
+    assert train(output, *COSINE, *STEPS, "--resume")["finished"]
+    with pytest.raises(ValueError, match="is of a run with invert_sketches auto, not true"):
+        train(output, *COSINE, *STEPS, "--resume", "--invert_sketches", "true")
+
+
 class Payload:
     """What runs when it is unpickled."""
 
@@ -518,6 +533,19 @@ def test_tensorboard(train, tmp_path):
     assert rates[0] == 0 and rates.index(max(rates)) == 3  # up over three steps of warmup, then down by a cosine
     assert 0 < rates[-1] < rates[-2]
     assert [event.step for event in events.Images("validation")] == [4, 8]
+
+
+def test_trackio(train, tmp_path, monkeypatch):
+    """A resumed run goes on under its name."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    trackio = pytest.importorskip("trackio")
+    for more in (["--max_steps", "2"], ["--max_steps", "4", "--resume"]):
+        train(tmp_path / "mine", *more, "--checkpoint_every", "1", "--tracker", "trackio")
+    storage = importlib.import_module("trackio.sqlite_storage").SQLiteStorage
+    assert [run.name for run in trackio.Api().runs("splip")] == ["mine"]
+    rows = storage.get_logs("splip", "mine")
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4]
+    assert any("validation" in row for row in rows)
 
 
 def test_pictures_reach_wandb(train, tmp_path, monkeypatch):

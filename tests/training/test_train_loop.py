@@ -1,6 +1,7 @@
 """What the loop does beside going through the batches: rates, clipping, schedules, what is kept and what is shown."""
 
 import random
+import re
 import shutil
 
 import numpy as np
@@ -35,6 +36,16 @@ def train(prepared, tiny_clip, tmp_path):
 
     yield call
     reset()
+
+
+def test_swapped_sketches_and_photos_are_doubted_when_training_starts(train, swapped, capsys):
+    train("--max_steps", "1", "--validation_classes", "0")
+    assert "swapped" not in capsys.readouterr().out
+    train("--max_steps", "1", "--validation_classes", "0", "--dataset", str(swapped), output="other")
+    assert (
+        len(re.findall(r"^Dataset 'raw\d*': .* are its sketches and photos swapped\?$", capsys.readouterr().out, re.M))
+        == 1
+    )
 
 
 def weights(folder, step: int) -> dict[str, torch.Tensor]:

@@ -27,8 +27,8 @@ Args of compute:
     normalize: "embeddings" only: divide by the norm, so that cosines are ranked (default), or rank dot products.
     gallery_copies, ks, acc_ks, missing: as in `modeling_splip.metrics.by_class.retrieval_metrics`.
 Returns:
-    map_all, map_all_voc, acc_k, and for every k of ks map_k_prefix, map_k_min, map_k_all, each also with _voc, p_k,
-    p_k_min, p_k_cut, recall_k: fractions; n_query, n_excluded, n_gallery, n_classes, ties.
+    map_all, map_all_voc, acc_k, and for every k of ks map_k_prefix, map_k_min, map_k_all, each also with _voc,
+    map_k_trapezoid, p_k, p_k_min, p_k_cut, recall_k: fractions; n_query, n_excluded, n_gallery, n_classes, ties.
 Examples:
     >>> metric = evaluate.load("modeling_splip/evaluation/sbir_retrieval")
     >>> metric.add_batch(predictions=[[1.0, 0.0]], references=["cat"], modalities=["sketch"])
