@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPVisionModel
 
-from modeling_splip.clip_backbone import embed_tokens, run_text, text_positions
+from modeling_splip.class_prompts import embed_tokens, run_text, text_positions
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.configuration_splip import SplipConfig
 from modeling_splip.modeling_splip import SplipModel

@@ -9,8 +9,8 @@ The files beside this one are what a model's Hub repository may carry with it:
     modeling_retriever  what every trained model has in common: a frozen CLIP with small trained parts
     modeling_*          the models: SpLIP and its folded encoder, CLIP-AT, the alignment network
     adapters            the small trained parts; adapters_peft puts PEFT's into CLIP
-    class_prompts       class names as tokens, packed into a few sequences
-    clip_backbone       CLIP, layer by layer; attention is that of a layer; clip_base finds and loads a pretrained CLIP
+    class_prompts       the text tower, and class names as tokens, packed into a few sequences for it
+    clip_backbone       CLIP, layer by layer; clip_base finds and loads a pretrained one
     checkpoint_files    the files of a checkpoint
     fingerprints        fingerprints of weights, and whether recorded weights were changed since
     processing_splip    images and texts to model inputs; image_files opens images, image_memory bounds their memory

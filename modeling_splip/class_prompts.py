@@ -1,4 +1,4 @@
-"""Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into a few sequences."""
+"""CLIP's text tower, and class prompts, "[SOS] T_1..T_m sketch of a dog [EOS]", of all seen classes packed for it."""
 
 import functools
 import json
@@ -7,19 +7,10 @@ import string
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clip_backbone import (
-    Clip,
-    LayerNorms,
-    embed_tokens,
-    project_text,
-    run_device,
-    run_text,
-    text_norms,
-    text_positions,
-)
+from .clip_backbone import Clip, LayerNorms, TowerOutput, encoder_layer, linear_dtype, project, run_device, tower_output
 from .configuration_retriever import MODALITIES
 
 # About how many tokens of classes a group has; more if one class alone is longer. Small groups repeat the prefix often,
@@ -28,6 +19,62 @@ GROUP_TOKENS = 128
 # Rows of a mask start at multiples of this many numbers, as the fused attention of GPUs wants; otherwise each layer
 # would copy the mask.
 MASK_ALIGNMENT = 8
+
+
+def text_norms(clip: Clip) -> list[nn.LayerNorm]:
+    """Return the text tower's 2 L_t + 1 LayerNorms: two a layer, and the one after them."""
+    tower = clip.text_model
+    inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
+    return [*inner, tower.final_layer_norm]
+
+
+def embed_tokens(clip: Clip, token_ids: Tensor) -> Tensor:
+    """Return token embeddings without positions: (..., d_t)."""
+    return clip.text_model.embeddings.token_embedding(token_ids)
+
+
+def text_positions(clip: Clip, positions: Tensor) -> Tensor:
+    """Return the text tower's position embeddings: (..., d_t)."""
+    return clip.text_model.embeddings.position_embedding(positions)
+
+
+def run_text(
+    clip: Clip,
+    embeddings: Tensor,
+    norms: LayerNorms,
+    mask: Tensor,
+    text_prompts: Tensor | None = None,
+    depth: int | None = None,
+    attention: str = "sdpa",
+) -> TowerOutput:
+    """Run the text layers; the input of each of the first `depth` layers has T at positions 1..m.
+
+    Args:
+        embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
+        norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere.
+        text_prompts: T, (B, m, d_t), or None.
+        depth: how many layers have text prompts; None for all.
+        attention: "sdpa" or "eager".
+    """
+    x = embeddings.transpose(0, 1).contiguous()  # (S, B, d_t)
+    mask = mask.to(linear_dtype(x))  # here, since in every layer it would be copied again
+    if text_prompts is not None:
+        text_prompts = text_prompts.to(x.dtype).transpose(0, 1)  # (m, B, d_t)
+    states = [x]
+    for index, layer in enumerate(clip.text_model.encoder.layers):
+        if text_prompts is not None and (depth is None or index < depth):
+            m = text_prompts.shape[0]
+            first, _, rest = x.split([1, m, x.shape[0] - 1 - m])
+            x = torch.cat([first, text_prompts, rest])  # (S, B, d_t)
+        x, _ = encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
+        states.append(x)
+    return tower_output(states, [])
+
+
+def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
+    """Return F_t, (..., D), from the EOS outputs (..., d_t)."""
+    return project(clip.text_projection, norm, eos)
 
 
 class ClassPrompts(NamedTuple):
@@ -196,3 +243,21 @@ def embed_classes(
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (G, S, d_t)
     output = run_text(clip, x, norms, packed.mask, attention=attention)
     return project_text(clip, norms[-1], output.last.flatten(0, 1)[packed.eos])
+
+
+def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the text embeddings of plain CLIP: (N, D), unit norm, float32 or wider, without gradients."""
+    with torch.no_grad():
+        output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        features = output if isinstance(output, Tensor) else output.pooler_output
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+@torch.no_grad()
+def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return all tokens of plain CLIP's text tower in the shared space, (N, J, D): unit norm; 0 where padded."""
+    device = run_device(clip)
+    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+    states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
+    tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
+    return tokens.float() * attention_mask[..., None]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
-from ..clip_backbone import frozen_text_tokens
+from ..class_prompts import frozen_text_tokens
 from ..clip_base import resolve_base
 from ..data.descriptions import descriptions_of
 from ..modeling_cross_align import CrossAlignModel
