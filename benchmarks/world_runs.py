@@ -27,7 +27,6 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from tqdm.auto import tqdm
 
-import train_accelerate
 from modeling_splip.clip_base import MINI_CLIP, load_clip
 from modeling_splip.common.files import write_json
 from modeling_splip.data.dataset import open_dataset
@@ -36,6 +35,7 @@ from modeling_splip.evaluation.embedder import Embedder
 from modeling_splip.evaluation.evaluate import embed_view, measure
 from modeling_splip.fingerprints import weights_fingerprint
 from modeling_splip.loading import load_retriever
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import RECIPES, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ The files beside this one are what a model's Hub repository may carry with it:
     clip_backbone       CLIP, layer by layer; clip_base finds and loads a pretrained one
     checkpoint_files    the files of a checkpoint
     fingerprints        fingerprints of weights, and whether recorded weights were changed since
-    processing_splip    images and texts to model inputs; image_files opens images, image_memory bounds their memory
+    processing_splip    images and texts to model inputs; image_files opens image files, image_memory bounds memory
     sentence_module     what sentence-transformers loads of a saved folder
 
 The rooms: `common` (what every room uses), `loading` (a model and its processor by name), `data`, `metrics`,

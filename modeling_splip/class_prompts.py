@@ -4,13 +4,24 @@ import functools
 import json
 import math
 import string
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clip_backbone import Clip, LayerNorms, TowerOutput, encoder_layer, linear_dtype, project, run_device, tower_output
+from .clip_backbone import (
+    Clip,
+    KeyValue,
+    LayerNorms,
+    TowerOutput,
+    encoder_layer,
+    linear_dtype,
+    project,
+    run_device,
+    tower_output,
+)
 from .configuration_retriever import MODALITIES
 
 # About how many tokens of classes a group has; more if one class alone is longer. Small groups repeat the prefix often,
@@ -261,3 +272,22 @@ def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
     states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
     tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
     return tokens.float() * attention_mask[..., None]
+
+
+def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
+    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
+
+    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
+    that ever read a prompt.
+
+    Args:
+        norms: the vision LayerNorms in the order of `vision_norms`.
+        visual_prompts: for each layer (B or 1, K, d_v) or None.
+    """
+    pairs: list[Tensor] = []
+    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
+        if prompt is not None:
+            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
+            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
+    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
+    return [None if prompt is None else next(found) for prompt in visual_prompts]

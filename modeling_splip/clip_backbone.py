@@ -89,25 +89,6 @@ def embed_patches(clip: Clip, pixel_values: Tensor, interpolate: bool = False) -
     return clip.vision_model.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
 
 
-def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
-    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
-
-    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
-    that ever read a prompt.
-
-    Args:
-        norms: the vision LayerNorms in the order of `vision_norms`.
-        visual_prompts: for each layer (B or 1, K, d_v) or None.
-    """
-    pairs: list[Tensor] = []
-    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
-        if prompt is not None:
-            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
-            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
-    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
-    return [None if prompt is None else next(found) for prompt in visual_prompts]
-
-
 def run_vision(
     clip: Clip,
     embeddings: Tensor,
@@ -162,6 +143,16 @@ def project(head: nn.Linear, norm: nn.LayerNorm, x: Tensor) -> Tensor:
 def project_image(clip: Clip, norm: nn.LayerNorm, cls: Tensor) -> Tensor:
     """Return f(x), (B, D), from the CLS outputs (B, d_v)."""
     return project(clip.visual_projection, norm, cls)
+
+
+def value_tokens(clip: Clip, norms: LayerNorms, x: Tensor) -> Tensor:
+    """Return what each token of the last layer's input (B, N, d_v) says for itself: (B, N, D), unit norm.
+
+    It passes the layer's values and their projection, as in MaskCLIP (ECCV 2022, arXiv 2112.01071). The attention,
+    which mixes the patches, is left out. The LayerNorms `norms` are in the order of `vision_norms`.
+    """
+    attention = clip.vision_model.encoder.layers[-1].self_attn
+    return project_image(clip, norms[-1], attention.out_proj(attention.v_proj(norms[-3](x))))
 
 
 class KeyValueRoom:

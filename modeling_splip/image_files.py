@@ -24,7 +24,7 @@ MAX_PIXELS = 178_956_970
 HEIF = ("heic", "heif", "mif1", "msf1", "hevc", "heix")  # brands at the start of such a file
 NEEDS_HEIF = "a HEIC picture, which pip install 'splip[heic]' lets be read"
 
-_BLANK = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
+BLANK_RANGE = 16  # if the grey levels (0..255) of a drawing differ by less than this, nothing is drawn
 _SIDE = 128  # a picture is judged at about this many pixels on its longer side
 _NEAR = 32  # grey levels (0..255) that are close enough to the ground's to belong to it
 _EVEN = 0.5  # a dark ground covers at least this share of a drawing
@@ -231,7 +231,7 @@ def _from_wide_greys(grey: np.ndarray, narrow: bool) -> Image.Image:
 
 def is_blank(image: Image.Image) -> bool:
     """Return whether nothing is drawn on an RGB image: all grey levels are nearly the same."""
-    return int(np.ptp(np.asarray(image.convert("L")))) < _BLANK
+    return int(np.ptp(np.asarray(image.convert("L")))) < BLANK_RANGE
 
 
 def has_dark_ground(image: Image.Image) -> bool:

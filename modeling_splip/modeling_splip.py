@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
 from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
-from .class_prompts import embed_tokens, pack_class_prompts, project_text, run_text, text_norms, text_positions
-from .clip_backbone import KeyValue, LayerNorms, dimensions, embed_patches, prompt_key_values, run_device
+from .class_prompts import (
+    embed_tokens,
+    pack_class_prompts,
+    project_text,
+    prompt_key_values,
+    run_text,
+    text_norms,
+    text_positions,
+)
+from .clip_backbone import KeyValue, LayerNorms, dimensions, embed_patches, run_device
 from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipConfig
 from .modeling_base import RetrievalModel

@@ -37,7 +37,10 @@ class SketchPhotoModule(nn.Module):
     ) -> "SketchPhotoModule":
         """Return the module of a folder or a Hub repository; the arguments are the library's."""
         if backend != "torch":
-            raise ValueError(f"backend='{backend}' is not supported: use 'torch', or `splip export` for ONNX.")
+            raise ValueError(
+                f"backend='{backend}' is not supported: use 'torch', or write an ONNX file with "
+                "`splip export MODEL --out FILE.onnx`."
+            )
         names = ("token", "revision", "local_files_only", "trust_remote_code")
         hub = {"cache_dir": cache_folder} | {name: kwargs[name] for name in names if name in kwargs}
         model = AutoModel.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}), **(model_kwargs or {}))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-import train_accelerate as script
 from modeling_splip.fingerprints import weights_fingerprint
 from modeling_splip.training import state as training_state
+from modeling_splip.training import train as script
 
 
 def kill_in_step(step: int) -> None:

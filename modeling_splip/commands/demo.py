@@ -94,8 +94,7 @@ def splip(*words: Any) -> None:
 def train(recipe: str, data: Path, model: Path) -> None:
     """Train a recipe, and keep the model alone."""
     output = model.with_name(f"{model.name}_training")
-    words = ["-m", "train_accelerate", "--recipe", recipe, "--dataset", str(data), "--output", str(output)]
-    start(shlex.join(["python", *words]), [sys.executable, *words])
+    splip("train", "--recipe", recipe, "--dataset", data, "--output", output)
     (output / "model").rename(model)
     # `splip push` reads the record of `DEMO/model` from `DEMO/run.json`.
     (output / "run.json").rename(model.with_name("run.json" if model.name == "model" else f"{model.name}.json"))

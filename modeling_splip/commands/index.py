@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -79,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
     note = drawn_world_note(model, report.drawn)
     if note:
         print(note, file=sys.stderr)
-    options = ""
+    words = ["splip", "search", "DRAWING.png", "--gallery", args.out]
     if client is not None:
         sent = ingest(args.out, client, progress=not args.quiet)
         print(f"{args.uri}: {sent} photos sent to gallery '{collection_name(args.out)}'")
-        options = f" --store milvus --uri {args.uri}"
-    print(f"Search it with: splip search SKETCH --gallery {args.out}{options}")
+        words += ["--store", "milvus", "--uri", args.uri]
+    print(f"Search it with: {shlex.join(words)}")
     return 0
 
 

@@ -6,6 +6,7 @@ neither torch nor transformers.
 
 import argparse
 import ast
+import contextlib
 import importlib
 import sys
 import tempfile
@@ -26,16 +27,31 @@ COMMANDS = {
     "push": "modeling_splip.commands.push",
     "reproduce": "modeling_splip.commands.reproduce",
     "search": "modeling_splip.commands.search",
+    "train": "modeling_splip.commands.train",
 }
 ENTRY_POINTS = "splip.commands"
-OUTPUTS = ("out", "output", "html", "picture")  # arguments of commands that say where they write
-# The order of the help; a command that stands in no group comes last.
+OUTPUTS = ("out", "output", "html", "picture", "explain")  # arguments of commands that say where they write
+# The order of the help, with an example of each command; one that stands in no group comes last, without.
 GROUPS = {
-    "First steps": ("demo",),
-    "Data": ("prepare", "describe"),
-    "Training and evaluation": ("reproduce", "evaluate"),
-    "Search": ("index", "search", "space"),
-    "Sharing": ("push", "export"),
+    "First steps": {"demo": "splip demo"},
+    "Search": {
+        "index": "splip index PHOTOS --out gallery",
+        "search": "splip search DRAWING.png --gallery gallery",
+        "space": "splip space --gallery gallery",
+    },
+    "Data": {
+        "prepare": "splip prepare open23-fold0 --out data/open23",
+        "describe": "splip describe --classes names.txt --model OWNER/NAME --out words.json",
+    },
+    "Training and evaluation": {
+        "train": "splip train --recipe splip_open23 --dataset data/open23 --output runs/open23",
+        "evaluate": "splip evaluate --model runs/open23/model --dataset data/open23",
+        "reproduce": "splip reproduce splip_sketchy2 --data-dir ARCHIVE --dry-run",
+    },
+    "Sharing": {
+        "push": "splip push runs/open23 NAME/REPO --dry-run",
+        "export": "splip export runs/open23/model --out model.onnx",
+    },
 }
 
 
@@ -61,13 +77,16 @@ def help_text(modules: dict[str, str]) -> str:
     Args:
         modules: command -> module.
     """
-    grouped = {name for names in GROUPS.values() for name in names}
-    groups = GROUPS | {"Other": tuple(sorted(set(modules) - grouped))}
+    grouped = {name for examples in GROUPS.values() for name in examples}
+    groups = GROUPS | {"Other": dict.fromkeys(sorted(set(modules) - grouped), "")}
     lines = ["usage: splip COMMAND ...", "", "Draw a sketch, find the photo."]
-    for title, names in groups.items():
-        known = [name for name in names if name in modules]
+    for title, examples in groups.items():
+        known = [name for name in examples if name in modules]
         if known:
-            lines += ["", f"{title}:", *(f"  {name:<10} {_description(name, modules[name])}" for name in known)]
+            lines += ["", f"{title}:"]
+        for name in known:
+            lines.append(f"  {name:<10} {_description(name, modules[name])}")
+            lines += [f"{'':<13}$ {examples[name]}"] if examples[name] else []
     return "\n".join([*lines, "", "`splip COMMAND --help` explains a command, `splip --version` prints the version."])
 
 
@@ -76,11 +95,14 @@ def _run(name: str, module: str, argv: list[str]) -> int:
         command = importlib.import_module(module)
     except ModuleNotFoundError as error:
         return _refuse(f"{name} {_missing(name, error.name)}.")
-    parser = argparse.ArgumentParser(prog=f"splip {name}", description=_first_line(command.__doc__))
-    command.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = None
+    if not hasattr(command, "run_words"):
+        parser = argparse.ArgumentParser(prog=f"splip {name}", description=_first_line(command.__doc__))
+        command.add_arguments(parser)
+        args = parser.parse_args(argv)
+    _hide_loading_bars()
     try:
-        return command.run(args)
+        return command.run_words(argv) if args is None else command.run(args)
     except (ValueError, OSError) as error:
         return _refuse(_full_disk(error, args) if disk_is_full(error) else one_line(error))
     except RecursionError:
@@ -88,6 +110,16 @@ def _run(name: str, module: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("splip: interrupted.", file=sys.stderr)
         return 130
+
+
+def _hide_loading_bars() -> None:
+    """Hide the bars of weights that are read from this disk; those of downloads, which take long, stay."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from huggingface_hub.utils import enable_progress_bars
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        enable_progress_bars()
 
 
 def _full_disk(error: BaseException, args: argparse.Namespace) -> str:
@@ -125,7 +157,7 @@ def _description(name: str, module: str) -> str:
 
 
 def _missing(name: str, library: str | None) -> str:
-    return f"needs {library}, which is not installed: pip install 'splip[{name}]'"
+    return f"needs {library}, which is not installed: pip install {library}"
 
 
 def _first_line(docstring: str | None) -> str:

@@ -35,14 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what is missing, step after step; what an interrupted command has done is kept."""
     arguments = read_arguments(args.name, args.set)
+    if args.data_dir and not Path(args.data_dir).expanduser().exists():
+        raise FileNotFoundError(f"There is no archive '{args.data_dir}': pass --data-dir with the benchmark's archive.")
     commands = plan_commands(args.name, arguments, args.set, args.data_dir, args.launch)
     if args.dry_run:
         print(describe(args.name, arguments, commands))
         return 0
     if not commands["prepare"] and not is_prepared(arguments):
         raise FileNotFoundError(
-            f"'{arguments.dataset}' is no prepared dataset: pass --data-dir with the benchmark's archive, or run splip "
-            f"prepare {benchmark(args.name)} --data-dir ARCHIVE --out {arguments.dataset}."
+            f"'{arguments.dataset}' is no prepared dataset: pass --data-dir with the benchmark's archive, or run "
+            f"`splip prepare {benchmark(args.name)} --data-dir ARCHIVE --out {shlex.quote(arguments.dataset)}`."
         )
     if is_prepared(arguments):
         check_benchmark(args.name, arguments)
@@ -86,7 +88,7 @@ def read_arguments(name: str, changes: list[str]) -> TrainingArguments:
 
 
 def training_flags(name: str, changes: list[str]) -> list[str]:
-    """Return the flags of train_accelerate.py."""
+    """Return the flags of `splip train`."""
     return ["--recipe", name, *(f"--{change}" for change in changes)]
 
 
@@ -128,7 +130,7 @@ def plan_commands(
     evaluate += ["--protocol", *protocols, "--report", str(output / "report")]
     return {
         "prepare": prepare if data_dir and not is_prepared(arguments) else [],
-        "train": [*shlex.split(launch), "-m", "train_accelerate", *training_flags(name, changes), *resume],
+        "train": [*shlex.split(launch), "-m", "modeling_splip", "train", *training_flags(name, changes), *resume],
         "evaluate": [*splip, "evaluate", *evaluate],
     }
 

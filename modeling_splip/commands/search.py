@@ -11,19 +11,22 @@ from PIL import Image
 
 from ..common.files import check_writable
 from ..common.text import composed, printable
-from ..evaluation.pictures import retrieval_grid
+from ..evaluation.pictures import PHOTO_KINDS, check_picture
 from ..loading import drawn_world_note
 from ..processing_splip import INVERSIONS, to_rgb
 from ..search.base import SearchableGallery
+from ..search.confidence import CONVINCING
 from ..search.contact_sheet import write_contact_sheet
 from ..search.gallery import Gallery
+from ..search.pictures import matches_picture, results_picture
 from ..search.result import Result
 from ..search.stores import add_store_arguments, connect_store, open_gallery
 
 PICTURE_HELP = (
-    "write a picture of sketches and photos (.png, .jpg, .webp); hits and misses are framed if each sketch lies in a "
-    "folder that is named like a label"
+    "write a picture of what was found (.png, .jpg, .webp); hits and misses are framed if each sketch lies in a folder "
+    "that is named like a label"
 )
+EXPLAIN_HELP = "write a picture of which parts of a sketch and of its first photo the model sees alike"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--html", metavar="FILE", help="write a contact sheet")
     parser.add_argument("--picture", metavar="FILE", help=PICTURE_HELP)
+    parser.add_argument("--explain", metavar="FILE", help=EXPLAIN_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,33 +67,74 @@ def run(args: argparse.Namespace) -> int:
     if not args.sketches and args.text is None:
         raise ValueError("There is nothing to search for: pass a SKETCH, --text or both.")
     where = _filters(args.where)
-    for file in filter(None, (args.html, args.picture)):
-        check_writable(Path(file))
+    check_files(args)
     gallery = open_gallery(args.gallery, connect_store(args.store, args.uri), args.model)
     if args.invert_sketches:
         gallery.processor.invert_sketches = args.invert_sketches
     note = drawn_world_note(gallery.model, gallery.manifest.get("drawn", False))
     if note:
         print(note, file=sys.stderr)
-    sketches = [to_rgb(path) for path in args.sketches]
+    sketches: list[Image.Image | None] = [to_rgb(path) for path in args.sketches] or [None]
     options: dict[str, Any] = {"where": where, "text_weight": args.text_weight, "collapse": args.collapse}
-    if sketches:
+    if args.sketches:
         found = gallery.search(list(args.sketches), args.k, args.text, **options)
     else:
         found = [gallery.search(None, args.k, args.text, **options)]
-    names = [f"{name} + '{args.text}'" if args.text else name for name in args.sketches] or [f"'{args.text}'"]
-    if args.html:
-        shown: list[Image.Image | None] = [*sketches] or [None]
-        write_contact_sheet(list(zip(names, shown, strict=True)), found, Path(args.html))
-    if args.picture:
-        labels = set(gallery.labels()) if isinstance(gallery, Gallery) else {r.label for row in found for r in row}
-        _write_picture(args.picture, args.sketches, found, labels)
+    write_files(args, gallery, sketches, found)
+    plain = args.text is None and not where and args.collapse is None
+    certain = [gallery.confidence(results) if plain else None for results in found]
     if args.json:
-        print(json.dumps(_record(args, gallery, found), indent=1, allow_nan=False))
-    else:
-        for name, results in zip(names, found, strict=True):
-            _print_table(name, results)
+        print(json.dumps(_record(args, gallery, found, certain), indent=1, allow_nan=False))
+        return 0
+    for name, results, share in zip(_names(args.sketches, args.text), found, certain, strict=True):
+        _print_table(name, results)
+        if share is not None and share < CONVINCING:
+            print(f"  Not convincing: of random scribbles, {1 - share:.0%} find photos at least as near.")
     return 0
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise an error, before any work, for files that cannot be written.
+
+    Raises:
+        OSError, ValueError: in one sentence.
+    """
+    if args.explain and not args.sketches:
+        raise ValueError("--explain compares a sketch with its photo, and words alone have no parts: pass a SKETCH.")
+    for file in filter(None, (args.picture, args.explain)):
+        check_picture(file, PHOTO_KINDS)
+    for file in filter(None, (args.html, args.picture, args.explain)):
+        check_writable(Path(file))
+
+
+def write_files(
+    args: argparse.Namespace,
+    gallery: SearchableGallery,
+    sketches: Sequence[Image.Image | None],
+    found: list[list[Result]],
+) -> None:
+    """Write the contact sheet and the pictures that were asked for.
+
+    Raises:
+        ValueError: if a photo shall be explained and none was found.
+    """
+    if args.html:
+        queries = list(zip(_names(args.sketches, args.text), sketches, strict=True))
+        write_contact_sheet(queries, found, Path(args.html))
+    classes, hits = judged(args.sketches, found, gallery)
+    titles = _names(classes or [Path(sketch).name for sketch in args.sketches], args.text)
+    if args.picture:
+        results_picture(list(zip(titles, sketches, strict=True)), found, args.picture, hits)
+    if args.explain:
+        if not all(found):
+            raise ValueError("--explain has no photo to compare with, since none fits the filter: search without it.")
+        rows = zip(titles, sketches, found, strict=True)
+        matches_picture([(title, gallery.explain(sketch, row[0])) for title, sketch, row in rows], args.explain)
+
+
+def _names(sketches: Sequence[str], text: str | None) -> list[str]:
+    """Return what was searched for, by the sketches' names and the words."""
+    return [f"{name} + '{text}'" if text else name for name in sketches] or [f"'{text}'"]
 
 
 def _filters(texts: list[str]) -> dict[str, list[str]]:
@@ -103,10 +148,12 @@ def _filters(texts: list[str]) -> dict[str, list[str]]:
     return where
 
 
-def _record(args: argparse.Namespace, gallery: SearchableGallery, found: list[list[Result]]) -> dict[str, Any]:
+def _record(
+    args: argparse.Namespace, gallery: SearchableGallery, found: list[list[Result]], certain: list[float | None]
+) -> dict[str, Any]:
     queries = [
-        {"sketch": sketch, "text": args.text, "results": [result.as_dict() for result in results]}
-        for sketch, results in zip(args.sketches or [None], found, strict=True)
+        {"sketch": sketch, "text": args.text, "confidence": share, "results": [result.as_dict() for result in results]}
+        for sketch, results, share in zip(args.sketches or [None], found, certain, strict=True)
     ]
     facts = {name: gallery.manifest[name] for name in ("model", "fingerprint")}
     return {"gallery": args.gallery, **facts, "queries": queries}
@@ -123,19 +170,15 @@ def _print_table(name: str, results: list[Result]) -> None:
         print(f"  {rank:4d}  {result.score:5.3f}  {printable(result.label):{width}}  {printable(result.path)}")
 
 
-def _write_picture(path: str, sketches: Sequence[str], found: list[list[Result]], labels: set[str]) -> None:
-    """Write the picture; hits and misses are framed where every sketch lies in a folder named like a label."""
-    if not sketches:
-        raise ValueError("--picture shows sketches with their results, and words alone have none: use --html.")
+def judged(
+    sketches: Sequence[str], found: list[list[Result]], gallery: SearchableGallery
+) -> tuple[list[str], list[list[bool]] | None]:
+    """Return the class of every sketch, and for every photo whether it is of this class; ([], None) where unknown.
+
+    The class is the folder that a sketch lies in, where for all of them this is a label of the gallery.
+    """
+    labels = set(gallery.labels()) if isinstance(gallery, Gallery) else {r.label for row in found for r in row}
     classes = [composed(Path(sketch).resolve().parent.name) for sketch in sketches]
-    known = labels.issuperset(classes)
-    retrieval_grid(
-        [to_rgb(sketch) for sketch in sketches],
-        [[result.thumbnail for result in results] for results in found],
-        [[result.label == name for result in results] for name, results in zip(classes, found, strict=True)]
-        if known
-        else None,
-        path,
-        titles=classes if known else [Path(sketch).name for sketch in sketches],
-        captions=[[f"{result.label} {result.score:.2f}".strip() for result in results] for results in found],
-    )
+    if not classes or not labels.issuperset(classes):
+        return [], None
+    return classes, [[result.label == name for result in results] for name, results in zip(classes, found, strict=True)]

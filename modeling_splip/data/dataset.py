@@ -7,6 +7,7 @@ compares is a choice of their rows, made in `protocols`.
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,8 +185,8 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
         return _open_from_hub(str(path))
     if not (folder / INFO_FILE).is_file():
         raise FileNotFoundError(
-            f"'{path}' holds no {INFO_FILE}, so it is no prepared dataset: prepare the data first: splip prepare "
-            f"folder --data-dir {path} --out OUT."
+            f"'{path}' holds no {INFO_FILE}, so it is no prepared dataset: prepare the data first: "
+            f"`splip prepare folder --data-dir {shlex.quote(str(path))} --unseen A,B --out OUT`."
         )
     try:
         return _dataset(_read_info(folder / INFO_FILE), _load_folder(folder))
@@ -199,7 +200,7 @@ def open_dataset(path: str | os.PathLike) -> SbirDataset:
 def _open_from_hub(name: str) -> SbirDataset:
     if not is_hub_id(name):
         raise FileNotFoundError(
-            f"There is no dataset at '{name}': prepare the data first: splip prepare NAME --out {name}."
+            f"There is no dataset at '{name}': prepare the data first: `splip prepare NAME --out {shlex.quote(name)}`."
         )
     try:
         info = _read_info(Path(hf_hub_download(name, INFO_FILE, repo_type="dataset")))
@@ -207,7 +208,7 @@ def _open_from_hub(name: str) -> SbirDataset:
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise FileNotFoundError(
             f"'{name}' is no local folder and could not be read from the Hub or its cache: check the name and the "
-            "network, or prepare the data first: splip prepare NAME --out OUT."
+            "network, or prepare the data first: `splip prepare NAME --out OUT`."
         ) from error
 
 

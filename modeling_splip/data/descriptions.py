@@ -5,6 +5,7 @@ The packaged file lies beside this one, and not with the data builders, because 
 
 import json
 import re
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,10 @@ def read_descriptions(path: str | Path) -> Descriptions:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"There is no descriptions file '{path}': `splip describe` writes one.")
+        raise FileNotFoundError(
+            f"There is no descriptions file '{path}': write one with "
+            f"`splip describe --classes FILE --model ID --out {shlex.quote(str(path))}`."
+        )
     try:
         data = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -90,7 +94,9 @@ def load_descriptions(source: str | Path | None = None, questions: Collection[st
     path = PACKAGED if source is None else source
     descriptions = read_descriptions(path)
     for name, fault in descriptions.faults().items():
-        raise ValueError(f"'{path}', class '{name}': {fault}; correct it, or remove it and run `splip describe` again.")
+        raise ValueError(
+            f"'{path}', class '{name}': {fault}; correct it, or remove it and run the same `splip describe` again."
+        )
     for question in questions:
         if question not in descriptions.prompts:
             raise ValueError(f"'{path}' has no question '{question}'{hint(question, descriptions.prompts)}")
@@ -123,7 +129,7 @@ def descriptions_of(
         where = f"'{source}'" if source is not None else "the packaged descriptions"
         raise ValueError(
             f"No description in {where} of {', '.join(hints)}{more}: "
-            "rename them, or write a file for your classes with `splip describe`."
+            "rename them, or write a file for your classes with `splip describe --classes FILE --model ID --out OUT`."
         )
     return [sentences[spelling_key(name)][1] for name in class_names]
 

@@ -177,7 +177,7 @@ def _paired_view(dataset: SbirDataset, protocol: str, query: Part, gallery: Part
     if not found.any():
         raise ValueError(
             f"Dataset '{dataset.name}' has no sketch whose photo is known, so '{protocol}' cannot be evaluated: "
-            "prepare it with instance pairs (splip prepare folder --pairs)."
+            "prepare it with instance pairs: `splip prepare folder --data-dir D --unseen A,B --pairs --out OUT`."
         )
     return View(protocol, (Part(query.split, query.rows[found]),), (Part(gallery.split, gallery.rows[wanted]),))
 

@@ -55,16 +55,21 @@ def retrieval_grid(
         top = grid.top(row)
         if titles:
             room = grid.cell + SPLIT - GAP if captions else width - 2 * MARGIN
-            _text(draw, (MARGIN, top), titles[row], room, _font(grid.font_size, bold=True), INK)
-        _paste(canvas, _tile(query, grid.cell, "white", LINE, 1), (MARGIN, top + grid.header))
+            write_line(draw, (MARGIN, top), titles[row], room, text_font(grid.font_size, bold=True), INK)
+        paste_tile(canvas, framed_tile(query, grid.cell, "white", LINE, 1), (MARGIN, top + grid.header))
         rule, below = grid.left(0) - SPLIT // 2, top + grid.header
         draw.line((rule, below + 6, rule, below + grid.cell - 6), fill=LINE, width=1)
         known = hits[row] if hits is not None else [None] * len(photos)
         for column, (photo, hit) in enumerate(zip(photos, known, strict=True)):
             if captions:
                 corner, text = (grid.left(column), top), captions[row][column]
-                _text(draw, corner, text, grid.cell, _font(grid.font_size, bold=False), MUTED)
-            _paste(canvas, _result_tile(photo, grid.cell, hit), (grid.left(column), below))
+                write_line(draw, corner, text, grid.cell, text_font(grid.font_size, bold=False), MUTED)
+            paste_tile(canvas, result_tile(photo, grid.cell, hit), (grid.left(column), below))
+    return save_picture(canvas, path)
+
+
+def save_picture(canvas: Image.Image, path: PathLike) -> Path:
+    """Write an image to a file of one of `PHOTO_KINDS`, whole or not at all, and return the file."""
     with written_whole(Path(path)) as partial:
         canvas.save(partial, picture_kind(path).replace("jpg", "jpeg"))
     return Path(path)
@@ -135,16 +140,16 @@ def _check_rows(
                 )
 
 
-def _result_tile(photo: Image.Image, cell: int, hit: bool | None) -> Image.Image:
+def result_tile(photo: Image.Image, cell: int, hit: bool | None) -> Image.Image:
     """Return a result in its frame, with its mark where it is known whether it is relevant, (cell, cell) RGBA."""
     frame = LINE if hit is None else HIT if hit else MISS
-    tile = _tile(photo, cell, PAPER, frame, max(3, cell // 36))
+    tile = framed_tile(photo, cell, PAPER, frame, max(3, cell // 36))
     if hit is not None:
         _mark(tile, bool(hit))
     return tile
 
 
-def _tile(image: Image.Image, cell: int, background: str, frame: str, stroke: int) -> Image.Image:
+def framed_tile(image: Image.Image, cell: int, background: str, frame: str, stroke: int) -> Image.Image:
     """Fit an image into a framed square with round corners, (cell, cell) RGBA."""
     picture = Image.new("RGBA", image.size, background)
     picture.alpha_composite(image.convert("RGBA"))
@@ -184,11 +189,13 @@ def _mark(tile: Image.Image, hit: bool) -> None:
     tile.alpha_composite(badge.resize((side, side), Image.Resampling.BOX), (offset, offset))
 
 
-def _paste(canvas: Image.Image, tile: Image.Image, corner: tuple[int, int]) -> None:
+def paste_tile(canvas: Image.Image, tile: Image.Image, corner: tuple[int, int]) -> None:
+    """Lay a tile with round corners on a picture."""
     canvas.paste(tile, corner, tile)
 
 
-def _font(size: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+def text_font(size: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    """Return the font of all pictures."""
     return ImageFont.truetype(str(_fonts() / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size)
 
 
@@ -204,7 +211,7 @@ def _fonts() -> Path:
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
-def _text(
+def write_line(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, font: ImageFont.FreeTypeFont, fill: str
 ) -> None:
     """Write one line; a line that is wider than its column is cut and ends in an ellipsis."""

@@ -126,7 +126,7 @@ def _session(path: str | Path, content: bytes) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise OSError(f"'{path}' needs onnxruntime, which is not installed: pip install 'splip[export]'.") from error
+        raise OSError(f"'{path}' needs onnxruntime, which is not installed: pip install onnxruntime.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors

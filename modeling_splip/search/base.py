@@ -12,6 +12,8 @@ import torch
 
 from ..loading import load_retriever
 from ..processing_splip import rgb_in_work, say
+from .confidence import FIRST, share_beaten
+from .explain import Matches, explain
 from .result import Result
 
 _BATCH = 32
@@ -185,6 +187,31 @@ class SearchableGallery(ABC):
         query = self.vectors(np.array([photo.row]))  # (1, D)
         found = self.search_vectors(query, k + 1, where)[0]
         return [result for result in found if result.row != photo.row][:k]
+
+    def confidence(self, results: Sequence[Result]) -> float | None:
+        """Return the share of random scribbles, in 0..1, that find less near photos here than these: a signal of doubt.
+
+        Below `confidence.CONVINCING` the photos are no more convincing than those of a scribble.
+
+        Args:
+            results: of a search by a sketch alone, without a filter, best first.
+
+        Returns:
+            None for a gallery from before this was measured, and where there are fewer than three results.
+        """
+        facts, first = self.manifest.get("scribbles"), min(FIRST, len(self))
+        if facts is None or len(results) < first:
+            return None
+        scores = np.array([result.score for result in results[:first]])
+        return share_beaten(facts, scores, self.vectors(np.array([result.row for result in results[:first]])))
+
+    def explain(self, sketch: Any, photo: Result | Any) -> Matches:
+        """Return which parts of a sketch and of any photo, or of one of this gallery's results, the model sees alike.
+
+        Of a result its thumbnail is taken, since the original file may be elsewhere.
+        """
+        model, processor = self._loaded()
+        return explain(model, processor, sketch, photo.thumbnail if isinstance(photo, Result) else photo)
 
     def search_vectors(
         self,

@@ -25,6 +25,7 @@ from accelerate.utils import gather_object
 from ..common.files import is_side_file, remove
 from ..common.processes import on_cpu
 from ..image_files import doubt, open_image, sample
+from .confidence import measure_scribbles
 from .encode import Job, KnownRows, computes_half, encode_photos, on_gpu
 from .index import build_index, choose_kind
 from .index_cache import embeddings_hash, keep_index
@@ -234,6 +235,7 @@ def _finish(
         "data": data.name,
         "embeddings": digest,
         "index": facts,
+        "scribbles": measure_scribbles(job.model, job.processor, index, embeddings, job.batch_size),
         "source": source.name,
         "root": source.root,
         "unreadable": report.unreadable,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,8 @@ class Gallery(SearchableGallery):
                 if manifest == before:  # otherwise another process has published a new one meanwhile
                     reason = " ".join(str(error).split())
                     raise ValueError(
-                        f"Gallery '{folder}' is damaged ({reason}): build it again with `splip index`."
+                        f"Gallery '{folder}' is damaged ({reason}): build it again with "
+                        f"`splip index PHOTOS --out {shlex.quote(str(folder))}`."
                     ) from error
         if model is not None:
             gallery.use(model)
@@ -150,7 +152,10 @@ class Gallery(SearchableGallery):
         except DAMAGED:
             cell = None
         if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
-            raise ValueError(f"Photo '{path}' has no thumbnail in '{self.name}': build it again with `splip index`.")
+            raise ValueError(
+                f"Photo '{path}' has no thumbnail in '{self.name}': build it again with "
+                f"`splip index PHOTOS --out {shlex.quote(self.name)}`."
+            )
         return cell["bytes"]
 
     def _allowed(self, where: Mapping[str, Any]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -106,7 +107,10 @@ def _checked_record(client: Any, name: str) -> dict[str, Any]:
     if manifest is None:
         if versions(client, name):
             raise FileNotFoundError(f"Gallery '{name}' was not sent completely: run the same `splip index` again.")
-        raise FileNotFoundError(f"The Milvus server has no gallery '{name}': send one with `splip index --store`.")
+        raise FileNotFoundError(
+            f"The Milvus server has no gallery '{name}': send one with "
+            f"`splip index PHOTOS --out {shlex.quote(name)} --store milvus --uri URI`."
+        )
     collection = manifest["collection"]
     count = count_photos(client, collection) if client.has_collection(collection) else 0
     if count != manifest["count"]:

@@ -60,7 +60,7 @@ def connect(uri: str, wait: float = 0.5) -> Any:
     try:
         from pymilvus import MilvusClient
     except ImportError as error:
-        raise OSError("Milvus needs pymilvus: install it with `pip install 'splip[search]'`.") from error
+        raise OSError("Milvus needs pymilvus: install it with `pip install pymilvus`.") from error
     error: Exception | None = None
     for attempt in range(_ATTEMPTS):
         try:

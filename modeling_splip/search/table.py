@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 
 from ..common.hub import is_hub_id
+from .confidence import are_facts
 
 SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
@@ -91,16 +93,21 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(folder) / MANIFEST
     if not Path(folder).is_dir():
-        raise FileNotFoundError(f"There is no gallery folder '{folder}': make one with `splip index PHOTOS --out G`.")
+        raise FileNotFoundError(
+            f"There is no gallery folder '{folder}': make one with `splip index PHOTOS --out gallery`."
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"'{folder}' is no gallery (it has no {MANIFEST}): make one with `splip index`.")
+        raise FileNotFoundError(
+            f"'{folder}' is no gallery (it has no {MANIFEST}): make one with `splip index PHOTOS --out gallery`."
+        )
+    again = f"build it again with `splip index PHOTOS --out {shlex.quote(str(folder))}`."
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' is damaged ({error}): build the gallery again with `splip index`.") from error
+        raise ValueError(f"'{path}' is damaged ({error}): {again}") from error
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found != SCHEMA:
-        raise ValueError(f"'{path}' has schema {found!r}, expected '{SCHEMA}': build it again with `splip index`.")
+        raise ValueError(f"'{path}' has schema {found!r}, expected '{SCHEMA}': {again}")
     wrong = [name for name, kind in _MANIFEST_FIELDS.items() if not isinstance(manifest.get(name), kind)]
     wrong += [name for name in ("dim", "count") if name not in wrong and (manifest[name] is True or manifest[name] < 1)]
     if not isinstance(manifest.get("model_beside"), str | None):
@@ -109,8 +116,10 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         wrong = ["data"]
     if not _HASH.fullmatch(str(manifest.get("embeddings", "0" * 64))):  # which galleries of earlier versions lack
         wrong.append("embeddings")
+    if not wrong and manifest.get("scribbles") is not None and not are_facts(manifest["scribbles"], manifest["dim"]):
+        wrong = ["scribbles"]
     if wrong:
-        raise ValueError(f"'{path}' is damaged (fields {', '.join(wrong)}): build it again with `splip index`.")
+        raise ValueError(f"'{path}' is damaged (fields {', '.join(wrong)}): {again}")
     return manifest
 
 

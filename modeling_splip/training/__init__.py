@@ -1,4 +1,4 @@
-"""What a training run consists of; `train_accelerate.py` is the loop over it.
+"""What a training run consists of; `train` is the loop over it.
 
 - `arguments`: recipe and flags, checked; `recipes/` holds the packaged recipes
 - `methods`: the methods that can be trained, a row each

@@ -137,7 +137,9 @@ def group_fields(group: str, method: str) -> dict[str, Any]:
     return {item.name: item.default for item in fields(owner)}
 
 
-def parse_arguments(argv: list[str] | None = None, description: str = "") -> TrainingArguments:
+def parse_arguments(
+    argv: list[str] | None = None, description: str = "", program: str | None = None
+) -> TrainingArguments:
     """Return the arguments of a recipe and of flags, checked.
 
     Every field is a flag (`--batch_size 64`). The names in `model`, `loss` and `augment` are dotted (`--loss.tau 1`).
@@ -145,12 +147,13 @@ def parse_arguments(argv: list[str] | None = None, description: str = "") -> Tra
     Args:
         argv: the command line's words; None for those of this process.
         description: for `--help`.
+        program: name for `--help`; None for that of this process.
 
     Raises:
         ValueError, FileNotFoundError: in one sentence.
     """
     parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", help=f"YAML file, or a name of {', '.join(recipe_names())}")
     for item in plain_fields():

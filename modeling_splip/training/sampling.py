@@ -64,7 +64,7 @@ class TrainingItems(Dataset):
         if isinstance(dataset.train, datasets.IterableDataset):
             raise ValueError(
                 "Training needs any image at any time, which a stream cannot give: write the data to the disk with "
-                "splip prepare, or open a prepared dataset by its Hub id, which downloads it."
+                "`splip prepare NAME --out OUT`, or open a prepared dataset by its Hub id, which downloads it."
             )
         self.level, self.seed, self.processor, self.rows = level, seed, processor, dataset.train
         self.augmentation = augmentation

@@ -4,23 +4,30 @@ import sys
 from importlib.metadata import entry_points, version
 
 import pytest
+from galleries import draw, make_photos
 from launch import run
 
 from modeling_splip.commands import main as cli
 
-COMMANDS = ["demo", "describe", "evaluate", "export", "index", "prepare", "push", "reproduce", "search", "space"]
+COMMANDS = ["demo", "describe", "evaluate", "export", "index", "prepare", "push", "reproduce", "search"]
+COMMANDS += ["space", "train"]
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_the_help_lists_all_commands_by_group(words, capsys):
+def test_the_help_lists_all_commands_by_group_with_an_example_each(words, capsys):
     assert cli.main(words) == 0
-    blocks = capsys.readouterr().out.split("\n\n")
-    listed = {block.split(":")[0]: [line.split()[0] for line in block.splitlines()[1:]] for block in blocks[2:-1]}
-    assert listed == {title: list(names) for title, names in cli.GROUPS.items()}
+    blocks = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")[2:-1]]
+    listed = {
+        title.rstrip(":"): dict(zip((line.split()[0] for line in lines[::2]), lines[1::2], strict=True))
+        for title, *lines in blocks
+    }
+    examples = {
+        title: {name: f"{'':<13}$ {text}" for name, text in group.items()} for title, group in cli.GROUPS.items()
+    }
+    assert listed == examples
     assert sorted(name for names in listed.values() for name in names) == COMMANDS
-    for block in blocks[2:-1]:
-        for line in block.splitlines()[1:]:  # what it is for, in one sentence
-            assert len(line) <= 120 and len(line.split()) > 4 and line.endswith(".")
+    for line in (line for _, *lines in blocks for line in lines[::2]):  # what it is for, in one sentence
+        assert len(line) <= 120 and len(line.split()) > 4 and (line.endswith(".") or "not installed" in line)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["evalute"]])
@@ -38,12 +45,21 @@ def test_the_version_is_that_of_the_package(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name, capsys):
-    if name == "space":
-        pytest.importorskip("gradio")
+    if name in ("space", "export"):
+        pytest.importorskip({"space": "gradio", "export": "onnx"}[name])
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0 and printed.startswith(f"usage: splip {name} ")
+
+
+def test_a_command_that_loads_a_model_shows_no_bar_of_its_weights(tmp_path):
+    draw(100).save(tmp_path / "a.png")
+    make_photos(tmp_path / "photos", 2)
+    words = [sys.executable, "-m", "modeling_splip"]
+    done = run([*words, "index", str(tmp_path / "photos"), "--model", "clip:mini_clip", "--out", str(tmp_path / "G")])
+    assert done.returncode == 0 and "Loading weights" not in done.stderr
+    assert "Encoding" in done.stderr  # work that takes long is shown
 
 
 def test_an_unknown_command_names_the_nearest_or_all(capsys):
@@ -95,7 +111,7 @@ def test_a_command_whose_library_is_missing(command, capsys):
     command("return 0")
     cli.COMMANDS["try"] = "library_that_nobody_installed"
     assert cli.main(["try"]) == 2
-    sentence = "needs library_that_nobody_installed, which is not installed: pip install 'splip[try]'"
+    sentence = "needs library_that_nobody_installed, which is not installed: pip install library_that_nobody_installed"
     assert capsys.readouterr().err.strip() == f"splip: try {sentence}."
     assert cli.main(["--help"]) == 0  # the others are still listed
     printed = capsys.readouterr().out

@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard
 from launch import ENVIRONMENT
 from safetensors.torch import load_file
 
-import train_accelerate
 from modeling_splip.commands import main as cli
 from modeling_splip.commands import reproduce as reproduce_command
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import load_recipe, recipe_names
 
 SMALL = [
@@ -142,15 +142,30 @@ def test_refused_in_one_sentence(more, sentence, prepared, tmp_path, monkeypatch
     assert sentence in printed.splitlines()[-1] and "Traceback" not in printed and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_an_archive_that_is_not_there_is_told_at_once(more, tmp_path, capsys):
+    words = [
+        "reproduce",
+        "clip_at_sketchy2",
+        "--data-dir",
+        str(tmp_path / "no.zip"),
+        "--set",
+        f"dataset={tmp_path / 'd'}",
+    ]
+    assert cli.main([*words, *more]) == 2
+    assert f"There is no archive '{tmp_path / 'no.zip'}': pass --data-dir" in capsys.readouterr().err
+
+
 def test_a_step_that_fails_ends_the_command(words, splip, tmp_path):
-    words[words.index("--data-dir") + 1] = str(tmp_path / "no.zip")
+    words[words.index("--data-dir") + 1] = str(tmp_path / "torn.zip")
+    (tmp_path / "torn.zip").write_bytes(b"PK")
     status, printed = splip(*words)
     assert status == 2 and not (tmp_path / "run").exists()
     assert "'prepare' of clip_at_sketchy2 ended with status 2" in printed.splitlines()[-1]
 
 
 def test_a_training_that_was_told_to_stop_is_not_evaluated(words, splip, tmp_path):
-    stopped = "import sys, train_accelerate as t; t.STOP.set(); t.main(sys.argv[3:])"
+    stopped = "import sys; from modeling_splip.training import train as t; t.STOP.set(); t.main(sys.argv[4:])"
     (tmp_path / "stopped.py").write_text(stopped)
     status, printed = splip(*words, "--launch", f"{sys.executable} {tmp_path / 'stopped.py'}")
     assert status == 2 and not (tmp_path / "run" / "report").exists()

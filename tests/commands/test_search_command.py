@@ -45,7 +45,14 @@ def test_index_and_search_commands(photos, name, tmp_path, capsys):
     html = page.read_text()
     assert html.count("<li>") == 8 and "&lt;img src=x" in html and "<img src=x" not in html
     with Image.open(picture) as image:
-        assert image.width > 500
+        assert image.width == 1200
+
+    both = [tmp_path / "explained.png", tmp_path / "words.webp"]
+    assert main(["search", str(sketch), str(sketch), "--gallery", out, "--explain", str(both[0])]) == 0
+    assert main(["search", "--text", "red", "--gallery", out, "--picture", str(both[1])]) == 0
+    for file in both:
+        with Image.open(file) as image:
+            assert image.width == 1200
 
 
 def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
@@ -62,7 +69,9 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
         (["search", str(blank), "--gallery", out], "Nothing is drawn on sketch"),
         (["search", str(blank), "--gallery", str(photos)], "is no gallery (it has no manifest.json)"),
         (["search", str(blank), "--gallery", out, "--model", "clip"], "was built with model"),
-        (["search", "--text", "red", "--gallery", out, "--picture", "x.png"], "words alone have none"),
+        (["search", "--text", "red", "--gallery", out, "--explain", "x.png"], "words alone have no parts"),
+        (["search", str(ink), "--gallery", out, "--explain", "x.gif"], "Cannot write the picture 'x.gif'"),
+        (["search", str(ink), "--gallery", out, "--explain", "x.png", "--where", "label=no"], "none fits the filter"),
         (["search", "--gallery", out], "nothing to search for"),
         (["search", "--gallery", out, "--text", "red", "--where", "label"], "is not COLUMN=VALUE"),
         (["search", "--gallery", out, "--text", "red", "--html", str(ink / "x.html")], "Cannot write the file"),

@@ -86,7 +86,7 @@ def test_a_column_of_another_type_is_named(column, values, gallery, pair):
 
 
 def test_embeddings_of_another_width_or_that_lack_are_refused(gallery, pair):
-    set_manifest(gallery, dim=8)
+    set_manifest(gallery, dim=8, scribbles=None)
     with pytest.raises(ValueError, match=r"is damaged \(column 'embedding' is of type"):
         Gallery.open(gallery.folder, pair)
     set_manifest(gallery, dim=16)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-import train_accelerate
 from modeling_splip.modeling_clip_at import ClipAtModel
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.losses import triplet_loss
 from modeling_splip.training.methods import METHODS, Method
 from modeling_splip.training.objective import Objective, ObjectiveSettings

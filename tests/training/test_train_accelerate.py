@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-import train_accelerate
 from modeling_splip.loading import load_retriever
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import TrainingArguments
 from modeling_splip.training.state import checkpoint_folders, is_whole, output_claimed, writing
 

@@ -12,8 +12,8 @@ from conftest import save_clip, tiny_config
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
-import train_accelerate
 from modeling_splip.training import setup
+from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import TrainingArguments
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.sampling import TrainingItems
@@ -235,3 +235,10 @@ def test_without_a_compiler_compiling_is_refused(train, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match=r"compile needs a C\+\+ compiler, and none is installed: install g\+\+"):
         train("--compile", "default")
+
+
+def test_the_end_names_the_model_and_the_next_command(train, prepared, tmp_path, capsys):
+    train("--epochs", "1", "--max_steps", "1", "--warmup_steps", "0")
+    model = tmp_path / "run" / "model"
+    words = f"splip evaluate --model {model} --dataset {prepared} --protocol zs"
+    assert capsys.readouterr().out.endswith(f"The model is in {model}. Measure it on the unseen classes:\n  {words}\n")

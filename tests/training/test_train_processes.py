@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState
 from launch import ROOT, run
 from safetensors.torch import load_file
 
-import train_accelerate
+from modeling_splip.training import train as train_accelerate
 
 CONFIGS = ROOT / "configs"
 # Hard negatives and the divergence between classes are of a micro-batch: 12 sketches, four groups of three.
