@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.speed_table import speed
+from benchmarks.speed_table import launches, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,6 +31,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ablation": ("ablation.json", tables.ablation),
     "ablation_real": ("ablation_real.json", tables.ablation_real),
     "speed": ("speed.json", speed),
+    "launches": ("launches.json", launches),
     "ecosystem": ("ecosystem.json", tables.ecosystem),
 }
 

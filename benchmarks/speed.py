@@ -2,11 +2,13 @@
 
     python -m benchmarks.speed                   # B/32; on a CPU about half an hour at one thread
     python -m benchmarks.speed --quick           # fewer repeats, no compilation and no memory: some minutes
-    python -m benchmarks.speed --shape L/14      # on a GPU: batch 256, bfloat16
+    python -m benchmarks.speed --device cuda     # on a GPU: batches up to 1024, bfloat16; see gpu.sh
+    python -m benchmarks.speed --parts encoding metrics --quick --output /tmp/speed.json
 
-Everything is measured in one run; the cases of a comparison take turns, and medians are compared. On a CPU with one
-thread the clock counts this process's CPU seconds, so that other programs disturb little; otherwise wall seconds.
-Peak memory is measured in processes of their own.
+A CPU's parts are here, those that a GPU needs besides in `speed_device.py`; `--parts` takes any on any device. A result
+is written after every part. Everything is measured in one run; the cases of a comparison take turns, and medians are
+compared. On a CPU with one thread the clock counts this process's CPU seconds, so that other programs disturb little;
+otherwise wall seconds. Peak memory is measured in processes of their own.
 """
 
 import argparse
@@ -25,7 +27,9 @@ import transformers
 from tqdm import tqdm
 
 from benchmarks.speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
-from benchmarks.speed_table import speed
+from benchmarks.speed_device import PARTS as DEVICE_PARTS
+from benchmarks.speed_device import device_bars
+from benchmarks.speed_table import device, speed
 from benchmarks.timing import Cases, Timer, ratio, summary
 from modeling_splip.common.files import write_json
 
@@ -157,7 +161,7 @@ def classes(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
     return report
 
 
-def memory(args: argparse.Namespace) -> dict[str, Any]:
+def memory(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
     """Peak memory that one more image adds to a training step, from two sizes of batch."""
     low, high = args.triplets, 2 * args.triplets
     report = {}
@@ -195,16 +199,23 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+CPU_PARTS = {"vision": vision, "text": text, "training": training, "classes": classes, "memory": memory}
+PARTS = CPU_PARTS | DEVICE_PARTS
+
+
 def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     """What was promised, what was measured, and whether it holds."""
-    promised = [("folded, eager: at most", 1.03, report["vision"]["ratios"]["folded / plain CLIP"], 1)]
-    if "compiled" in report["vision"]:
+    promised = device_bars(report)
+    if "vision" in report:
+        promised.append(("folded, eager: at most", 1.03, report["vision"]["ratios"]["folded / plain CLIP"], 1))
+    if "compiled" in report.get("vision", {}):
         found = report["vision"]["compiled"]["ratios"]["folded, compiled / plain CLIP, compiled"]
         promised.append(("folded, both compiled: at most", 1.05, found, 1))
-    text_ratios = report["text"]["ratios"]
-    promised.append(("text pass against 77 tokens: at least", 30, text_ratios["padded / packed"], -1))
-    promised.append(("text pass against cut text: at least", 6, text_ratios["cut / packed"], -1))
-    for dtype, part in report["training"].items():
+    if "text" in report:
+        ratios = report["text"]["ratios"]
+        promised.append(("text pass against 77 tokens: at least", 30, ratios["padded / packed"], -1))
+        promised.append(("text pass against cut text: at least", 6, ratios["cut / packed"], -1))
+    for dtype, part in report.get("training", {}).items():
         for name in ("image", "domain"):
             found = part["ratios"][f"cut text / {name}"]
             promised.append((f"training step {dtype}, {name} conditioning, against cut text: at least", 4, found, -1))
@@ -238,6 +249,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--slow-repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no compilation, no memory")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; default by the device")
     parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON file; by default one for each device and shape in results/")
     args = parser.parse_args()
@@ -246,9 +258,13 @@ def parse() -> argparse.Namespace:
     args.batch = args.batch or (256 if gpu else 8)
     args.text_batch = args.text_batch or (16 if gpu else 1)
     args.triplets = args.triplets or (16 if gpu else 2)
+    args.torch_dtype = DTYPES[args.dtype]
+    args.batches, args.most_triplets, args.photos = ((1, 256, 1024), 192, 8000) if gpu else ((1, 4), 2, 40)
     if args.quick:
         args.repeats, args.slow_repeats = 5, 2
-    suffix = "" if (args.device, args.shape) == ("cpu", "B/32") else f"_{args.device}_{args.shape.replace('/', '')}"
+    args.parts = args.parts or ([*DEVICE_PARTS, "text"] if gpu else [*CPU_PARTS][: 4 if args.quick else None])
+    suffix = "_cuda" if gpu else ""
+    suffix += "" if args.shape == "B/32" else f"_{args.shape.replace('/', '')}"
     quick = "_quick" if args.quick else ""
     args.output = args.output or RESULTS / f"speed{suffix}{quick}.json"
     return args
@@ -265,14 +281,12 @@ def main() -> None:
     settings |= {"text_images": args.text_batch, "triplets": args.triplets, "clock": timer.clock_name}
     settings |= {"repeats": args.repeats, "slow_repeats": args.slow_repeats}
     report: dict[str, Any] = {"machine": machine(args), "settings": settings}
-    for name, part in (("vision", vision), ("text", text), ("training", training), ("classes", classes)):
-        report[name] = part(args, timer)
+    for name in args.parts:
+        report[name] = PARTS[name](args, timer)
+        report["bars"] = bars(report)
+        write_json(args.output, report)
         gc.collect()
-    if not args.quick:
-        report["memory"] = memory(args)
-    report["bars"] = bars(report)
-    write_json(args.output, report)
-    print(speed(report))
+    print(speed(report) if set(CPU_PARTS) - {"memory"} <= set(args.parts) else device(report))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPVisionModel
 
-from modeling_splip.clip_backbone import embed_tokens, run_text, text_positions
+from modeling_splip.class_prompts import embed_tokens, run_text, text_positions
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.configuration_splip import SplipConfig
 from modeling_splip.modeling_splip import SplipModel
 from modeling_splip.training.objective_splip import SplipObjective
 
 # vision width, layers, heads, patch; text width, heads; D
-SHAPES = {"B/32": (768, 12, 12, 32, 512, 8, 512), "L/14": (1024, 24, 16, 14, 768, 12, 768)}
+SHAPES = {
+    "B/32": (768, 12, 12, 32, 512, 8, 512),
+    "L/14": (1024, 24, 16, 14, 768, 12, 768),
+    "tiny": (96, 12, 12, 32, 64, 8, 64),  # B/32 with heads of width 8: to count, and to try the benchmark
+}
 VOCABULARY = 49408
 CONTEXT = 77
 CLASSES = 104

@@ -59,3 +59,46 @@ def _classes(report: dict[str, Any]) -> str:
         rows.append([name, *(f"{value:.0f}" for value in part[name]["milliseconds_an_image"]), law])
     header = ["packed text pass, ms an image", *(f"C = {count}" for count in part["classes"]), "fitted"]
     return markdown_table(header, rows)
+
+
+def device(report: dict[str, Any]) -> str:
+    """Return what was measured on a device: promised numbers, encoding, training steps, and the rest in a line each."""
+    found = report.get("ceiling", {})
+    peak, sheet = found.get("measured_tflops"), found.get("datasheet_tflops")
+    tables = [_caption(report), _bars(report)]
+    encoding = report.get("encoding", {"batches": {}})
+    rows = [
+        [size, name, f"{row['images_a_second']:,.0f}", f"{row['of_plain']:.2f}", _shares(encoding, row, peak, sheet)]
+        for size, cases in encoding["batches"].items()
+        for name, row in cases.items()
+    ]
+    if rows:
+        tables.append(markdown_table(["batch", "encoding", "images/s", "of plain CLIP's time", "of the peak"], rows))
+    rows = [
+        [name, str(row["triplets"]), f"{row['seconds']:.3f}", f"{row['images_a_second']:,.0f}", str(row["peak_gb"])]
+        for name, row in report.get("training_steps", {}).items()
+        if "seconds" in row
+    ]
+    if rows:
+        tables.append(markdown_table(["training step", "triplets", "s", "images/s", "peak GB"], rows))
+    lines = [
+        f"- {name}: {', '.join(f'{key.replace(chr(95), chr(32))} {value}' for key, value in report[name].items())}"
+        for name in ("ceiling", "metrics", "indexing", "exactness")
+        if name in report
+    ]
+    return "\n\n".join([*tables, "\n".join(lines)]).strip()
+
+
+def _shares(encoding: dict[str, Any], row: dict[str, Any], peak: float | None, sheet: float | None) -> str:
+    """Return the share of the measured ceiling, and of the datasheet's; for plain CLIP's operations an image."""
+    done = encoding["gflop_an_image"] * row["images_a_second"] / 1000
+    return ", ".join(f"{100 * done / most:.0f} %" for most in (peak, sheet) if most) or "-"
+
+
+def launches(report: dict[str, Any]) -> str:
+    """Return how many kernels each case launches, before and now."""
+    rows = []
+    for case, now in report["now"]["bf16"].items():
+        was = report["before"]["bf16"][case]
+        rows.append([case, *(f"{was[name]:,} → {now[name]:,}" for name in ("kernels", "operations"))])
+    return markdown_table(["one call (bf16, ViT-B/32's layers)", "kernels", "all operations"], rows)

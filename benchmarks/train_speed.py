@@ -35,6 +35,7 @@ from benchmarks.speed_cases import SHAPES, clip_config
 from datasets_scripts.world.instances import CATEGORY_NAMES
 from modeling_splip.clip_base import MINI_CLIP, resolve_base
 from modeling_splip.common.files import write_json
+from modeling_splip.common.processes import worker_count
 from modeling_splip.data.dataset import open_dataset
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training import sampling
@@ -43,6 +44,7 @@ from modeling_splip.training.losses import class_loss, cosine_distance, triplet_
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.objective import Objective
 from modeling_splip.training.objective_clip_at import ClipAtObjective
+from modeling_splip.training.pixels import PixelValues
 from modeling_splip.training.sampling import EpochBatches, TrainingItems, collate
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.json"
@@ -59,7 +61,7 @@ AUGMENTATION = Augmentation(
 class ThreeForwards(ClipAtObjective):
     """CLIP-AT's category loss the way its public code runs it: sketch, photo and negative in forwards of their own."""
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the same losses as `ClipAtObjective` at category level."""
         s, p, n = (
             self.model(batch[name], modality, return_class_embeds=False).embeds
@@ -111,7 +113,14 @@ def random_base(folder: Path) -> Path:
 def endless(items: TrainingItems, args: argparse.Namespace, start: int = 0) -> Iterator[dict[str, Tensor]]:
     """Yield batches as train_accelerate.py does, epoch after epoch."""
     batches = EpochBatches(items, args.batch)
-    loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=args.workers)
+    loader = DataLoader(
+        items,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+        pin_memory=args.device == "cuda",
+    )
     for batches.epoch in range(start, 10**6):
         yield from loader
 
@@ -165,13 +174,20 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     models = {name: METHODS[name].model.from_clip(base, names) for name in args.methods}
     report: dict[str, Any] = {}
     for method, model in models.items():
-        step = Step(METHODS[method].objective(model), args.device, args.precision)
-        for title, augmentation in (("plain", Augmentation()), ("augmented", AUGMENTATION)):
-            items = TrainingItems(dataset, classes, processor, "category", 0, augmentation)
+        objective = METHODS[method].objective(model)
+        objective.pixels = PixelValues(processor.image_processor)
+        step = Step(objective, args.device, args.precision)
+        cases = {"plain": (Augmentation(), 0), "augmented": (AUGMENTATION, 0)}
+        if args.predecode:
+            cases["predecoded"] = (Augmentation(), max(args.workers, 1))
+        for title, (augmentation, store) in cases.items():
+            items = TrainingItems(dataset, classes, processor, "category", 0, augmentation, store)
             report.setdefault(method, {})[title] = pipeline(items, step, args)
     ways = {"ours": ClipAtObjective, "three forwards": ThreeForwards}
     model_class = METHODS["clip_at"].model
     objectives = {name: way(model_class.from_clip(base, names).to(args.device)) for name, way in ways.items()}
+    for objective in objectives.values():
+        objective.pixels = PixelValues(processor.image_processor)
     items = TrainingItems(dataset, classes, processor, "category", 0)
     batch = collate([items[key] for key in next(iter(EpochBatches(items, args.batch)))])
     return report | {"clip_at beside three forwards": clip_at(batch, objectives, args)}
@@ -183,7 +199,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="triplets in a batch (192 on a GPU)")
     parser.add_argument("--steps", type=int, default=20, help="measured steps of every case")
     parser.add_argument("--files", type=int, default=2000, help="images drawn")
-    parser.add_argument("--workers", type=int, default=1, help="processes that prepare images")
+    parser.add_argument("--workers", type=int, default=1, help="processes that prepare images; -1 by the device")
+    parser.add_argument("--predecode", action="store_true", help="also from images that were decoded once")
+    parser.add_argument("--output", type=Path, help="JSON file; default results/train_speed.json, none with --quick")
     parser.add_argument("--precision", choices=sorted(PRECISIONS), default="bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -193,6 +211,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.batch, args.steps, args.files = 4, 3, 10 * CLASSES
+    args.workers = worker_count(args.workers)
     with tempfile.TemporaryDirectory() as folder:
         report = measure(Path(folder), args)
     settings = {name: getattr(args, name) for name in ("batch", "steps", "files", "workers", "precision", "device")}
@@ -204,8 +223,8 @@ def main() -> None:
     result = {"shape": f"B/32 {SHAPES['B/32']}", "settings": settings, "machine": machine, "versions": versions}
     result["measured"] = report
     print(json.dumps(result, indent=2))
-    if not args.quick:
-        write_json(RESULTS, result)
+    if args.output or not args.quick:
+        write_json(args.output or RESULTS, result)
 
 
 if __name__ == "__main__":

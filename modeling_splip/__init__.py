@@ -9,7 +9,7 @@ The files beside this one are what a model's Hub repository may carry with it:
     modeling_retriever  what every trained model has in common: a frozen CLIP with small trained parts
     modeling_*          the models: SpLIP and its folded encoder, CLIP-AT, the alignment network
     adapters            the small trained parts; adapters_peft puts PEFT's into CLIP
-    class_prompts       class names as tokens, packed into one sequence, and attention on it
+    class_prompts       the text tower, and class names as tokens, packed into a few sequences for it
     clip_backbone       CLIP, layer by layer; clip_base finds and loads a pretrained one
     checkpoint_files    the files of a checkpoint
     fingerprints        fingerprints of weights, and whether recorded weights were changed since

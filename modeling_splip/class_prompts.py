@@ -1,92 +1,132 @@
-"""Class prompts as tokens: "[SOS] T_1..T_m sketch of a dog [EOS]" for every seen class, packed into one sequence."""
+"""CLIP's text tower, and class prompts, "[SOS] T_1..T_m sketch of a dog [EOS]", of all seen classes packed for it."""
 
+import functools
 import json
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .clip_backbone import (
     Clip,
+    KeyValue,
     LayerNorms,
-    embed_tokens,
-    project_text,
+    TowerOutput,
+    encoder_layer,
+    linear_dtype,
+    project,
     run_device,
-    run_text,
-    text_norms,
-    text_positions,
+    tower_output,
 )
 from .configuration_retriever import MODALITIES
 
-# About how many tokens of classes a group has; more if one class alone is longer.
-GROUP_TOKENS = 96
+# About how many tokens of classes a group has; more if one class alone is longer. Small groups repeat the prefix often,
+# in large ones attention costs more. Up to about 256 makes no great difference.
+GROUP_TOKENS = 128
+# Rows of a mask start at multiples of this many numbers, as the fused attention of GPUs wants; otherwise each layer
+# would copy the mask.
+MASK_ALIGNMENT = 8
 
 
-class PackedMask(NamedTuple):
-    """The masks of a packed sequence, [prefix, group, ..., group], of S = J + G T positions, added to attention logits.
+def text_norms(clip: Clip) -> list[nn.LayerNorm]:
+    """Return the text tower's 2 L_t + 1 LayerNorms: two a layer, and the one after them."""
+    tower = clip.text_model
+    inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
+    return [*inner, tower.final_layer_norm]
 
-    Each group looks at the prefix and at itself. The result is that of a mask over the whole sequence; the cost grows
-    with the number of groups, not with its square. Groups have one length, so that nothing is copied to cut them.
 
-    Attributes:
-        prefix: (J, J), for the prefix, which looks at itself.
-        groups: (G, 1, T, J + T), for each group, which looks at the prefix and itself.
+def embed_tokens(clip: Clip, token_ids: Tensor) -> Tensor:
+    """Return token embeddings without positions: (..., d_t)."""
+    return clip.text_model.embeddings.token_embedding(token_ids)
+
+
+def text_positions(clip: Clip, positions: Tensor) -> Tensor:
+    """Return the text tower's position embeddings: (..., d_t)."""
+    return clip.text_model.embeddings.position_embedding(positions)
+
+
+def run_text(
+    clip: Clip,
+    embeddings: Tensor,
+    norms: LayerNorms,
+    mask: Tensor,
+    text_prompts: Tensor | None = None,
+    depth: int | None = None,
+    attention: str = "sdpa",
+) -> TowerOutput:
+    """Run the text layers; the input of each of the first `depth` layers has T at positions 1..m.
+
+    Args:
+        embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
+        norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
+        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere.
+        text_prompts: T, (B, m, d_t), or None.
+        depth: how many layers have text prompts; None for all.
+        attention: "sdpa" or "eager".
     """
+    x = embeddings.transpose(0, 1).contiguous()  # (S, B, d_t)
+    mask = mask.to(linear_dtype(x))  # here, since in every layer it would be copied again
+    if text_prompts is not None:
+        text_prompts = text_prompts.to(x.dtype).transpose(0, 1)  # (m, B, d_t)
+    states = [x]
+    for index, layer in enumerate(clip.text_model.encoder.layers):
+        if text_prompts is not None and (depth is None or index < depth):
+            m = text_prompts.shape[0]
+            first, _, rest = x.split([1, m, x.shape[0] - 1 - m])
+            x = torch.cat([first, text_prompts, rest])  # (S, B, d_t)
+        x, _ = encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
+        states.append(x)
+    return tower_output(states, [])
 
-    prefix: Tensor
-    groups: Tensor
 
-    def attend(
-        self, attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor
-    ) -> Tensor:
-        """Return the attention of a packed sequence: (B, S, d).
-
-        Args:
-            attention: takes queries (N, T, d), keys and values (N, K, d) and a mask; returns (N, T, d).
-            q, k, v: (B, S, d) each.
-        """
-        batch, j = q.shape[0], len(self.prefix)
-        count, _, length, _ = self.groups.shape
-        own = [tensor[:, j:].unflatten(1, (count, length)) for tensor in (q, k, v)]  # (B, G, T, d) each
-        shared = [tensor[:, None, :j].expand(-1, count, -1, -1) for tensor in (k, v)]  # (B, G, J, d) each
-        keys, values = (torch.cat(pair, dim=2).flatten(0, 1) for pair in zip(shared, own[1:], strict=True))
-        groups = attention(own[0].flatten(0, 1), keys, values, self.groups.repeat(batch, 1, 1, 1))  # (B G, T, d)
-        prefix = attention(q[:, :j], k[:, :j], v[:, :j], self.prefix)  # (B, J, d)
-        return torch.cat([prefix, groups.unflatten(0, (batch, count)).flatten(1, 2)], dim=1)
+def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
+    """Return F_t, (..., D), from the EOS outputs (..., d_t)."""
+    return project(clip.text_projection, norm, eos)
 
 
 class ClassPrompts(NamedTuple):
-    """All class prompts of one modality packed into one sequence of S positions.
+    """All class prompts of one modality, packed into G sequences of S positions.
 
-    The prefix [SOS, T_1..T_m, delta, of, a] comes once, and then the words of every class. Positions restart after the
-    prefix, and a word sees the prefix and its own class only. So the result for a class is what it would be alone.
-    Classes are put into groups, and attention is computed in each group. All groups are padded to the longest one.
+    Each holds the prefix [SOS, T_1..T_m, delta, of, a] and then the words of a group of classes, padded to the longest
+    group. Positions restart after the prefix, and a word sees the prefix and its own class only. So the result for a
+    class is what it would be alone.
 
     Attributes:
-        token_ids: (S,) with the SOS token as placeholder at the m prompt positions and as padding of the groups.
-        positions: (S,) position of each token in its own class prompt.
-        mask: 0 where a position may look, -inf elsewhere.
-        eos: (C,) index of each class's EOS.
-        weights: (S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A prefix
-            token counts once for each class, the m prompts and the padding do not count. With `by_class` it is the mean
-            over classes of the means over their tokens. Kept in float64 on the CPU; convert it once, to the dtype of
-            the outputs that it is multiplied with.
+        token_ids: (G, S) with the SOS token as placeholder at the m prompt positions and as padding.
+        positions: (G, S) position of each token in its own class prompt.
+        mask: (G, 1, S, S), 0 where a position may look, -inf elsewhere.
+        eos: (C,) index of each class's EOS among the G S positions.
+        weights: (G S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A
+            prefix token counts once for each class, the m prompts and the padding do not count. With `by_class` it is
+            the mean over classes of the means over their tokens. Kept in float64 on the CPU; convert it once, to the
+            dtype of the outputs that it is multiplied with.
     """
 
     token_ids: Tensor
     positions: Tensor
-    mask: PackedMask
+    mask: Tensor
     eos: Tensor
     weights: Tensor
+
+
+class _Layout(NamedTuple):
+    """What `ClassPrompts` holds as numbers: for every group a row, and for every class its EOS."""
+
+    token_ids: list[list[int]]
+    positions: list[list[int]]
+    owners: list[list[int]]  # which class a position belongs to, -1 for the prefix, -2 for padding
+    eos: list[int]
+    counts: list[list[float]]
 
 
 def pack_class_prompts(
     prefix: list[int], classes: list[list[int]], m: int, device: torch.device, by_class: bool = False
 ) -> ClassPrompts:
-    """Return the prompts of C classes packed into one sequence.
+    """Return the prompts of C classes packed into a few sequences.
 
     Args:
         prefix: token ids of the prefix without the m prompts, SOS first.
@@ -95,45 +135,53 @@ def pack_class_prompts(
         device: where the tensors are made, except the weights.
         by_class: weigh every class the same, however many tokens it has.
     """
-    token_ids = [prefix[0]] * (1 + m) + prefix[1:]
-    j = len(token_ids)
-    positions = list(range(j))
-    shares = [1 / (len(prefix) + len(ids)) if by_class else 1 for ids in classes]  # how much a token of a class counts
-    total = sum(shares)
-    counts = [total] + [0] * m + [total] * (len(prefix) - 1)
-    eos = [0] * len(classes)
-    owners = []  # for each group, which class a position belongs to
+    # Compilation traces the function itself, and warns about its cache.
+    layout = (_layout.__wrapped__ if torch.compiler.is_compiling() else _layout)(
+        tuple(prefix), tuple(tuple(ids) for ids in classes), m, by_class
+    )
+    # Moving one tensor, without waiting for it, keeps a GPU busy.
+    rows = torch.tensor([layout.token_ids, layout.positions, layout.owners]).to(device, non_blocking=True)
+    token_ids, positions, owners = rows.unbind()  # (G, S) each
+    eos = torch.tensor(layout.eos).to(device, non_blocking=True)
+    weights = torch.tensor(layout.counts, dtype=torch.float64).flatten()
+    return ClassPrompts(token_ids, positions, _mask(owners), eos, weights / weights.sum())
+
+
+@functools.lru_cache(maxsize=16)
+def _layout(prefix: tuple[int, ...], classes: tuple[tuple[int, ...], ...], m: int, by_class: bool) -> _Layout:
+    """Return which token stands where; the arguments are those of `pack_class_prompts`."""
+    shared = [prefix[0]] * (1 + m) + list(prefix[1:])
+    j = len(shared)
+    shares = [1 / (len(prefix) + len(ids)) if by_class else 1.0 for ids in classes]  # of a token of each class
     groups = _grouped([len(ids) for ids in classes])
-    length = max(sum(len(classes[c]) for c in group) for group in groups)
-    for group in groups:
-        owner: list[int] = []
+    length = j + max(sum(len(classes[c]) for c in group) for group in groups)
+    layout = _Layout([], [], [], [0] * len(classes), [])
+    for number, group in enumerate(groups):
+        token_ids, positions, owners = list(shared), list(range(j)), [-1] * j
+        # The prefix is the same in every group; the first one's counts.
+        own = 0.0 if number else sum(shares)
+        counts = [own] + [0.0] * m + [own] * (len(prefix) - 1)
         for c in group:
-            owner += [c] * len(classes[c])
             token_ids += classes[c]
             positions += range(j, j + len(classes[c]))
-            eos[c] = len(token_ids) - 1
-        unused = length - len(owner)
-        counts += [shares[c] for c in owner] + [0] * unused
-        token_ids += [prefix[0]] * unused
-        positions += [0] * unused
-        owners.append(owner + [-1] * unused)
-    weights = torch.tensor(counts, dtype=torch.float64)
-    return ClassPrompts(
-        torch.tensor(token_ids, device=device),
-        torch.tensor(positions, device=device),
-        _packed_mask(j, torch.tensor(owners, device=device)),
-        torch.tensor(eos, device=device),
-        weights / weights.sum(),
-    )
+            owners += [c] * len(classes[c])
+            counts += [shares[c]] * len(classes[c])
+            layout.eos[c] = number * length + len(token_ids) - 1
+        unused = length - len(token_ids)
+        layout.token_ids.append(token_ids + [prefix[0]] * unused)
+        layout.positions.append(positions + [0] * unused)
+        layout.owners.append(owners + [-2] * unused)
+        layout.counts.append(counts + [0.0] * unused)
+    return layout
 
 
-def _packed_mask(j: int, owners: Tensor) -> PackedMask:
-    """Return the mask of a prefix of J positions and of G groups, given the class of each position: (G, T)."""
-    causal = torch.ones(j, j, dtype=torch.bool, device=owners.device).tril()
-    own = (owners[:, :, None] == owners[:, None]).tril()  # (G, T, T)
-    shared = own.new_ones(*owners.shape, j)  # (G, T, J)
-    visible = causal, torch.cat([shared, own], dim=2)[:, None]
-    return PackedMask(*(torch.zeros(v.shape, device=v.device).masked_fill(~v, float("-inf")) for v in visible))
+def _mask(owners: Tensor) -> Tensor:
+    """Return the mask of G sequences, given the class of each position, (G, S): (G, 1, S, S)."""
+    length = owners.shape[1]
+    room = -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
+    visible = (owners[:, :, None] == owners[:, None]) | (owners[:, None] == -1)  # (G, S, S)
+    hidden = F.pad(~visible.tril(), (0, room - length))[:, None]  # (G, 1, S, room)
+    return torch.zeros(hidden.shape, device=owners.device).masked_fill(hidden, float("-inf"))[..., :length]
 
 
 def _grouped(lengths: list[int]) -> list[list[int]]:
@@ -203,6 +251,43 @@ def embed_classes(
 ) -> Tensor:
     """Return the embeddings of C classes by the text tower with these LayerNorms, no prompts: (C, D), unit norm."""
     packed = pack_class_prompts(prefix, classes, 0, run_device(clip))
-    x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (S, d_t)
-    output = run_text(clip, x[None], norms, packed.mask, attention=attention)
-    return project_text(clip, norms[-1], output.last[0, packed.eos])
+    x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (G, S, d_t)
+    output = run_text(clip, x, norms, packed.mask, attention=attention)
+    return project_text(clip, norms[-1], output.last.flatten(0, 1)[packed.eos])
+
+
+def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the text embeddings of plain CLIP: (N, D), unit norm, float32 or wider, without gradients."""
+    with torch.no_grad():
+        output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+        features = output if isinstance(output, Tensor) else output.pooler_output
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+@torch.no_grad()
+def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return all tokens of plain CLIP's text tower in the shared space, (N, J, D): unit norm; 0 where padded."""
+    device = run_device(clip)
+    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+    states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
+    tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
+    return tokens.float() * attention_mask[..., None]
+
+
+def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
+    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
+
+    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
+    that ever read a prompt.
+
+    Args:
+        norms: the vision LayerNorms in the order of `vision_norms`.
+        visual_prompts: for each layer (B or 1, K, d_v) or None.
+    """
+    pairs: list[Tensor] = []
+    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
+        if prompt is not None:
+            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
+            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
+    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
+    return [None if prompt is None else next(found) for prompt in visual_prompts]

@@ -3,11 +3,13 @@
 Nothing here holds state. LayerNorms and prompts are arguments, so that several adapters can share one frozen CLIP, and
 calls from several threads cannot disturb each other.
 
+Layers compute on the sequence first, (N, B, d): so keys and values behind those of prompts are one block of memory.
+What callers give and get has the batch first.
+
 Shapes: B images, P patches, d_v and d_t the vision and text widths, L_v and L_t their layers, D the projection.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig
 
-KeyValue = tuple[Tensor, Tensor]
+# Keys and values of a layer's prompts: (2, K, B or 1, d).
+KeyValue = Tensor
 # A CLIPModel, or another module that holds its vision tower. Torch types a module's parts as "Tensor | Module".
 Clip = Any
 # A tower's LayerNorms in its order: a list, or a LayerNormAdapter, whose items torch types as Module.
 LayerNorms = Any
-# A tensor that is added to the attention logits, or an object that computes a masked attention by `attend`.
-Mask = Any
 
 
 class TowerOutput(NamedTuple):
@@ -59,13 +60,6 @@ def vision_norms(clip: Clip) -> list[nn.LayerNorm]:
     return [tower.pre_layrnorm, *inner, tower.post_layernorm]
 
 
-def text_norms(clip: Clip) -> list[nn.LayerNorm]:
-    """Return the text tower's 2 L_t + 1 LayerNorms: two a layer, and the one after them."""
-    tower = clip.text_model
-    inner = [norm for layer in tower.encoder.layers for norm in (layer.layer_norm1, layer.layer_norm2)]
-    return [*inner, tower.final_layer_norm]
-
-
 def embed_patches(clip: Clip, pixel_values: Tensor, interpolate: bool = False) -> Tensor:
     """Return [CLS, patches] with positions, before the first LayerNorm: (B, 1 + P, d_v). The patches are E_0.
 
@@ -95,35 +89,6 @@ def embed_patches(clip: Clip, pixel_values: Tensor, interpolate: bool = False) -
     return clip.vision_model.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
 
 
-def embed_tokens(clip: Clip, token_ids: Tensor) -> Tensor:
-    """Return token embeddings without positions: (..., d_t)."""
-    return clip.text_model.embeddings.token_embedding(token_ids)
-
-
-def text_positions(clip: Clip, positions: Tensor) -> Tensor:
-    """Return the text tower's position embeddings: (..., d_t)."""
-    return clip.text_model.embeddings.position_embedding(positions)
-
-
-def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
-    """Return the keys and values of each vision layer's prompts, (B or 1, K, d_v) each; None where it has no prompts.
-
-    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
-    that ever read a prompt.
-
-    Args:
-        norms: the vision LayerNorms in the order of `vision_norms`.
-        visual_prompts: for each layer (B or 1, K, d_v) or None.
-    """
-    layers = clip.vision_model.encoder.layers
-    result: list[KeyValue | None] = [None] * len(layers)
-    for index, (layer, prompt) in enumerate(zip(layers, visual_prompts, strict=True)):
-        if prompt is not None:
-            normed = norms[1 + 2 * index](prompt)  # (B or 1, K, d_v)
-            result[index] = layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
-    return result
-
-
 def run_vision(
     clip: Clip,
     embeddings: Tensor,
@@ -141,46 +106,23 @@ def run_vision(
         attention: "sdpa" or "eager".
         output_attentions: whether to return the attentions; they are computed eagerly.
     """
-    first = x = norms[0](embeddings)
+    norms = list(norms)
+    x = norms[0](embeddings).transpose(0, 1).contiguous()  # (1 + P, B, d_v)
     eager = attention == "eager" or output_attentions
-    outputs: list[Tensor] = []
-    attentions: list[Any] = []
+    room = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else KeyValueRoom(linear_dtype(x))
+    states, attentions = [x], []
     for index, layer in enumerate(clip.vision_model.encoder.layers):
         extra = key_values[index] if key_values is not None else None
-        x, weights = _encoder_layer(layer, norms[1 + 2 * index], norms[2 + 2 * index], None, eager, x, extra)
-        outputs.append(x)
+        x, weights = encoder_layer(layer, norms[1 + 2 * index], norms[2 + 2 * index], None, eager, x, extra, room)
+        states.append(x)
         attentions.append(weights)
-    return TowerOutput(first, x, tuple(outputs), tuple(attentions) if output_attentions else ())
+    return tower_output(states, attentions if output_attentions else [])
 
 
-def run_text(
-    clip: Clip,
-    embeddings: Tensor,
-    norms: LayerNorms,
-    mask: Mask,
-    text_prompts: Tensor | None = None,
-    depth: int | None = None,
-    attention: str = "sdpa",
-) -> TowerOutput:
-    """Run the text layers; the input of each of the first `depth` layers has T at positions 1..m.
-
-    Args:
-        embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
-        norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere; for a
-            packed sequence a `PackedMask`.
-        text_prompts: T, (B, m, d_t), or None.
-        depth: how many layers have text prompts; None for all.
-        attention: "sdpa" or "eager".
-    """
-    x = embeddings
-    outputs = []
-    for index, layer in enumerate(clip.text_model.encoder.layers):
-        if text_prompts is not None and (depth is None or index < depth):
-            x = torch.cat([x[:, :1], text_prompts.to(x.dtype), x[:, 1 + text_prompts.shape[1] :]], dim=1)  # (B, S, d_t)
-        x, _ = _encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
-        outputs.append(x)
-    return TowerOutput(embeddings, x, tuple(outputs), ())
+def tower_output(states: list[Tensor], attentions: list[Any]) -> TowerOutput:
+    """Return a tower's output from the states (N, B, d) before and after every layer."""
+    first, *layers = (state.transpose(0, 1) for state in states)
+    return TowerOutput(first, layers[-1], tuple(layers), tuple(attentions))
 
 
 def parameter_at(module: Any, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -213,81 +155,130 @@ def value_tokens(clip: Clip, norms: LayerNorms, x: Tensor) -> Tensor:
     return project_image(clip, norms[-1], attention.out_proj(attention.v_proj(norms[-3](x))))
 
 
-def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
-    """Return F_t, (..., D), from the EOS outputs (..., d_t)."""
-    return project(clip.text_projection, norm, eos)
+class KeyValueRoom:
+    """Room for a layer's keys and values behind those of its prompts; the layers of one call use it in turn.
+
+    An image's own keys and values are projected into it (in `dtype`, that of the linear layers), so that they are not
+    copied to stand behind the prompts'. Without gradients only: the backward pass would need what the next layer
+    overwrites. Its views are made once, since for small batches the processor's work counts.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self._shape: tuple[int, ...] = ()
+
+    def _make(self, k: int, x: Tensor, heads: int) -> None:
+        n, batch, width = x.shape
+        room = x.new_empty(2, k + n, batch, width, dtype=self.dtype)
+        self._prompts, own = room.split([k, n], dim=1)
+        self._places = own.flatten(1, 2).unbind()  # (N B, d) each
+        by_head = room.unflatten(-1, (heads, -1)).permute(0, 2, 3, 1, 4)
+        self._keys_values = by_head.unbind()  # (B, heads, K + N, d / heads) each
+        self._shape = k, n, batch, width
+
+    def fill(self, module: Any, x: Tensor, extra: KeyValue) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of a sequence behind those of prompts: (B, heads, K + N, d / heads) each.
+
+        Args:
+            module: the layer's attention.
+            x: (N, B, d), of the room's dtype.
+            extra: (2, K, B or 1, d).
+        """
+        if self._shape != (extra.shape[1], *x.shape):
+            self._make(extra.shape[1], x, module.num_heads)
+        self._prompts.copy_(extra)
+        flat = x.flatten(0, 1)
+        for linear, place in zip((module.k_proj, module.v_proj), self._places, strict=True):
+            if _is_plain(linear):
+                weight, bias = linear.weight, linear.bias
+                if weight.dtype != self.dtype:  # under autocast
+                    weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+                torch.addmm(bias, flat, weight.t(), out=place)
+            else:
+                place.copy_(linear(x).flatten(0, 1))
+        return self._keys_values
 
 
-def frozen_text_embeds(clip: Clip, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Return the text embeddings of plain CLIP: (N, D), unit norm, float32 or wider, without gradients."""
-    with torch.no_grad():
-        output = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
-        features = output if isinstance(output, Tensor) else output.pooler_output
-        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+def _is_plain(linear: Any) -> bool:
+    """Return whether a layer computes x W^T + b and nothing else: no adapter, no hook, no quantised or missing part."""
+    own = vars(linear)
+    hooked = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
+    whole = all(type(part) is nn.Parameter for part in own["_parameters"].values())
+    return type(linear) is nn.Linear and whole and not hooked
 
 
-@torch.no_grad()
-def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return all tokens of plain CLIP's text tower in the shared space, (N, J, D): unit norm; 0 where padded."""
-    device = run_device(clip)
-    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
-    states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
-    tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
-    return tokens.float() * attention_mask[..., None]
+def linear_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that a linear layer gives for x: under autocast another one than its own."""
+    kind = x.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
-def _encoder_layer(
+def encoder_layer(
     layer: Any,
     norm1: nn.LayerNorm,
     norm2: nn.LayerNorm,
-    mask: Mask | None,
+    mask: Tensor | None,
     eager: bool,
     x: Tensor,
-    extra: Sequence[Tensor] | None = None,
+    extra: KeyValue | None = None,
+    room: KeyValueRoom | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run one transformer layer, with activation checkpointing after `gradient_checkpointing_enable`."""
 
-    def forward(x: Tensor, _: Tensor | None, *extra: Tensor) -> tuple[Tensor, Tensor | None]:
-        attended, weights = _attend(layer.self_attn, norm1(x), mask, extra, eager)
+    def forward(x: Tensor, extra: KeyValue | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        attended, weights = _attend(layer.self_attn, norm1(x), mask, extra, room, eager)
         x = x + attended
         return x + layer.mlp(norm2(x)), weights
 
-    extra = extra or ()
     if not (getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled()):
-        return forward(x, None, *extra)
+        return forward(x, extra, None)
     # PyTorch's reentrant form sees no tensor inside of another argument, and gives parameters their gradients only if
     # an argument needs one. So a parameter that trains is an argument too.
     parameters = (p for module in (norm1, norm2, layer) for p in module.parameters() if p.requires_grad)
-    return layer._gradient_checkpointing_func(forward, x, next(parameters, None), *extra)
+    return layer._gradient_checkpointing_func(forward, x, extra, next(parameters, None))
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """Return (N, B, d) as (B, heads, N, d / heads)."""
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).permute(1, 2, 0, 3)
 
 
 def _attend(
-    module: Any, x: Tensor, mask: Mask | None, extra: Sequence[Tensor], eager: bool
+    module: Any,
+    x: Tensor,
+    mask: Tensor | None,
+    extra: KeyValue | None,
+    room: KeyValueRoom | None,
+    eager: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Self-attention of x (B, N, d) over itself and over `extra`: keys and values (B or 1, K, d), or none."""
-    q, k, v = module.q_proj(x), module.k_proj(x), module.v_proj(x)  # (B, N, d) each
-    if extra:
-        k, v = (
-            torch.cat([prompt.to(own.dtype).expand(x.shape[0], -1, -1), own], dim=1)
-            for prompt, own in zip(extra, (k, v), strict=True)
-        )  # (B, K + N, d)
-    attend = partial(_attention, module, eager)
-    if mask is None or isinstance(mask, Tensor):
-        attended, weights = attend(q, k, v, mask)  # (B, N, d), (B, heads, N, K + N)
+    """Return the attention of a sequence over its prompts and itself, and its weights.
+
+    Args:
+        module: the layer's attention.
+        x: (N, B, d).
+        mask: broadcasts to (B, heads, N, N), added to the logits: 0 where a row may look, -inf elsewhere.
+        extra: keys and values of prompts, (2, K, B or 1, d).
+        room: where keys and values are put together, without gradients; None to copy them.
+        eager: whether to compute it step by step, which gives the weights.
+
+    Returns:
+        (N, B, d), and if eager (B, heads, N, K + N) with the prompts first.
+    """
+    if room is not None:
+        x = x.to(room.dtype)  # once; autocast would do it in every projection
+    q = module.q_proj(x)  # (N, B, d)
+    if extra is not None and room is not None:
+        k, v = room.fill(module, x, extra)
     else:
-        attended, weights = mask.attend(lambda *args: attend(*args)[0], q, k, v), None  # (B, N, d)
-    return module.out_proj(attended), weights
-
-
-def _attention(
-    module: Any, eager: bool, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Attention of queries (B, N, d) over keys and values (B, K, d); if eager, its weights (B, heads, N, K) too."""
-    q, k, v = (
-        tensor.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for tensor in (q, k, v)
-    )  # (B, heads, N, d / heads)
-    if mask is not None:
-        mask = mask.to(q.dtype)
+        k, v = module.k_proj(x), module.v_proj(x)  # (N, B, d) each
+        if extra is not None:
+            # Contiguous, because a GPU joins other tensors element by element.
+            prompts = extra.to(k.dtype).expand(-1, -1, x.shape[1], -1).contiguous().unbind()  # (K, B, d) each
+            k, v = (torch.cat(pair) for pair in zip(prompts, (k, v), strict=True))  # (K + N, B, d) each
+        k, v = _by_head(k, module.num_heads), _by_head(v, module.num_heads)
+    q = _by_head(q, module.num_heads)
+    mask = None if mask is None else mask.to(q.dtype)
     weights = None
     if eager:
         logits = q @ k.transpose(-1, -2) * module.scale
@@ -296,4 +287,4 @@ def _attention(
         attended = weights @ v
     else:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=module.scale)
-    return attended.transpose(1, 2).flatten(2), weights
+    return module.out_proj(attended.permute(2, 0, 1, 3).flatten(2)), weights

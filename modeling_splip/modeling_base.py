@@ -219,7 +219,7 @@ class RetrievalModel(RecordedWeights, Checkpoints, ClipCalls, PreTrainedModel):
             return_class_embeds: whether class embeddings are wanted.
 
         Returns:
-            For each vision layer keys and values (B or 1, K, d_v), or None; and (B or 1, C, D), or None.
+            For each vision layer keys and values (2, K, B or 1, d_v), or None; and (B or 1, C, D), or None.
         """
         return None, None
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
 from .adapters import LayerNormAdapter, VisualPrompts
-from .class_prompts import embed_classes
-from .clip_backbone import KeyValue, TowerOutput, dimensions, parameter_at, text_norms
+from .class_prompts import embed_classes, text_norms
+from .clip_backbone import KeyValue, TowerOutput, dimensions, parameter_at
 from .configuration_clip_at import ClipAtConfig
 from .configuration_retriever import MODALITIES
 from .modeling_retriever import Retriever

@@ -13,20 +13,16 @@ from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
 from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
-from .class_prompts import pack_class_prompts
-from .clip_backbone import (
-    KeyValue,
-    LayerNorms,
-    dimensions,
-    embed_patches,
+from .class_prompts import (
     embed_tokens,
+    pack_class_prompts,
     project_text,
     prompt_key_values,
-    run_device,
     run_text,
     text_norms,
     text_positions,
 )
+from .clip_backbone import KeyValue, LayerNorms, dimensions, embed_patches, run_device
 from .configuration_retriever import MODALITIES, check_modality
 from .configuration_splip import SplipConfig
 from .modeling_base import RetrievalModel
@@ -68,6 +64,7 @@ class SplipModel(Retriever):
             self.text_adapter = LayerNormAdapter(2 * l_t + 1, d_t, config.clip_config.text_config.layer_norm_eps)
         if config.conditioning == "domain":
             self.domain_mean = nn.Buffer(torch.zeros(len(MODALITIES), d_v))
+            self._means_seen: dict[str, tuple[int, int]] = {}
         self.post_init()
         self.freeze()
 
@@ -174,7 +171,7 @@ class SplipModel(Retriever):
 
     @torch.no_grad()
     def visual_key_values(self, modality: str) -> list[KeyValue | None]:
-        """Return the constant keys and values of each layer's visual prompts: (1, K, d_v) each, or None."""
+        """Return the constant keys and values of each layer's visual prompts: (2, K, 1, d_v), or None."""
         means = None
         if self.config.use_b_vt:
             means, _ = self._text_pass(self._text_prompts(None, modality), modality)
@@ -186,13 +183,22 @@ class SplipModel(Retriever):
             return None
         if self.config.conditioning == "image" and embeddings is not None:
             return self.b_t(self._read_patches(embeddings[:, 1:]))
-        mean = self.domain_mean[MODALITIES.index(modality)]
-        if not torch.compiler.is_compiling() and not mean.any():
+        if not torch.compiler.is_compiling():
+            self._check_domain_mean(modality)
+        return self.b_t(self.domain_mean[MODALITIES.index(modality)][None])
+
+    def _check_domain_mean(self, modality: str) -> None:
+        """Raise ValueError if the mean is not set; it is read once for each change, since that makes a GPU wait."""
+        means = self.domain_mean
+        state = means.data_ptr(), 0 if means.is_inference() else means._version
+        if self._means_seen.get(modality) == state:
+            return
+        if not means[MODALITIES.index(modality)].any():
             raise ValueError(
                 f"conditioning='domain' needs the mean of E_0 over the {modality} images of training: call "
                 f"set_domain_mean('{modality}', mean) before encoding."
             )
-        return self.b_t(mean[None])
+        self._means_seen[modality] = state
 
     def _read_patches(self, patches: Tensor) -> Tensor:
         """Return what B_t reads of E_0, (B, P, d_v): (B, d_v), or all patches, (B, P d_v)."""
@@ -218,13 +224,17 @@ class SplipModel(Retriever):
         device = run_device(self.clip)
         prefix, by_class = config.prefix_token_ids[modality], config.w_mean == "classes"
         packed = pack_class_prompts(prefix, config.class_token_ids, m, device, by_class)
-        x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (S, d_t)
-        x = x.expand(1 if text_prompts is None else text_prompts.shape[0], -1, -1)  # (B or 1, S, d_t)
+        x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (G, S, d_t)
+        batch, groups = 1 if text_prompts is None else text_prompts.shape[0], x.shape[0]
+        x, mask = (each.expand(batch, *each.shape).flatten(0, 1) for each in (x, packed.mask))  # (B G, ...)
+        if text_prompts is not None:
+            text_prompts = text_prompts[:, None].expand(-1, groups, -1, -1).flatten(0, 1)  # (B G, m, d_t)
         norms, depth = self._text_norms(), config.prompt_depth
-        output = run_text(self.clip, x, norms, packed.mask, text_prompts, depth, self.attention)
-        weights = packed.weights.to(output.last.dtype).to(device)  # (S,)
-        means = torch.stack([weights @ w for w in output.layers])  # (L_t, B or 1, d_t)
-        return means, output.last[:, packed.eos]
+        output = run_text(self.clip, x, norms, mask, text_prompts, depth, self.attention)
+        weights = packed.weights.to(output.last.dtype).to(device, non_blocking=True)  # (G S,)
+        layers = (layer.unflatten(0, (batch, groups)).flatten(1, 2) for layer in output.layers)  # (B, G S, d_t)
+        means = torch.stack([weights @ w for w in layers])  # (L_t, B or 1, d_t)
+        return means, output.last.unflatten(0, (batch, groups)).flatten(1, 2)[:, packed.eos]
 
     def _project_classes(self, eos: Tensor) -> Tensor:
         """Return F_t(c | x) from the EOS outputs: (B or 1, C, D), unit norm."""
@@ -245,7 +255,7 @@ class SplipModel(Retriever):
             for layer in range(min(depth, l_v)):
                 parts[layer].append(template)
         if config.use_b_vt:
-            mapped = self.b_vt(means)  # (L_t, B or 1, n, d_v)
+            mapped = self.b_vt(means).unbind()  # L_t tensors (B or 1, n, d_v)
             for layer in range(min(depth, l_v)):
                 parts[layer].append(mapped[math.ceil((layer + 1) * l_t / l_v) - 1])
         return [_join(part) for part in parts]

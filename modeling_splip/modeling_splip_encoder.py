@@ -61,8 +61,7 @@ class SplipEncoder(RetrievalModel):
         """Return a domain-conditioned `SplipModel` folded; PEFT's adapters are merged."""
         key_values = {modality: model.visual_key_values(modality) for modality in MODALITIES}
         counts = {
-            modality: [0 if pair is None else pair[0].shape[1] for pair in pairs]
-            for modality, pairs in key_values.items()
+            modality: [0 if pair is None else pair.shape[1] for pair in pairs] for modality, pairs in key_values.items()
         }
         config = SplipEncoderConfig(
             clip_config=copy.deepcopy(model.config.clip_config),
@@ -81,8 +80,7 @@ class SplipEncoder(RetrievalModel):
                 own.load_state_dict(trained.state_dict())
             pairs = [pair for pair in key_values[modality] if pair is not None]
             if pairs:
-                stacked = torch.stack([torch.cat(part, dim=1)[0] for part in zip(*pairs, strict=True)])
-                encoder._constants(modality).copy_(stacked)
+                encoder._constants(modality).copy_(torch.cat(pairs, dim=1)[:, :, 0])
         encoder.record_weights()
         return encoder.eval()
 
@@ -113,10 +111,10 @@ class SplipEncoder(RetrievalModel):
     def condition(
         self, embeddings: Tensor, modality: str, return_class_embeds: bool
     ) -> tuple[list[KeyValue | None], None]:
-        """Return the constant keys and values of each vision layer's prompts, (1, K, d_v); no class embeddings."""
+        """Return the constant keys and values of each vision layer's prompts, (2, K, 1, d_v); no class embeddings."""
         counts = self.config.prompt_counts[modality]
-        layers = self._constants(modality).split(counts, dim=1)  # L_v tensors (2, K, d_v)
-        return [(pair[:1], pair[1:]) if pair.shape[1] else None for pair in layers], None
+        layers = self._constants(modality)[:, :, None].split(counts, dim=1)  # L_v tensors (2, K, 1, d_v)
+        return [pair if pair.shape[1] else None for pair in layers], None
 
     def _constants(self, modality: str) -> Tensor:
         return self.sketch_prompts if modality == "sketch" else self.photo_prompts

@@ -1,146 +1,58 @@
 """Draw in the browser and see the photos found."""
 
 import argparse
+import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
+from splip_space.endpoints import AT_ONCE, MAX_PIXELS, MAX_WAITING, SHOWN, Actions
 from splip_space.server import known_names, serve, upload_folder
 from splip_space.zero_gpu import lend_gpu
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from datasets_scripts import open23
 from modeling_splip.loading import DEFAULT_MODEL, LARGER_MODEL, drawn_world_note
 from modeling_splip.processing_splip import INVERSIONS
 from modeling_splip.search import service
+from modeling_splip.search.own_photos import OwnPhotos
 from modeling_splip.search.packaged import open_packaged
 from modeling_splip.search.photos import limit_images
-from modeling_splip.search.service import (
-    Finder,
-    OwnPhotos,
-    check_address,
-    chosen_galleries,
-    read_sketch,
-)
+from modeling_splip.search.service import Finder, check_address, chosen_galleries
 
 FOLDER = Path(__file__).parent
+TITLE = "Draw a sketch, find the photo"
 EXAMPLES = ("sailboat", "butterfly", "umbrella", "motorbike", "strawberry", "cup")
 OPEN23 = "open23"
 MAX_FILE = "15mb"
-MAX_PIXELS = 40_000_000
 KEEP_SECONDS = 3600
+# The page asks no other host, and runs no script but its own.
+POLICY = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'"
 
 
-class Actions:
-    """What happens on a press, a stroke or a call of the API."""
-
-    def __init__(self, finder: Finder):
-        self.finder = finder
-        self._own: WeakValueDictionary[str | None, OwnPhotos] = WeakValueDictionary()  # by session
-
-    def draw(self, editor: dict | None, words: str, weight: float, name: str, k: float, own: OwnPhotos | None) -> tuple:
-        """Search by the canvas, words or both: pictures, their gallery and rows, a line about them."""
-        sketch = (editor or {}).get("composite")
-        pictures, shown, status = _pictures(name, self.finder.search, sketch, words, weight, name, k, own)
-        return pictures, shown, " ".join(filter(None, [status, self.finder.remark(sketch)]))
-
-    def stroke(self, live: bool, editor: dict | None, *args: Any) -> tuple:
-        """Search after a stroke, if that is wanted and something is drawn."""
-        if not live or self.finder.is_blank((editor or {}).get("composite")):
-            return gr.skip(), gr.skip(), gr.skip()
-        return self.draw(editor, *args)
-
-    def greet(self) -> tuple:
-        """Search the packaged photos by the first example, so that a page does not open empty."""
-        if OPEN23 not in self.finder.galleries:
-            return gr.skip(), gr.skip(), gr.skip()
-        sketch = read_sketch(str(_example(EXAMPLES[0])), MAX_PIXELS)
-        pictures, shown, _ = self.draw({"composite": sketch}, "", 0.5, OPEN23, 12, None)
-        return pictures, shown, f"Found with the first example, a {EXAMPLES[0]}. **Now draw a thing yourself.**"
-
-    def click(self, event: gr.SelectData, shown: tuple[str, list[int]], k: float, own: OwnPhotos | None) -> tuple:
-        """Find photos like the one clicked, in the gallery that it was found in."""
-        name, rows = shown
-        return _pictures(name, self.finder.similar, rows[event.index], name, k, own)
-
-    def upload(self, files: list[str], gallery: str | None, request: gr.Request) -> tuple:
-        """Make this session's photos searchable with a gallery's model, in place of its earlier ones."""
-        new = _sentence(self.finder.index, files, gallery, MAX_PIXELS)
-        self.leave(request)
-        self._own[request.session_hash] = new
-        choices = [*self.finder.titles(), service.OWN_PHOTOS]
-        return new, gr.Dropdown(choices=choices, value=service.OWN_PHOTOS), new.summary()
-
-    def leave(self, request: gr.Request) -> None:
-        """Delete the photos of a session that ends."""
-        own = self._own.pop(request.session_hash, None)
-        if own is not None:
-            own.delete()
-
-    def search(
-        self, sketch: str | None, words: str, weight: float, gallery: str, k: float, own: OwnPhotos | None
-    ) -> dict[str, list]:
-        """Search by a sketch's file, words or both; at least one of them. Returns photos, best first, and a remark.
-
-        The remark is there if the sketch is inverted or does not look drawn.
-        """
-        image = _sentence(read_sketch, sketch, MAX_PIXELS) if sketch else None
-        found = _sentence(self.finder.search, image, words, weight, gallery, k, own)
-        remark = self.finder.remark(image)
-        return {"photos": [result.as_public_dict() for result in found]} | ({"remark": remark} if remark else {})
-
-    def similar(self, row: float, gallery: str, k: float, own: OwnPhotos | None) -> dict[str, list]:
-        """Find photos like one that was found, by its row. Returns photos, best first."""
-        return {"photos": [result.as_public_dict() for result in _sentence(self.finder.similar, row, gallery, k, own)]}
-
-    def galleries(self) -> dict[str, int]:
-        """List the galleries by name, with their numbers of photos."""
-        return {name: len(gallery) for name, gallery in self.finder.galleries.items()}
-
-
-def _sentence(action: Callable, *args: Any) -> Any:
-    """Run it; what is wrong with the input is shown to the visitor in a sentence."""
-    try:
-        return action(*args)
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-
-
-def _pictures(name: str, action: Callable, *args: Any) -> tuple[list, tuple[str, list[int]], str]:
-    start = time.perf_counter()
-    found = _sentence(action, *args)
-    pictures = [(it.thumbnail, f"{it.label or it.as_public_dict()['name']} {it.score:.3f}") for it in found]
-    took = 1000 * (time.perf_counter() - start)
-    status = f"{len(found)} photos in {took:.0f} ms, best first, with their scores. Click one for similar ones."
-    return pictures, (name, [result.row for result in found]), status
-
-
-def _example(name: str) -> Path:
-    return FOLDER / "examples" / f"{name}.png"
-
-
-def about(finder: Finder) -> list[str]:
-    """Return what a visitor must know of the packaged photos and model, in one line; nothing of other galleries."""
+def about(finder: Finder) -> str:
+    """Return what a visitor must know of the packaged photos and model, as HTML; nothing of other galleries."""
     if OPEN23 not in finder.galleries:
-        return []
+        return ""
     gallery = finder.galleries[OPEN23]
-    line = (
+    text = (
         f"{len(gallery):,d} real photos of {len(gallery.labels())} categories "
-        "([Caltech-101](https://data.caltech.edu/records/mzrjq-6wc02), CC BY 4.0)."
+        '(<a href="https://data.caltech.edu/records/mzrjq-6wc02">Caltech-101</a>, CC BY 4.0).'
     )
     if gallery.manifest["model"] == DEFAULT_MODEL:
-        line += (
+        text += (
             " The model is small (8.5 million parameters, 64 px; its weights are for non-commercial research) and was "
             "trained on these categories too: this gallery shows how it works and proves nothing. A larger model: "
-            f"`--model {LARGER_MODEL}`."
+            f"<code>splip space --model {LARGER_MODEL}</code>."
         )
-    return [line]
+    return f"<p>{text}</p>"
 
 
 def open_galleries(folders: list[str] | None, model: str | None) -> Finder:
@@ -151,92 +63,63 @@ def open_galleries(folders: list[str] | None, model: str | None) -> Finder:
     return Finder({OPEN23: open_packaged(open23.FILES["photo"], model or DEFAULT_MODEL)})
 
 
-def build_app(finder: Finder) -> gr.Blocks:
-    """Return the app over opened galleries."""
-    actions = Actions(finder)
-    with gr.Blocks(title="Draw a sketch, find the photo", delete_cache=(600, KEEP_SECONDS)) as app:
+def build_app(finder: Finder, *, tools: bool = False) -> tuple[gr.Blocks, list[BaseRoute]]:
+    """Return the endpoints over opened galleries, and the routes of the page that asks them.
+
+    Args:
+        tools: whether the endpoints are tools for assistants too; these have no session for photos of their own.
+    """
+    actions, names = Actions(finder), list(finder.galleries)
+    with gr.Blocks(title=TITLE, delete_cache=(600, KEEP_SECONDS)) as app:
         own = gr.State(None, time_to_live=KEEP_SECONDS, delete_callback=lambda value: value and value.delete())
-        shown = gr.State(("", []))
-        gr.Markdown("\n\n".join(["# Draw a sketch, find the photo", *about(finder)]), elem_id="about")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=280, elem_id="draw"):
-                sketch, examples, button, live, words = _drawing()
-            with gr.Column(scale=3, min_width=280, elem_id="found"):
-                status, photos = _found()
-        name, k, weight, files = _settings(finder.titles())
-        inputs, outputs = [sketch, words, weight, name, k, own], [photos, shown, status]
-        quiet: dict[str, Any] = {"api_visibility": "private"}
-        gr.on([button.click, words.submit], actions.draw, inputs, outputs, **quiet)
-        rest = gr.Button(visible="hidden", elem_id="stroke")
-        stroke = rest.click(actions.stroke, [live, *inputs], outputs, show_progress="hidden", **quiet)
-        stroke.then(js="() => answered()", **quiet)
-        sketch.upload(js="() => ask()", **quiet)
-        examples.load_input_event.then(js="() => ask()", **quiet)
-        photos.select(actions.click, [shown, k, own], outputs, **quiet)
-        sketch.clear(js="() => takeBrush()", **quiet)
-        greeted = app.load(js=(FOLDER / "page.js").read_text("utf-8"), **quiet).then(
-            actions.greet, None, outputs, **quiet
-        )
-        greeted.then(js="() => answered()", **quiet)
-        uploaded = files.upload(actions.upload, [files, name], [own, name, status], api_name="own_photos")
-        uploaded.then(lambda: ([], ("", [])), None, [photos, shown], **quiet)
-        app.unload(actions.leave)
-        row = _api(actions, [words, weight, name, k, own], [name, k, own])
-        for number in (k, weight, row):
-            number.preprocess = lambda value: value  # the finder refuses what is no number, Gradio fails on it
-    return app.queue(default_concurrency_limit=16, max_size=200)
-
-
-def _drawing() -> tuple:
-    tools: dict[str, Any] = {"brush": gr.Brush(4, colors=["#000000"], color_mode="fixed"), "eraser": gr.Eraser(28)}
-    tools |= {"layers": False, "transforms": (), "buttons": []}
-    sketch = gr.Sketchpad(
-        label="Your sketch",
-        elem_id="sketch",
-        type="pil",
-        image_mode="RGB",
-        sources=("upload", "clipboard"),
-        canvas_size=(512, 512),
-        fixed_canvas=True,
-        height=400,
-        **tools,
-    )
-    files = [[str(_example(name))] for name in EXAMPLES]
-    examples = gr.Examples(files, sketch, label="Examples, drawn by people", elem_id="examples")
-    button = gr.Button("Search", variant="primary", elem_id="search")
-    live = gr.Checkbox(True, label="Search after each stroke")
-    words = gr.Textbox(
-        label="Words beside the sketch", value="", placeholder="for example: red", max_length=service.MAX_WORDS
-    )
-    return sketch, examples, button, live, words
-
-
-def _settings(titles: list[tuple[str, str]]) -> tuple:
-    with gr.Accordion("Settings and your own photos", open=False):
-        name = gr.Dropdown(titles, value=titles[0][1], label="Gallery and its model")
-        k = gr.Slider(1, service.MAX_RESULTS, 12, step=1, label="Photos wanted")
-        weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the words")
-        text = f"Upload up to {service.MAX_OWN_PHOTOS} photos to search"
-        files = gr.UploadButton(text, file_count="multiple", file_types=["image"], elem_id="own")
-    return name, k, weight, files
-
-
-def _found() -> tuple:
-    status = gr.Markdown("Draw the outline of a thing, then press **Search**.", elem_id="status")
-    look: dict[str, Any] = {"show_label": False, "height": "auto", "object_fit": "contain", "buttons": []}
-    photos = gr.Gallery(label="Photos found", elem_id="photos", allow_preview=False, format="jpeg", **look)
-    return status, photos
-
-
-def _api(actions: Actions, search_inputs: list, similar_inputs: list) -> gr.Number:
-    """Add the endpoints for programs, on components that no browser shows; return the one for a row."""
-    with gr.Row(visible=False):
-        button, found = gr.Button(), gr.JSON()
-        sketch, row = gr.File(label="sketch"), gr.Number(label="row", precision=0)
-        button.click(actions.search, [sketch, *search_inputs], found, api_name="search")
-        button.click(actions.similar, [row, *similar_inputs], found, api_name="similar")
+        button, found, saved = gr.Button(), gr.JSON(label="found"), gr.Image(label="picture", format="png")
+        sketch, words, add = gr.Image(), gr.Textbox("", max_length=service.MAX_WORDS), gr.Checkbox(False)
+        whole = gr.Checkbox(False)
+        gallery = gr.Dropdown([*names, service.OWN_PHOTOS], value=names[0])
+        weight, k = gr.Number(0.5), gr.Number(SHOWN, precision=0)
+        row, like = gr.Number(precision=0), gr.Number(None, precision=0)
+        files = gr.File(file_count="multiple")
+        for given in (sketch, weight, k, row, like):
+            given.preprocess = lambda value: value  # the finder refuses what is wrong, in a sentence
+        mine: dict[str, Any] = {"api_name": "own_photos", "api_visibility": "undocumented" if tools else "public"}
+        asked = [sketch, words, weight, gallery]
+        button.click(actions.search, [*asked, k, like, own], found, api_name="search")
+        button.click(actions.similar, [row, gallery, k, own], found, api_name="similar")
+        explained = [sketch, row, gallery, whole, own]
+        button.click(actions.explain, explained, found, api_name="explain")
+        button.click(actions.picture, [*asked, like, own], saved, api_name="picture")
+        button.click(actions.own_photos, [files, gallery, add, own], [own, found], **mine)
         button.click(actions.galleries, None, found, api_name="galleries")
-    return row
+        app.unload(actions.leave)
+    app.queue(default_concurrency_limit=AT_ONCE, max_size=MAX_WAITING, api_open=True)
+    return app, [Route("/photo/{key}/{row:int}", actions.photo), *page_routes(finder)]
+
+
+def page_routes(finder: Finder) -> list[BaseRoute]:
+    """Return the routes of the page and of its files."""
+    facts = {
+        "galleries": [{"name": name, "title": title} for title, name in finder.titles()],
+        "examples": EXAMPLES,
+        "opens": EXAMPLES[0] if OPEN23 in finder.galleries else None,
+        "own": service.OWN_PHOTOS,
+        "ownLimit": service.MAX_OWN_PHOTOS,
+    }
+    page = (FOLDER / "page" / "index.html").read_text("utf-8")
+    page = page.replace("{facts}", json.dumps(facts).replace("<", "\\u003c")).replace("{about}", about(finder))
+
+    def whole(request: Request) -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+
+    return [Route("/", whole), *[Mount(f"/{name}", _Fresh(directory=FOLDER / name)) for name in ("page", "examples")]]
+
+
+class _Fresh(StaticFiles):
+    """Files that a browser asks for again, so that a page never runs parts of two versions."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Any:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--allow-host", action="append", default=[], help="another name of this server; repeatable")
+    parser.add_argument("--mcp", action="store_true", help="also serve the actions as tools for assistants (MCP)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -274,12 +158,13 @@ def run(args: argparse.Namespace) -> int:
     for gallery_model in {id(gallery.model): gallery.model for gallery in finder.galleries.values()}.values():
         lend_gpu(gallery_model)
     limit_images(MAX_PIXELS)
-    options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "footer_links": ["api"]}
-    options["css"] = (FOLDER / "page.css").read_text("utf-8")
+    options: dict[str, Any] = {"max_file_size": MAX_FILE, "ssr_mode": False, "mcp_server": args.mcp}
     options |= {"server_name": args.host, "server_port": args.port}
     names = known_names(args.host or os.environ.get("GRADIO_SERVER_NAME"), args.allow_host)
-    with upload_folder():
-        serve(build_app(finder), names, **options)
+    with upload_folder():  # read where components are made
+        app, routes = build_app(finder, tools=args.mcp)
+        # Before Gradio's own routes: the page stands in place of Gradio's.
+        serve(app, names, app_kwargs={"routes": routes}, **options)
     return 0
 
 

@@ -145,7 +145,9 @@ def kill_and_repeat(
     begin = time.monotonic()
     done(work, "The command")
     seconds, changes, counts = time.monotonic() - begin, _changes(fresh, work), Counter()
-    for number in range(tries):
+    for number in range(3 * tries):  # those that were done before the kill do not count
+        if counts["killed"] == tries:
+            break
         fresh()
         at = {"change": rng.randrange(changes)} if number % 2 else {"seconds": rng.uniform(0, seconds)}
         status, said = forked(work, **at)

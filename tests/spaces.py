@@ -22,16 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
 BROWSER_ARGUMENTS = [
     "--no-sandbox",
-    "--use-angle=swiftshader",  # the canvas is WebGL: drawn twice as fast as with --disable-gpu
-    "--enable-unsafe-swiftshader",
+    "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
 ]
-# Labels of the tools depend on the browser's language: the second is the brush.
-BRUSH_IN_HAND = "#sketch .toolbar-wrap button:nth-of-type(2).highlight"
 HOSTILE = "mug<b>bold"  # a label that must stay text in a page
 
 
@@ -58,12 +55,12 @@ def build(photos: Path, out: Path) -> Gallery:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *galleries: Gallery) -> Iterator[str]:
+def serve(folder: Path, *galleries: Gallery, options: Sequence[str] = ()) -> Iterator[str]:
     """Run the app as a plain script in a process of its own, from this folder, and yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "space" / "app.py"), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "space" / "app.py"), "--port", str(port), *options]
     for gallery in galleries:
         command += ["--gallery", str(gallery.folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

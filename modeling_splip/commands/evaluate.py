@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..common.files import check_writable, write_json
-from ..common.processes import on_cpu
+from ..common.processes import on_cpu, worker_count
 from ..common.text import printable, printable_lines
 from ..data.dataset import SbirDataset, open_dataset
 from ..data.protocols import PROTOCOLS
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--remove-classes", default="", metavar="A,B", help="further unseen classes to leave out, such as synonyms")
     add("--batch-size", type=int, default=64, help="images a batch and process (default: 64)")
-    add("--workers", type=int, default=0, help="processes that decode images (default: 0)")
+    add("--workers", type=int, default=-1, help="processes that decode images (default: by the device)")
     add("--rerank", type=int, default=0, help="first results that the relation network ranks again (default: 0)")
     add("--picture", type=Path, help="write a picture of queries with their first results")
 
@@ -114,7 +114,8 @@ def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> tuple[E
         accelerator.print(printable(note))
     baseline = args.model.split(":")[0]
     method = baseline if baseline in BASELINES else model.config.model_type
-    return Embedder(model.for_search(), processor, dataset, accelerator, args.batch_size, args.workers), method
+    workers = worker_count(args.workers, accelerator.num_processes)
+    return Embedder(model.for_search(), processor, dataset, accelerator, args.batch_size, workers), method
 
 
 def leave_out(

@@ -10,6 +10,7 @@ from ..common.hub import is_hub_id
 from ..common.text import printable
 from ..loading import DEFAULT_MODEL, about_default, drawn_world_note, load_retriever
 from ..search.build import BuildReport, build_gallery, process_state
+from ..search.encode import PRECISIONS
 from ..search.index import KINDS
 from ..search.milvus_store import collection_name, ingest
 from ..search.photo_files import left_out_sentence
@@ -32,8 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="gallery folder: new, or one to bring up to date")
     parser.add_argument("--split", help="of a dataset (default: gallery, otherwise train)")
     parser.add_argument("--index", choices=("auto", *KINDS), default="auto", help="kind of index (default: by size)")
-    parser.add_argument("--batch-size", type=int, default=32, help="photos encoded at once (default: 32)")
-    parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores, at most 8)")
+    parser.add_argument("--batch-size", type=int, help="photos encoded at once (default: 32, on a GPU 128)")
+    parser.add_argument("--workers", type=int, help="threads that read photos (default: the cores; on a CPU at most 8)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="of the towers (default: bf16 on a GPU, otherwise fp32)"
+    )
     parser.add_argument("--device", help="torch device (default: cuda where there is one)")
     parser.add_argument(
         "--follow-paths", action="store_true", help="read files that a dataset's image cells name, if you trust it"
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         index=args.index,
         batch_size=args.batch_size,
         workers=args.workers,
+        precision=args.precision,
         follow_paths=args.follow_paths,
         progress=not args.quiet,
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..common.files import write_text
+from ..common.processes import worker_count
 from ..common.text import hint
 from ..data.dataset import INFO_FILE, SbirDataset, open_dataset
 from ..data.protocols import PROTOCOLS
@@ -170,7 +171,7 @@ def describe(name: str, arguments: TrainingArguments, commands: dict[str, list[s
 def describe_plan(plan: TrainingPlan, arguments: TrainingArguments) -> list[str]:
     """Return what a training takes, a line for each thing."""
     least = "at least " if arguments.gradient_checkpointing else ""
-    hours = plan.seconds(arguments.workers) / 3600
+    hours = plan.seconds(worker_count(arguments.workers)) / 3600
     return [
         f"classes: {plan.classes} trained, {plan.validation_classes} held back for validation",
         f"steps: {plan.steps:,} of {arguments.batch_size} sketches, {plan.epoch_steps:,} an epoch",

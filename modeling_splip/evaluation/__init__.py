@@ -2,6 +2,7 @@
 
 - `embedder`: embeds rows of a dataset, each once, on any number of processes.
 - `evaluate`: embeddings under a protocol become metrics and a result record.
+- `device_arrays`: the operations of the metrics in torch, for a GPU.
 - `embeddings_file`: the same for embeddings in a NumPy file.
 - `rerank`: ranks the first results again by a relation network.
 - `report`: the folder that `splip evaluate --report` writes, and the table of records.

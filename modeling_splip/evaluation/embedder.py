@@ -71,6 +71,7 @@ class Embedder:
             batch_size=self.batch_size,
             collate_fn=prepare,
             num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=ignore_sigterm,
         )
         # `accelerator.prepare` would hold a reference to every loader, and so to this object, until the end of the run.
@@ -82,7 +83,7 @@ class Embedder:
         show = self.accelerator.is_local_main_process
         with tqdm(total=len(rows), desc=f"{split} {modality}", unit="img", disable=not show, leave=False) as bar:
             for pixel_values in loader:
-                embeds = encode(pixel_values.to(device), modality)  # (B, ...)
+                embeds = encode(pixel_values.to(device, non_blocking=True), modality)  # (B, ...)
                 embeddings.append(self.accelerator.gather_for_metrics(embeds).cpu())
                 bar.update(len(embeddings[-1]))
         return torch.cat(embeddings).numpy()

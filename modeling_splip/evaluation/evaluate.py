@@ -8,6 +8,7 @@ import numpy as np
 from ..data.protocols import PROTOCOLS, View, protocol_view, view_columns
 from ..metrics.by_class import metrics_from_scores, retrieval_metrics
 from ..metrics.by_instance import instance_accuracy
+from .device_arrays import metric_arrays
 from .embedder import Embedder
 from .rerank import reranked_scores
 
@@ -94,7 +95,7 @@ def embed_view(embedder: Embedder, view: View, gallery: str = "unique", rerank: 
 
 
 def measure(sides: Sides, per_query: bool = False, curve: bool = False) -> dict[str, Any]:
-    """Return the metrics that the protocol of these sides asks for.
+    """Return the metrics that the protocol of these sides asks for; on a GPU where there is one.
 
     Args:
         sides: what to compare.
@@ -114,7 +115,7 @@ def measure(sides: Sides, per_query: bool = False, curve: bool = False) -> dict[
     options: dict[str, Any] = {"missing": missing, "per_query": per_query, "curve": curve}
     if sides.scores is not None:
         return metrics_from_scores(sides.scores, *labels, gallery_copies=sides.copies, **options)
-    return retrieval_metrics(*embeddings, *labels, gallery_copies=sides.copies, **options)
+    return retrieval_metrics(*embeddings, *labels, gallery_copies=sides.copies, arrays=metric_arrays(), **options)
 
 
 def evaluate_model(

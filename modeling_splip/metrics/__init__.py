@@ -2,6 +2,7 @@
 
 - `by_class`: every photo of the query's class is relevant: mAP, precision, recall and accuracy at k.
 - `by_instance`: only the photo that was drawn is relevant: accuracy at k and mean reciprocal rank.
+- `arrays`: the operations on arrays that differ between libraries, in NumPy.
 - `inputs`: checks of what both accept, and unit norm.
 - `ranking`: ranks of relevant photos from sorted score values.
 """

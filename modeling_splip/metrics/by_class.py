@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import NUMPY, NumpyArrays
 from .inputs import Array, as_cutoffs, as_labels, as_pair, as_scores
 from .ranking import ColumnsByClass, envelope, grouped_counts, rank_relevant
 
@@ -47,6 +48,7 @@ def retrieval_metrics(
     per_query: bool = False,
     curve: bool = False,
     progress: Progress | None = None,
+    arrays: NumpyArrays = NUMPY,
 ) -> dict[str, Any]:
     """Return the metrics of ranking the gallery for every query by dot product.
 
@@ -63,6 +65,7 @@ def retrieval_metrics(
             in the order of the queries, NaN where excluded.
         curve: also return `curve`, the mean over queries of the interpolated precision at 101 levels of recall.
         progress: wraps the iterable of blocks, for example `tqdm`.
+        arrays: what computes: NumPy, or `evaluation.device_arrays.TorchArrays("cuda")` for a GPU.
 
     Returns:
         `n_query` (measured), `n_excluded`, `n_gallery` (copies counted), `n_classes` (of the gallery), `metrics`
@@ -78,13 +81,13 @@ def retrieval_metrics(
         raise ValueError(f"dtype is {kind}: rank in float32 or float64, since ties in half precision move mAP.")
     queries, photos = as_pair(query, gallery)
     columns = ColumnsByClass.of(query_labels, gallery_labels, gallery_copies, len(queries), len(photos), missing)
-    photos = photos[columns.order].astype(kind, copy=False)
-    results = _Results(columns, ks, acc_ks, with_curve=curve)
+    placed = arrays.array(photos[columns.order].astype(kind, copy=False))
+    results = _Results(columns, ks, acc_ks, with_curve=curve, xp=arrays)
 
-    blocks = list(columns.row_blocks(kind.itemsize))
-    buffer = np.empty((max(map(len, blocks)), len(photos)), kind)
+    blocks = list(columns.row_blocks(kind.itemsize, scale=arrays.block_scale))
+    buffer = arrays.empty((max(map(len, blocks)), len(photos)), placed)
     for rows in progress(blocks) if progress else blocks:
-        scores = np.matmul(queries[rows].astype(kind, copy=False), photos.T, out=buffer[: len(rows)])  # (b, N unique)
+        scores = arrays.product(queries[rows], placed, buffer[: len(rows)])  # (b, N unique)
         results.add(rows, scores if columns.repeat is None else scores[:, columns.repeat])
     return results.summary(per_class=per_class, per_query=per_query)
 
@@ -143,11 +146,12 @@ class _Results:
     values: dict[str, Array] = field(default_factory=dict)  # metric -> (Q,), NaN until measured
     ties: dict[str, int] = field(default_factory=lambda: {"queries": 0, "mixed": 0, "relevant": 0})
     curve: Array = field(default_factory=lambda: np.zeros(len(RECALL_LEVELS)))  # sum over the queries
+    xp: NumpyArrays = NUMPY  # the operations of the library that scores are arrays of
 
     def __post_init__(self) -> None:
         self.ks, self.acc_ks = as_cutoffs(self.ks, "ks"), as_cutoffs(self.acc_ks, "acc_ks")
 
-    def add(self, rows: Array, scores: Array) -> None:
+    def add(self, rows: Array, scores: Any) -> None:
         """Measure some queries; their scores are overwritten.
 
         Args:
@@ -158,13 +162,14 @@ class _Results:
         edges = np.concatenate([[0], np.flatnonzero(np.diff(codes)) + 1, [len(rows)]])
         for first, last in pairwise(edges):
             start, stop = self.columns.bounds[codes[first]], self.columns.bounds[codes[first] + 1]
-            self._measure(rows[first:last], *rank_relevant(scores[first:last], int(start), int(stop)))
+            self._measure(rows[first:last], *rank_relevant(scores[first:last], int(start), int(stop), self.xp))
 
-    def _measure(self, rows: Array, relevant: Array, above: Array, mixed: Array) -> None:
-        rank = above + np.arange(1, relevant.shape[1] + 1)  # (b, R) irrelevant first among equals
-        grouped, tied = grouped_counts(relevant)
-        precision = grouped / (grouped + above)  # (b, R)
-        interpolated = envelope(precision)
+    def _measure(self, rows: Array, relevant: Any, above: Any, mixed: Any) -> None:
+        xp, n_relevant = self.xp, relevant.shape[1]
+        rank = above + xp.count(n_relevant)  # (b, R) irrelevant first among equals
+        grouped, tied = grouped_counts(relevant, xp)
+        precision = xp.divide(grouped, grouped + above)  # (b, R)
+        interpolated = envelope(precision, xp)
         self._put(rows, "map_all", precision.mean(axis=1))
         self._put(rows, "map_all_voc", interpolated.mean(axis=1))
         for k in self.ks:
@@ -172,35 +177,36 @@ class _Results:
         for k in self.acc_ks:
             self._put(rows, f"acc_{k}", rank[:, 0] <= k)
         if self.with_curve:
-            at = np.maximum(np.ceil(RECALL_LEVELS * relevant.shape[1] - 1e-9).astype(int) - 1, 0)  # (levels,)
-            self.curve += interpolated[:, at].sum(axis=0)
+            at = np.maximum(np.ceil(RECALL_LEVELS * n_relevant - 1e-9).astype(int) - 1, 0)  # (levels,)
+            self.curve += xp.numpy(interpolated[:, at].sum(axis=0))
         self.ties["queries"] += int(mixed.any(axis=1).sum())
         self.ties["mixed"] += int(mixed.sum())
         self.ties["relevant"] += int(tied.sum())
 
-    def _measure_at(self, rows: Array, rank: Array, k: int) -> None:
-        n_relevant = rank.shape[1]
+    def _measure_at(self, rows: Array, rank: Any, k: int) -> None:
+        xp, n_relevant = self.xp, rank.shape[1]
         cut = min(n_relevant, k)
         hit = rank[:, :cut] <= k  # (b, cut) a prefix of every row, since ranks increase
         hits = hit.sum(axis=1)
-        precision = np.where(hit, np.arange(1, cut + 1) / rank[:, :cut], 0.0)
-        for suffix, total in (("", precision.sum(axis=1)), ("_voc", envelope(precision).sum(axis=1))):
-            self._put(rows, f"map_{k}_prefix{suffix}", total / np.maximum(hits, 1))
+        precision = xp.where(hit, xp.divide(xp.count(cut), rank[:, :cut]), 0.0)
+        for suffix, total in (("", precision.sum(axis=1)), ("_voc", envelope(precision, xp).sum(axis=1))):
+            self._put(rows, f"map_{k}_prefix{suffix}", total / (hits + (hits == 0)))
             self._put(rows, f"map_{k}_min{suffix}", total / cut)
             self._put(rows, f"map_{k}_all{suffix}", total / n_relevant)
-        number = np.arange(cut)
-        before = np.where(rank[:, :cut] == 1, 1.0, number / np.maximum(rank[:, :cut] - 1, 1))  # 1 before the first rank
-        trapezoids = np.where(hit, (before + precision) / 2, 0.0)
-        self._put(rows, f"map_{k}_trapezoid", trapezoids.sum(axis=1) / np.maximum(hits, 1))
-        self._put(rows, f"p_{k}", hits / k)
-        self._put(rows, f"p_{k}_min", hits / cut)
-        self._put(rows, f"p_{k}_cut", (rank[:, :cut] <= cut).sum(axis=1) / cut)
-        self._put(rows, f"recall_{k}", hits / n_relevant)
+        number = xp.count(cut) - 1
+        # Before the first rank it is 1.
+        before = xp.where(rank[:, :cut] == 1, 1.0, xp.divide(number, rank[:, :cut] - 1 + (rank[:, :cut] == 1)))
+        trapezoids = xp.where(hit, (before + precision) / 2, 0.0)
+        self._put(rows, f"map_{k}_trapezoid", trapezoids.sum(axis=1) / (hits + (hits == 0)))
+        self._put(rows, f"p_{k}", xp.divide(hits, k))
+        self._put(rows, f"p_{k}_min", xp.divide(hits, cut))
+        self._put(rows, f"p_{k}_cut", xp.divide((rank[:, :cut] <= cut).sum(axis=1), cut))
+        self._put(rows, f"recall_{k}", xp.divide(hits, n_relevant))
 
-    def _put(self, rows: Array, name: str, value: Array) -> None:
+    def _put(self, rows: Array, name: str, value: Any) -> None:
         if name not in self.values:
             self.values[name] = np.full(len(self.columns.codes), np.nan)
-        self.values[name][rows] = value
+        self.values[name][rows] = self.xp.numpy(value)
 
     def summary(self, *, per_class: bool, per_query: bool) -> dict[str, Any]:
         measured = self.columns.relevant > 0  # (Q,)

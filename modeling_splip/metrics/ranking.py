@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import NUMPY, NumpyArrays
 from .inputs import Array, as_copies, as_labels, check_missing, shared_codes
 
 BLOCK_BYTES = 16 << 20  # of the scores that are in memory at a time
@@ -56,40 +58,43 @@ class ColumnsByClass:
         """R of every query (Q,)."""
         return np.diff(self.bounds)[self.codes]
 
-    def row_blocks(self, itemsize: int, rows: Array | None = None) -> Iterator[Array]:
+    def row_blocks(self, itemsize: int, rows: Array | None = None, scale: int = 1) -> Iterator[Array]:
         """Return the numbers of the queries that have a relevant photo, ordered by class and cut into blocks.
 
         Args:
             itemsize: bytes of a score.
             rows: only of these queries; None for all.
+            scale: how many times `BLOCK_BYTES` a block has.
         """
         rows = np.arange(len(self.codes)) if rows is None else rows
         rows = rows[self.relevant[rows] > 0]
         rows = rows[np.argsort(self.codes[rows], kind="stable")]
-        step = block_rows(self.n_gallery, itemsize)
+        step = block_rows(self.n_gallery, itemsize, scale)
         return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
-def rank_relevant(scores: Array, start: int, stop: int) -> tuple[Array, Array, Array]:
+def rank_relevant(scores: Any, start: int, stop: int, xp: NumpyArrays = NUMPY) -> tuple[Any, Any, Any]:
     """Rank the relevant columns `start` to `stop` of scores (b, N) by sorting values only. The scores are overwritten.
+
+    Args:
+        scores, start, stop: as above.
+        xp: the operations of the library whose array the scores are.
 
     Returns:
         Three (b, R) arrays: the relevant scores, highest first; for each, how many irrelevant photos score at least as
         high; and whether an irrelevant photo ties with it.
     """
-    relevant = np.sort(scores[:, start:stop], axis=1)  # (b, R) ascending
+    relevant = xp.sort(scores[:, start:stop])  # (b, R) ascending
     scores[:, start:stop] = -np.inf  # placeholders sort to the front, where they are cut off
-    scores.sort(axis=1)
-    irrelevant = scores[:, stop - start :]  # (b, N - R) ascending
-    check_no_nan(relevant[:, -1])  # NaN sorts last
-    check_no_nan(irrelevant[:, -1:])
+    irrelevant = xp.sort_in_place(scores)[:, stop - start :]  # (b, N - R) ascending
+    check_no_nan(xp.numpy(relevant[:, -1]))  # NaN sorts last
+    check_no_nan(xp.numpy(irrelevant[:, -1:]))
+    shape = tuple(relevant.shape)
     if not irrelevant.shape[1]:
-        return relevant[:, ::-1], np.zeros(relevant.shape, np.int64), np.zeros(relevant.shape, bool)
-    below = np.empty(relevant.shape, np.int64)
-    for row in range(len(scores)):
-        below[row] = np.searchsorted(irrelevant[row], relevant[row], side="left")
-    next_up = np.take_along_axis(irrelevant, np.minimum(below, irrelevant.shape[1] - 1), axis=1)  # (b, R)
-    return relevant[:, ::-1], irrelevant.shape[1] - below[:, ::-1], next_up == relevant
+        return xp.flip(relevant), xp.zeros(shape, int), xp.zeros(shape, bool)
+    below = xp.below(irrelevant, relevant)
+    next_up = xp.at(irrelevant, below)  # (b, R)
+    return xp.flip(relevant), irrelevant.shape[1] - xp.flip(below), next_up == relevant
 
 
 def check_no_nan(scores: Array) -> None:
@@ -98,30 +103,32 @@ def check_no_nan(scores: Array) -> None:
         raise ValueError("scores hold NaN, which has no rank: look for broken embeddings or a division by zero.")
 
 
-def grouped_counts(relevant: Array) -> tuple[Array, Array]:
+def grouped_counts(relevant: Any, xp: NumpyArrays = NUMPY) -> tuple[Any, Any]:
     """For each score, count the scores at least as high (itself included), and say whether another score equals it.
 
     Args:
         relevant: scores (b, R), highest first in every row.
+        xp: the operations of the library whose array the scores are.
 
     Returns:
         The counts and the answers, (b, R) each.
     """
-    n_relevant = relevant.shape[1]
+    shape = tuple(relevant.shape)
+    n_relevant = shape[1]
     equal = relevant[:, 1:] == relevant[:, :-1]  # (b, R - 1)
-    tied = np.zeros(relevant.shape, bool)
+    tied = xp.zeros(shape, bool)
     tied[:, 1:] |= equal
     tied[:, :-1] |= equal
-    last = np.full(relevant.shape, n_relevant)
-    last[:, :-1] = np.where(equal, n_relevant, np.arange(1, n_relevant))
-    return np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1], tied
+    last = xp.zeros(shape, int) + n_relevant
+    last[:, :-1] = xp.where(equal, n_relevant, xp.count(n_relevant - 1))
+    return xp.flip(xp.running_min(xp.flip(last))), tied
 
 
-def envelope(precision: Array) -> Array:
+def envelope(precision: Any, xp: NumpyArrays = NUMPY) -> Any:
     """Return, for every position, the largest precision there or later, (b, R): the interpolation of PASCAL VOC."""
-    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    return xp.flip(xp.running_max(xp.flip(precision)))
 
 
-def block_rows(n_gallery: int, itemsize: int) -> int:
-    """Return how many queries to score at a time, so that a block of scores has about `BLOCK_BYTES`."""
-    return min(1024, max(8, BLOCK_BYTES // (n_gallery * itemsize)))
+def block_rows(n_gallery: int, itemsize: int, scale: int = 1) -> int:
+    """Return how many queries to score at a time, so that a block of scores has about `scale` x `BLOCK_BYTES`."""
+    return min(1024, max(8, scale * BLOCK_BYTES // (n_gallery * itemsize)))

@@ -5,8 +5,8 @@
 - `table`: the gallery's folder and its table. `index`: kinds of index. `index_cache`: built here, kept by this user.
 - `milvus_store`, `milvus_gallery`: the same on a Milvus server. `stores`: choosing between folder and server.
 - `contact_sheet`: results as one HTML page. `pictures`: results, and what a sketch and a photo share, as pictures.
-- `service`: what a server over several galleries needs.
 - `confidence`: is what was found convincing? `explain`: which parts of a sketch and a photo resemble each other.
+- `service`: what a server over several galleries needs. `own_photos`: photos that its visitors upload.
 - `packaged`: a gallery of photos that come with the program, built once for each user.
 """
 

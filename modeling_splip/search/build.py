@@ -26,7 +26,7 @@ from ..common.files import is_side_file, remove
 from ..common.processes import on_cpu
 from ..image_files import doubt, open_image, sample
 from .confidence import measure_scribbles
-from .encode import Job, KnownRows, encode_photos
+from .encode import Job, KnownRows, computes_half, encode_photos, on_gpu
 from .index import build_index, choose_kind
 from .index_cache import embeddings_hash, keep_index
 from .photos import MAX_PIXELS, find_photos
@@ -81,8 +81,9 @@ def build_gallery(
     model_name: str | None = None,
     split: str | None = None,
     index: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
+    precision: str = "auto",
     max_pixels: int = MAX_PIXELS,
     follow_paths: bool = False,
     progress: bool = True,
@@ -92,9 +93,11 @@ def build_gallery(
     Under `accelerate launch` every process encodes its share; the main one puts the gallery together.
     """
     choose_kind(1, index)
+    half = computes_half(precision, model.device)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    batch_size = batch_size or (GROUP_ROWS if on_gpu(model.device) else 32)
     model = model.for_search()
     state = process_state()
     source = find_photos(photos, split, follow_paths)
@@ -106,7 +109,8 @@ def build_gallery(
     lock = _claim(out, shards) if state.is_main_process else None
     try:
         state.wait_for_everyone()
-        job = Job(model, processor, source, features, shards, _next_run(shards), fingerprint, batch_size, max_pixels)
+        run = _next_run(shards)
+        job = Job(model, processor, source, features, shards, run, fingerprint, batch_size, max_pixels, half)
         old = _old_table(out, fingerprint, features)
         known = KnownRows([*old, *_shard_tables(shards)])
         state.wait_for_everyone()  # no shard is written before every process has seen the earlier ones

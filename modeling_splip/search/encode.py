@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 import torch
 from tqdm.auto import tqdm
 
+from ..common.processes import cores
 from .photos import Photo, PhotoSource, photo_in_work
 from .table import GROUP_ROWS, OWN_COLUMNS, TableReader
 
 THUMBNAIL_SIDE = 256
+PRECISIONS = ("auto", "fp32", "bf16")
 _IDENTITY = ("path", "sha256", "size", "mtime_ns")
 
 
@@ -31,6 +33,7 @@ class Job:
         shards: folder of the finished shards, for this model and these columns only.
         run: number of this run; a shard of a later run replaces one of an earlier run.
         fingerprint: of the model with its processor.
+        half: whether the towers compute in bfloat16; embeddings are float32 either way.
     """
 
     model: Any
@@ -42,6 +45,7 @@ class Job:
     fingerprint: str
     batch_size: int
     max_pixels: int
+    half: bool = False
 
 
 class KnownRows:
@@ -86,7 +90,7 @@ def encode_photos(
     unreadable: list[dict[str, str]] = []
     encoded, total = 0, sum(map(len, chunks))
     bar = tqdm(total=total, unit="image", desc="Encoding", disable=not progress or not total)
-    with bar, ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with bar, ThreadPoolExecutor(workers or decoding_threads(job.model.device)) as pool:
         for chunk, prepared in _ahead(pool, job, chunks, known):
             rows = [row for row in prepared if "reason" not in row]
             unreadable += [
@@ -104,6 +108,31 @@ def encode_photos(
             if rows:
                 _write_shard(job, rows)
     return encoded, unreadable
+
+
+def on_gpu(device: str | torch.device) -> bool:
+    """Return whether a device is a CUDA GPU."""
+    return torch.device(device).type == "cuda"
+
+
+def computes_half(precision: str, device: str | torch.device) -> bool:
+    """Return whether the towers compute in bfloat16.
+
+    Args:
+        precision: "fp32", "bf16", or "auto" for bf16 on a GPU that has it.
+        device: where they compute.
+
+    Raises:
+        ValueError: if the precision is none of these.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    return precision == "bf16" or (precision == "auto" and on_gpu(device) and torch.cuda.is_bf16_supported())
+
+
+def decoding_threads(device: str | torch.device) -> int:
+    """Return how many threads read photos: all cores where a GPU waits for them, otherwise at most 8."""
+    return cores() if on_gpu(device) else min(8, cores())
 
 
 def _ahead(
@@ -150,8 +179,12 @@ def _thumbnail(image: Any) -> bytes:
 
 def _embed(job: Job, rows: list[dict[str, Any]]) -> None:
     """Replace `pixel_values` by `embedding` in B rows."""
+    device = torch.device(job.model.device)
     pixel_values = torch.stack([row.pop("pixel_values") for row in rows])  # (B, 3, H, W)
-    embeddings = job.model.encode(pixel_values.to(job.model.device), "photo").cpu().numpy()  # (B, D)
+    if on_gpu(device):
+        pixel_values = pixel_values.pin_memory()
+    with torch.autocast(device.type, torch.bfloat16, enabled=job.half):
+        embeddings = job.model.encode(pixel_values.to(device, non_blocking=True), "photo").cpu().numpy()  # (B, D)
     for row, embedding in zip(rows, embeddings, strict=True):
         row["embedding"] = embedding
 

@@ -56,8 +56,8 @@ class Gallery(SearchableGallery):
             out: the gallery folder: new, empty, or a gallery.
             **options: `model_name` (to find the model again; default: where it was loaded from), `split` (of a
                 dataset), `index` ("auto" by size, "exact", "hnsw" or "ivf"), `batch_size`, `workers` (threads that
-                decode), `max_pixels` (of one photo), `follow_paths` (read the files that a dataset's image cells name),
-                `progress`.
+                decode), `precision` of the towers ("auto": bf16 on a GPU; "fp32", "bf16"), `max_pixels` (of one photo),
+                `follow_paths` (read the files that a dataset's image cells name), `progress`.
 
         Raises:
             FileNotFoundError, ValueError, OSError: in one sentence, if there are no photos, none can be read, or `out`

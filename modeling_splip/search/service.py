@@ -1,25 +1,23 @@
-"""What a server of galleries needs: search by name, visitors' own photos, an address to listen on, and a clean stop."""
+"""What a server of galleries needs: search by name, an address to listen on, and a clean stop."""
 
-import contextlib
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import filelock
+import numpy as np
 from PIL import Image
 
 from ..loading import load_retriever
 from .base import check_range
+from .explain import Matches
 from .gallery import Gallery
+from .own_photos import OwnPhotos
 from .photos import photo_in_work
 from .result import Result
 
@@ -29,42 +27,6 @@ MAX_RESULTS = 50
 MAX_WORDS = 200
 SKETCH_PIXELS = 4_000_000
 _DEMO_GALLERY = "runs/demo/gallery"
-_OWN_PREFIX = "splip-own-"
-
-
-@dataclass
-class OwnPhotos:
-    """A visitor's photos, as a gallery in a temporary folder.
-
-    Attributes:
-        lock: on the folder, held as long as the process that made it lives.
-    """
-
-    gallery: Gallery
-    folder: tempfile.TemporaryDirectory
-    lock: filelock.BaseFileLock
-
-    def summary(self) -> str:
-        """Return how many photos there are, for the visitor."""
-        bad = len(self.gallery.manifest["unreadable"])
-        more = f", {bad} could not be read" if bad else ""
-        doubt = self.gallery.manifest["doubt"]
-        return f"{len(self.gallery)} photos of yours can be searched now{more}.{doubt and ' ' + doubt}"
-
-    def delete(self) -> None:
-        """Remove everything that was kept of the photos."""
-        self.folder.cleanup()
-
-    @staticmethod
-    def sweep() -> None:
-        """Remove what processes that were killed left of their visitors' photos."""
-        # A folder is locked before its gallery is there. One without may be a process' that has not locked it yet.
-        for folder in {found.parent for found in Path(tempfile.gettempdir()).glob(f"{_OWN_PREFIX}*/gallery*")}:
-            lock = folder / "lock"
-            with contextlib.suppress(OSError):  # the process lives, or the folder is another user's
-                if lock.is_file() and not folder.is_symlink():
-                    with filelock.FileLock(lock, timeout=0):
-                        shutil.rmtree(folder)
 
 
 class Finder:
@@ -109,7 +71,7 @@ class Finder:
     def choose(self, name: str | None, own: OwnPhotos | None) -> Gallery:
         """Return a gallery by name; the first one without a name."""
         if name == OWN_PHOTOS:
-            if own is None:
+            if own is None or own.gallery is None:
                 raise ValueError("There are no photos of your own (uploads are deleted after an hour): upload some.")
             return own.gallery
         if name and name not in self.galleries:
@@ -132,46 +94,70 @@ class Finder:
         name: str | None,
         k: float,
         own: OwnPhotos | None = None,
+        like: float | None = None,
     ) -> list[Result]:
-        """Find photos by a sketch, words or both; k is cut to 1..`MAX_RESULTS`.
+        """Find photos by a sketch, words, a photo that was found, or any of these together.
+
+        A photo that was found counts as much as the sketch: the score is the mean of a photo's cosines with both, and
+        words are weighted against this mean as `Gallery.search` says. This is our choice.
+
+        Args:
+            k: is cut to 1..`MAX_RESULTS`.
+            like: row of the photo that was found; it is left out of the answer.
 
         Raises:
-            ValueError: in one sentence, if neither a sketch nor words are given, the gallery does not exist, or
+            ValueError: in one sentence, if there is nothing to search for, the gallery or the row does not exist, or
                 `weight` or `k` is not a number.
         """
         check_range("weight", weight, 0, 1)
-        gallery, text = self.choose(name, own), (words or "").strip()[:MAX_WORDS]
-        blank = self.is_blank(sketch)
-        if blank and not text:
+        gallery, text, count = self.choose(name, own), (words or "").strip()[:MAX_WORDS], _count(k)
+        sketch = None if self.is_blank(sketch) else sketch
+        if like is not None:
+            return _refined(gallery, _row(gallery, like), sketch, text, weight, count)
+        if sketch is None and not text:
             raise ValueError("Nothing is drawn yet: draw the outline of a thing, upload a sketch, or write words.")
-        return gallery.search(None if blank else sketch, _count(k), text or None, text_weight=weight)
+        return gallery.search(sketch, count, text or None, text_weight=weight)
 
     def similar(self, row: float, name: str | None, k: float, own: OwnPhotos | None = None) -> list[Result]:
         """Find photos like the one in this row of a gallery."""
         gallery = self.choose(name, own)
-        if row not in range(len(gallery)):
-            raise ValueError(f"Row {row!r} is not in this gallery of {len(gallery)} photos.")
-        return gallery.similar(gallery.result(int(row)), _count(k))
+        return gallery.similar(gallery.result(_row(gallery, row)), _count(k))
 
-    def index(self, files: Sequence[str], name: str | None, max_pixels: int) -> OwnPhotos:
+    def explain(
+        self, sketch: Image.Image | None, row: float, name: str | None, own: OwnPhotos | None = None
+    ) -> Matches:
+        """Return which parts of a sketch and of the photo in a row of a gallery resemble each other.
+
+        Raises:
+            ValueError: in one sentence, if nothing is drawn, or the gallery or the row does not exist.
+        """
+        gallery = self.choose(name, own)
+        photo = gallery.result(_row(gallery, row))
+        if sketch is None:
+            raise ValueError("Nothing is drawn yet: draw the outline of a thing, or upload a sketch.")
+        return gallery.explain(sketch, photo)
+
+    def index(self, files: Sequence[str], name: str | None, max_pixels: int, own: OwnPhotos | None = None) -> OwnPhotos:
         """Make a visitor's photos searchable, with the model of a gallery.
+
+        Args:
+            own: the visitor's earlier photos, which stay, with their model; default: there are none.
 
         Raises:
             ValueError: in one sentence that does not name the server's files, if there are none or too many, or none
                 can be read.
         """
-        if not files or len(files) > MAX_OWN_PHOTOS:
-            raise ValueError(f"Upload 1 to {MAX_OWN_PHOTOS} photos, not {len(files or [])}.")
-        gallery = self.choose(None if name == OWN_PHOTOS else name, None)
-        folder = tempfile.TemporaryDirectory(prefix=_OWN_PREFIX, ignore_cleanup_errors=True)
-        lock = filelock.FileLock(Path(folder.name) / "lock", thread_local=False)  # as any thread may delete the photos
-        lock.acquire()
-        out, options = Path(folder.name) / "gallery", {"workers": 2, "max_pixels": max_pixels, "progress": False}
+        count = len(files or []) + (len(own.files) if own else 0)
+        if not files or count > MAX_OWN_PHOTOS:
+            raise ValueError(f"Upload 1 to {MAX_OWN_PHOTOS} photos, not {count}.")
+        like = own.gallery if own and own.gallery else self.choose(None if name == OWN_PHOTOS else name, None)
+        photos = own or OwnPhotos.empty()
         try:
-            return OwnPhotos(Gallery.build(list(files), gallery.model, gallery.processor, out, **options), folder, lock)
+            photos.add(files, like.model, like.processor, max_pixels)
         except ValueError as error:
-            folder.cleanup()
+            photos.delete()
             raise ValueError("None of the photos can be read: upload JPEG, PNG or WebP files.") from error
+        return photos
 
 
 def chosen_galleries(folders: Sequence[str] | None) -> list[str]:
@@ -185,14 +171,34 @@ def chosen_galleries(folders: Sequence[str] | None) -> list[str]:
     return list(folders or hosted or ([_DEMO_GALLERY] if os.path.isdir(_DEMO_GALLERY) else []))
 
 
-def read_sketch(path: str, max_pixels: int) -> Image.Image:
+def _row(gallery: Gallery, row: float) -> int:
+    if row not in range(len(gallery)):
+        raise ValueError(f"Row {row!r} is not in this gallery of {len(gallery)} photos.")
+    return int(row)
+
+
+def _refined(gallery: Gallery, row: int, sketch: Image.Image | None, text: str, weight: float, k: int) -> list[Result]:
+    """Return the photos nearest to the one in a row, and to a sketch and words where there are any."""
+    query = gallery.vectors(np.array([row]))  # (1, D)
+    if sketch is not None:
+        query = (query + gallery.encode([sketch])) / 2
+    if text:
+        query = (1 - weight) * query + weight * gallery.encode_text([text])
+    return [result for result in gallery.search_vectors(query, k + 1)[0] if result.row != row][:k]
+
+
+def read_sketch(source: str | bytes, max_pixels: int) -> Image.Image:
     """Decode an uploaded sketch; one of more than `SKETCH_PIXELS` is made smaller, as several may wait for the model.
+
+    Args:
+        source: its file, or its content.
 
     Raises:
         ValueError: in one sentence that does not name the server's file, if it is no image or has too many pixels.
     """
     try:
-        with photo_in_work(Path(path).read_bytes(), max_pixels) as image:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with photo_in_work(content, max_pixels) as image:
             factor = math.ceil(math.sqrt(image.width * image.height / SKETCH_PIXELS))
             return image.reduce(factor) if factor > 1 else image
     except Exception as error:  # a decoder may raise anything on damaged data

@@ -6,7 +6,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from ..clip_backbone import text_norms, vision_norms
+from ..class_prompts import text_norms
+from ..clip_backbone import vision_norms
 from ..common.files import write_json
 from ..modeling_retriever import Retriever
 

@@ -5,6 +5,7 @@
 - `setup`: builds everything that a run consists of
 - `plan`: measures what a training will take
 - `sampling`: the items and batches of an epoch
+- `pixels`: images as bytes, on the disk and on their way to the device, and their normalisation there
 - `augmentation`: random changes of training images
 - `losses`: the losses, pure functions of embeddings
 - `jigsaw`: permuted tiles, and the solver of SpLIP's jigsaw

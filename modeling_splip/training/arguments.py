@@ -20,6 +20,8 @@ from .methods import METHODS
 from .objective import LEVELS
 
 RECIPES = Path(__file__).parent / "recipes"
+# torch.compile's modes: the second replays CUDA graphs, the third tries many kernels first.
+COMPILE = ("no", "default", "reduce-overhead", "max-autotune-no-cudagraphs")
 TRACKERS = ("none", *(tracker.value for tracker in LoggerType))
 # Arguments that hold arguments of their own, set by dotted flags.
 GROUPS = ("model", "loss", "augment")
@@ -60,12 +62,14 @@ class TrainingArguments:
     clip_norm: float = _option(0.0, "clip the gradient to this norm; 0 for never", 0)
     mixed_precision: str = _option("no", "autocast; losses stay in float32", known=("no", "bf16", "fp16"))
     gradient_checkpointing: bool = _option(False, "compute activations again: less memory, more time")
+    compile: str = _option("no", "torch.compile's mode for the training step", known=COMPILE)
     validation_classes: int = _option(0, "seen classes held back to choose the checkpoint; 0 takes the last one", 0)
     evaluate_every: int = _option(1, "epochs between validations", 1)
     patience: int = _option(0, "stop after this many validations without a better score; 0 for never", 0)
     checkpoint_every: int = _option(0, "steps between checkpoints; 0 for one an epoch", 0)
     seed: int = _option(0, "of everything random", 0)
-    workers: int = _option(0, "processes that decode images", 0)
+    workers: int = _option(-1, "processes that decode images; -1 for none on a CPU, up to 16 of the cores on a GPU", -1)
+    predecode: bool = _option(False, "decode every image once, to a file on the disk that later runs use too")
     tracker: str = _option("none", "where numbers and pictures go besides the run's folder", known=TRACKERS)
     invert_sketches: str = _option("auto", "invert sketches: auto: those that look white on black; true: all; false")
     resume: bool = _option(False, "continue from the newest whole checkpoint in output")

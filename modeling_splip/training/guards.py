@@ -1,6 +1,7 @@
 """What a training refuses: launchers and layouts it cannot work with, and numbers that are not finite."""
 
 import os
+import shutil
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +43,8 @@ def check_layout(args: TrainingArguments, accelerator: Accelerator) -> None:
         )
     if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("mixed_precision fp16 needs a GPU: use bf16 or no.")
+    if args.compile != "no" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise ValueError("compile needs a C++ compiler, and none is installed: install g++, or leave --compile out.")
 
 
 def check_finite(losses: dict[str, torch.Tensor], step: int) -> None:

@@ -64,7 +64,7 @@ class Objective(nn.Module):
     A batch holds `sketch` and `positive` (B, 3, H, W); `label` (B,), the index of the seen class; and `draw` (B,), a
     random integer from which an objective takes all its random choices. At category level it also holds `negative`
     (B, 3, H, W) and `negative_label` (B,). At fine-grained level it holds `instance` (B,) instead, and p- is the
-    hardest other photo of the class in the batch.
+    hardest other photo of the class in the batch. Images are pixel values, or bytes that `pixels` normalises.
 
     Args:
         model: the model to train.
@@ -83,6 +83,25 @@ class Objective(nn.Module):
         self.settings = settings or self.settings_class()
         self.settings.check_used(level)
         self.level = level
+        self.pixels: nn.Module | None = None  # normalises images that are bytes
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of a batch, each a scalar, and their weighted total as "loss".
+
+        Raises:
+            ValueError: if images are bytes, and nothing was set to normalise them.
+        """
+        if any(value.dtype == torch.uint8 for value in batch.values()):
+            if self.pixels is None:
+                raise ValueError(
+                    "The batch holds bytes: set objective.pixels = PixelValues(processor.image_processor)."
+                )
+            batch = {name: self.pixels(x) if x.dtype == torch.uint8 else x for name, x in batch.items()}
+        return self.losses(batch)
+
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of a batch of pixel values."""
+        raise NotImplementedError(f"{type(self).__name__} must define losses.")
 
     def encode(self, modality: str, groups: dict[str, Tensor], **flags: Any) -> dict[str, RetrievalOutput]:
         """Return the model's output for each named group of images, (n, 3, H, W); one pass encodes all groups."""

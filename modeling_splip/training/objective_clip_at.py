@@ -149,7 +149,7 @@ class ClipAtObjective(Objective):
             grid = self.settings.grid
             self.permutations = nn.Buffer(permutation_set(grid, 23 if grid == 2 else 100), persistent=False)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
         They are "triplet", those of "class", "divergence" and "shuffle" that have a weight, and their weighted total,

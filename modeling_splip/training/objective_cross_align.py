@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
-from ..clip_backbone import frozen_text_tokens
+from ..class_prompts import frozen_text_tokens
 from ..clip_base import resolve_base
 from ..data.descriptions import descriptions_of
 from ..modeling_cross_align import CrossAlignModel
@@ -149,7 +149,7 @@ class CrossAlignObjective(Objective):
         self.counts = nn.Buffer(counts, persistent=False)  # (C,)
         self.first = nn.Buffer(counts.cumsum(0) - counts, persistent=False)  # (C,)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
         They are those of "triplet", "alignment" and "relation" that have a weight, and their weighted total, "loss".

@@ -128,7 +128,7 @@ class SplipObjective(Objective):
             return {}
         return {"permutations": len(self.permutations), "smallest_distance": smallest_distance(self.permutations)}
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses, each a scalar; `Objective` says what a batch holds.
 
         They are those of "triplet", "between", "class", "cjs", "shuffle", "contrast", "spread", "anchor" and "within"

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..data.dataset import SbirDataset
 from .augmentation import Augmentation
+from .pixels import StoredPixels, byte_pixels
 
 CACHE_BYTES = 2**30  # decoded images stay in memory where those of the whole dataset take no more than this
 NO_AUGMENTATION = Augmentation()
@@ -32,10 +33,10 @@ class Key(NamedTuple):
 class TrainingItems(Dataset):
     """Sketches of the seen classes, each with its photos.
 
-    An item is a dict of images, (3, H, W), and whole numbers: `sketch`, its `label`, a random number `draw`, and
-    `positive`. At category level `positive` is any photo of the class; `negative` is a photo of another class, drawn
-    uniformly over the classes, and `negative_label` that class. At fine-grained level `positive` is the sketch's own
-    photo, and `instance` its row.
+    An item is a dict of images, (3, H, W) bytes that `PixelValues` normalises, and whole numbers: `sketch`, its
+    `label`, a random number `draw`, and `positive`. At category level `positive` is any photo of the class; `negative`
+    is a photo of another class, drawn uniformly over the classes, and `negative_label` that class. At fine-grained
+    level `positive` is the sketch's own photo, and `instance` its row.
 
     Args:
         dataset: the prepared dataset.
@@ -44,6 +45,7 @@ class TrainingItems(Dataset):
         level: "category" or "fine_grained".
         seed: of all random choices.
         augmentation: random changes of the images.
+        store: decode every image once, to a file on the disk, by this many processes; 0 to decode them when needed.
 
     Raises:
         ValueError: in one sentence, if the data cannot be trained on at this level.
@@ -57,6 +59,7 @@ class TrainingItems(Dataset):
         level: str,
         seed: int,
         augmentation: Augmentation = NO_AUGMENTATION,
+        store: int = 0,
     ):
         if isinstance(dataset.train, datasets.IterableDataset):
             raise ValueError(
@@ -81,9 +84,14 @@ class TrainingItems(Dataset):
             self._pair(dataset.name, columns["instance_id"])
         if not len(self.sketches):
             raise ValueError(f"Dataset '{dataset.name}' has no training sketches of the classes asked for.")
+        if store and augmentation:
+            raise ValueError(
+                "predecode keeps images as the model sees them, and augmentation changes them before: leave out one."
+            )
+        self._stored = StoredPixels(dataset.train, processor, store) if store else None
         self._cache: dict[int, Any] | None = None
         first = [np.asarray(self._decoded(int(rows[0]))).nbytes for rows in (self.sketches, self.photos[0])]
-        if max(first) * len(dataset.train) <= CACHE_BYTES:
+        if self._stored is None and max(first) * len(dataset.train) <= CACHE_BYTES:
             self._cache = {}
 
     def __len__(self) -> int:
@@ -125,17 +133,19 @@ class TrainingItems(Dataset):
         return self.sketches if modality == "sketch" else np.concatenate(self.photos)
 
     def pixels(self, row: int) -> torch.Tensor:
-        """Return one prepared image of `train`, not augmented: (3, H, W)."""
+        """Return one prepared image of `train`, not augmented: (3, H, W) bytes."""
         decoded = self._decoded(row)
         return self._tensor(decoded) if self.augmentation else decoded
 
     def _changed(self, row: int, rng: np.random.Generator, mirrored: bool) -> torch.Tensor:
-        """Return one augmented image of `train`: (3, H, W)."""
+        """Return one augmented image of `train`: (3, H, W) bytes."""
         change = self.augmentation.sketch if self.modalities[row] == "sketch" else self.augmentation.photo
         return self._tensor(change(self._decoded(row), rng, mirrored))
 
     def _decoded(self, row: int) -> Any:
         """Return the pixels of an image, or with augmentation the image to change; it may be kept in memory."""
+        if self._stored is not None:
+            return self._stored[row]
         if self._cache is not None and row in self._cache:
             return self._cache[row]
         record = self.rows[row]
@@ -152,7 +162,7 @@ class TrainingItems(Dataset):
         return result
 
     def _tensor(self, image: Image.Image) -> torch.Tensor:
-        return self.processor.image_processor([image], return_tensors="pt")["pixel_values"][0]  # (3, H, W)
+        return byte_pixels(self.processor.image_processor, image)
 
 
 class EpochBatches(Sampler):

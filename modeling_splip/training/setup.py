@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..clip_backbone import dimensions
-from ..common.processes import ignore_sigterm
+from ..common.processes import ignore_sigterm, worker_count
 from ..configuration_retriever import MODALITIES
 from ..data.dataset import SbirDataset
 from ..modeling_retriever import Retriever
@@ -18,6 +18,7 @@ from .arguments import TrainingArguments
 from .augmentation import Augmentation
 from .methods import METHODS
 from .objective import Objective
+from .pixels import PixelValues
 from .sampling import EpochBatches, TrainingItems, collate
 
 # Our names of the schedules, and the library's; its own "constant" has no warmup.
@@ -65,7 +66,9 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
     """
     classes, held_back = dataset.hold_back(args.validation_classes, args.seed)
     processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
-    items = TrainingItems(dataset, classes, processor, args.level, args.seed, Augmentation(**args.augment))
+    workers = worker_count(args.workers, processes)
+    store = max(workers, 1) if args.predecode else 0
+    items = TrainingItems(dataset, classes, processor, args.level, args.seed, Augmentation(**args.augment), store)
     micro_batches = processes * args.accumulation
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
     total_steps = args.epochs * batches.steps
@@ -78,6 +81,7 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective = method.objective(model, args.settings(), args.level)
+    objective.pixels = PixelValues(processor.image_processor)
     check_class_groups(objective, batches)
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     return Training(
@@ -87,7 +91,7 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
         processor=processor,
         items=items,
         batches=batches,
-        loader=training_loader(items, batches, args),
+        loader=training_loader(items, batches, args.seed, workers),
         model=model,
         objective=objective,
         optimizer=optimizer,
@@ -107,7 +111,7 @@ def check_class_groups(objective: Objective, batches: EpochBatches) -> None:
         )
 
 
-def training_loader(items: TrainingItems, batches: EpochBatches, args: TrainingArguments) -> DataLoader:
+def training_loader(items: TrainingItems, batches: EpochBatches, seed: int, workers: int) -> DataLoader:
     """Return the loader of the micro-batches."""
     return DataLoader(
         items,
@@ -115,11 +119,12 @@ def training_loader(items: TrainingItems, batches: EpochBatches, args: TrainingA
         collate_fn=collate,
         # The loader draws a number each time it starts, so once more in an epoch that is resumed. A generator of its
         # own keeps that from the random numbers of the training.
-        generator=torch.Generator().manual_seed(args.seed),
+        generator=torch.Generator().manual_seed(seed),
         # Workers live as long as the run: they keep the images that they have decoded, and SIGTERM never reaches a
         # worker that is only starting and does not ignore it yet.
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_sigterm,
     )
 
@@ -157,12 +162,14 @@ def set_image_means(training: Training, accelerator: Accelerator) -> None:
     if not model.stores_image_means:
         return
     model.to(accelerator.device)
+    normalise = PixelValues(training.processor.image_processor).to(accelerator.device)
     width = dimensions(model.config.clip_config)[0]  # d_v
     for modality in MODALITIES:
         rows = items.images(modality)[accelerator.process_index :: accelerator.num_processes]
         total = torch.zeros(width + 1, device=accelerator.device, dtype=torch.float64)  # the sum, and how many images
         for row in tqdm(rows, desc=f"mean {modality}", leave=False, disable=not accelerator.is_local_main_process):
-            total[:-1] += model.mean_patch(items.pixels(int(row))[None].to(accelerator.device))[0].double()
+            values = normalise(items.pixels(int(row))[None].to(accelerator.device))  # (1, 3, H, W)
+            total[:-1] += model.mean_patch(values)[0].double()
             total[-1] += 1
         total = accelerator.reduce(total, "sum")
         model.set_domain_mean(modality, (total[:-1] / total[-1]).to(model.dtype))

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 
 from ..common.files import write_json
-from ..common.processes import on_cpu
+from ..common.processes import on_cpu, worker_count
 from ..common.text import one_line
 from ..data.dataset import open_dataset
 from ..data.protocols import PROTOCOLS, VALIDATION, validation_view
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None, program: str | None = None) -> dict[str,
         gradient_accumulation_steps=args.accumulation,
         log_with=None if args.tracker == "none" else args.tracker,
         project_config=ProjectConfiguration(args.output, logging_dir=str(Path(args.output) / "logs")),
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     check_layout(args, accelerator)
@@ -145,10 +147,13 @@ def next_step(run: Run) -> str:
 def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     """Build the training and prepare it for this machine; a run that is resumed gets its last state."""
     dataset = open_dataset(args.dataset)
-    training = build_training(args, dataset, accelerator.num_processes)
+    with accelerator.local_main_process_first() if args.predecode else nullcontext():
+        training = build_training(args, dataset, accelerator.num_processes)
     checkpoint = newest_checkpoint(Path(args.output), accelerator) if args.resume else None
     if checkpoint is None:
         set_image_means(training, accelerator)
+    if args.compile != "no":
+        training.objective.compile(mode=args.compile, dynamic=False)  # in place: the names of its tensors stay
     prepared = accelerator.prepare(training.objective, training.optimizer, training.loader)
     training.objective, training.optimizer, training.loader = prepared
     # Accelerate steps a prepared scheduler once for each process; ours counts optimiser steps, so it stays as it is.
@@ -233,9 +238,8 @@ def keep_the_best(run: Run) -> None:
 def validate(run: Run) -> float:
     """Return mAP@all on held-back classes, or Acc@1 within the class at fine-grained level; draw `retrieval.png`."""
     training, picture = run.training, run.output / "retrieval.png"
-    embedder = Embedder(
-        training.model.eval(), training.processor, training.dataset, run.accelerator, workers=run.args.workers
-    )
+    workers = worker_count(run.args.workers, run.accelerator.num_processes)
+    embedder = Embedder(training.model.eval(), training.processor, training.dataset, run.accelerator, workers=workers)
     view = validation_view(training.dataset, training.held_back, run.args.level)
     score = measure(embed_view(embedder, view))["metrics"][PROTOCOLS[view.protocol].metric]
     if run.accelerator.is_main_process:

@@ -16,40 +16,51 @@ PACKED = pack_class_prompts([1, 2, 3], [[10, 9], [20, 21, 9]], 2, CPU)
 
 def test_packed_sequence_by_hand():
     """The longer class comes first: both stand in one group."""
-    assert PACKED.token_ids.tolist() == [1, 1, 1, 2, 3, 20, 21, 9, 10, 9]
-    assert PACKED.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 5, 6]
+    assert PACKED.token_ids.tolist() == [[1, 1, 1, 2, 3, 20, 21, 9, 10, 9]]
+    assert PACKED.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 5, 6]]
     assert PACKED.eos.tolist() == [9, 7]
 
 
 def test_mask_by_hand():
-    prefix = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    group = [
+    visible = [
+        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
         [1, 1, 1, 1, 1, 1, 0, 0, 0, 0],
         [1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
         [1, 1, 1, 1, 1, 1, 1, 1, 0, 0],
         [1, 1, 1, 1, 1, 0, 0, 0, 1, 0],
         [1, 1, 1, 1, 1, 0, 0, 0, 1, 1],
     ]
-    for mask, visible in ((PACKED.mask.prefix, prefix), (PACKED.mask.groups, [[group]])):
-        assert torch.equal(mask == 0, torch.tensor(visible).bool())
-        assert mask.dtype == torch.float32 and (mask[mask != 0] == float("-inf")).all()
+    assert torch.equal(PACKED.mask == 0, torch.tensor([[visible]]).bool())
+    assert PACKED.mask.dtype == torch.float32 and (PACKED.mask[PACKED.mask != 0] == float("-inf")).all()
 
 
-def test_groups_hold_whole_classes_and_are_filled_up(monkeypatch):
+def test_rows_of_the_mask_are_aligned():
+    """The fused attention of GPUs would copy another mask in every layer."""
+    assert PACKED.mask.shape == (1, 1, 10, 10) and PACKED.mask.stride() == (160, 160, 16, 1)
+
+
+def test_groups_hold_the_prefix_and_whole_classes_and_are_filled_up(monkeypatch):
     """The longest class first, each into the shortest group: 20; 9 + 2; 3 + 2 + 2 + 2 tokens, three groups of 20."""
     monkeypatch.setattr(class_prompts, "GROUP_TOKENS", 16)
     lengths = [2, 3, 2, 9, 2, 20, 2]
     classes = [[10 * c + k for k in range(length)] for c, length in enumerate(lengths)]
     packed = pack_class_prompts([1, 2, 3], classes, 2, CPU)
-    held = packed.token_ids[5:].reshape(3, 20).tolist()
+    assert packed.token_ids[:, :5].tolist() == [[1, 1, 1, 2, 3]] * 3
+    held = packed.token_ids[:, 5:].tolist()
     assert held[0] == classes[5]
     assert held[1] == classes[3] + classes[6] + [1] * 9
     assert held[2] == classes[1] + classes[0] + classes[2] + classes[4] + [1] * 11
-    assert packed.token_ids[packed.eos].tolist() == [ids[-1] for ids in classes]
-    counted = packed.weights[5:].reshape(3, 20) > 0
+    assert packed.token_ids.flatten()[packed.eos].tolist() == [ids[-1] for ids in classes]
+    weights = packed.weights.reshape(3, 25)
+    assert (weights[1:, :5] == 0).all() and weights[0, 0] == 7 * weights[0, 5]
+    counted = weights[:, 5:] > 0
     assert counted.sum(dim=1).tolist() == [20, 11, 9]
     # No word sees the fillings, which stand behind all words of their group.
-    visible = packed.mask.groups[:, 0] == 0  # (3, 20, 25)
+    visible = packed.mask[:, 0, 5:] == 0  # (3, 20, 25)
     assert not (visible & counted[:, :, None] & ~torch.cat([torch.ones(3, 5).bool(), counted], 1)[:, None]).any()
 
 
@@ -61,8 +72,17 @@ def test_weights_by_hand():
 
 def test_without_prompts():
     packed = pack_class_prompts([1, 2], [[10, 9]], 0, CPU)
-    assert packed.token_ids.tolist() == [1, 2, 10, 9] and packed.positions.tolist() == [0, 1, 2, 3]
+    assert packed.token_ids.tolist() == [[1, 2, 10, 9]] and packed.positions.tolist() == [[0, 1, 2, 3]]
     torch.testing.assert_close(packed.weights, torch.full((4,), 0.25, dtype=torch.float64))
+
+
+def test_a_known_layout_gives_tensors_of_its_own():
+    """What one caller does to them, another must not see."""
+    first, again = (pack_class_prompts([1, 2], [[10, 9]], 0, CPU) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        expected = other.clone()
+        one.zero_()
+        assert torch.equal(other, expected)
 
 
 def test_prefix_and_class_words_make_the_sentence():

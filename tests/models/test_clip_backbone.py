@@ -7,7 +7,8 @@ from published_shapes import SHAPES, published
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from modeling_splip.clip_backbone import embed_patches, prompt_key_values, run_vision, vision_norms
+from modeling_splip.class_prompts import prompt_key_values
+from modeling_splip.clip_backbone import embed_patches, run_vision, vision_norms
 from modeling_splip.modeling_splip import SplipModel
 
 
@@ -35,7 +36,7 @@ def test_published_shapes_in_full_without_memory(name):
         visual = prompt_key_values(model.clip, norms, model._visual_prompts(means, "sketch"))
         output = run_vision(model.clip, embeddings, norms, visual)
     assert means.shape == (12, 2, d_t)
-    assert [tuple(keys.shape) for keys, _ in visual] == [(2, 6, d_v)] * l_v
+    assert [tuple(pair.shape) for pair in visual] == [(2, 6, 2, d_v)] * l_v
     assert [tuple(layer.shape) for layer in output.layers] == [(2, 1 + (size // patch) ** 2, d_v)] * l_v
     layer_norms = 2 * d_v * (2 * l_v + 2) + 2 * d_t * (2 * 12 + 1)
     mappers = (d_v + 1) * d_t + (d_t + 1) * d_t + (d_t + 1) * 4 * d_t  # B_t

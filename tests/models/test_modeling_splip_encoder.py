@@ -7,8 +7,10 @@ import torch
 from plain_splip import build
 from published_shapes import published
 from safetensors.torch import load_file
+from torch.nn import functional as F
 from transformers import CLIPVisionModelWithProjection
 
+from benchmarks.launches import Launches
 from modeling_splip.configuration_retriever import MODALITIES
 from modeling_splip.configuration_splip import SplipEncoderConfig
 from modeling_splip.modeling_splip_encoder import SplipEncoder
@@ -132,3 +134,42 @@ def test_bad_input(tiny_clip, pixels):
         folded.encode(pixels, "text")
     with pytest.raises(ValueError, match="image_size=32"):
         folded.encode(torch.zeros(1, 3, 64, 64), "photo")
+
+
+def test_without_gradients_keys_and_values_are_not_copied(tiny_clip, pixels):
+    """They are projected to where they stand behind the prompts', with the same values to the last bit."""
+    encoder = build(tiny_clip, conditioning="domain").fold()
+    expected = encoder(pixels, "sketch")
+    with torch.no_grad(), Launches() as launches:
+        found = encoder(pixels, "sketch")
+    assert torch.equal(found.embeds, expected.embeds) and torch.equal(found.tokens, expected.tokens)
+    layers = len(encoder.vision_model.encoder.layers)
+    assert launches.kernels["copy_"] == layers and launches.kernels["cat"] == 1  # the prompts; [CLS, patches]
+
+
+@pytest.mark.parametrize("which", ["hook", "pre-hook", "forward", "subclass", "no bias", "autocast"])
+def test_layers_that_do_more_are_called(tiny_clip, pixels, which):
+    """What an adapter or a hook adds to the key projection counts, with and without gradients."""
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    encoder = build(tiny_clip, conditioning="domain").fold()
+    before = encoder.encode(pixels, "sketch")
+    linear = encoder.vision_model.encoder.layers[1].self_attn.k_proj
+    if which == "hook":
+        linear.register_forward_hook(lambda module, args, output: 2 * output)
+    elif which == "pre-hook":
+        linear.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    elif which == "forward":
+        linear.forward = lambda x: 2 * F.linear(x, linear.weight, linear.bias)
+    elif which == "subclass":
+        linear.__class__ = Doubled
+    elif which == "no bias":
+        linear.bias = None
+    with torch.autocast("cpu", torch.bfloat16, enabled=which == "autocast"):
+        expected = encoder(pixels, "sketch").embeds
+        found = encoder.encode(pixels, "sketch")
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    assert (found - before).abs().max() > 1e-5

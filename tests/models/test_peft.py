@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel
 
 from modeling_splip.adapters_peft import base_names
-from modeling_splip.clip_backbone import text_norms, vision_norms
+from modeling_splip.class_prompts import text_norms
+from modeling_splip.clip_backbone import vision_norms
 from modeling_splip.sharing.peft_export import export_peft
 from modeling_splip.training.methods import METHODS
 

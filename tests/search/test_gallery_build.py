@@ -8,13 +8,16 @@ import sys
 
 import filelock
 import galleries
+import numpy as np
 import pytest
+import torch
 from galleries import draw, files, make_photos, same
 from launch import ROOT, accelerate, run
 
-from modeling_splip.search import build
+from modeling_splip.search import build, encode
 from modeling_splip.search import gallery as gallery_module
 from modeling_splip.search.build import build_gallery
+from modeling_splip.search.encode import PRECISIONS
 from modeling_splip.search.gallery import Gallery
 
 own_cache, name, pair = galleries.own_cache, galleries.name, galleries.pair
@@ -191,3 +194,25 @@ def test_opened_while_another_process_publishes(photos, pair, name, gallery, mon
 
     monkeypatch.setattr(gallery_module, "read_manifest", old_manifest_first)
     assert len(Gallery.open(gallery.folder)) == 25
+
+
+def test_half_precision_moves_embeddings_a_little_and_names_the_same_model(photos, pair, tmp_path):
+    """The towers compute in bfloat16, the embeddings are float32 of unit norm, and the gallery is that of the model."""
+    built = {name: Gallery.build(photos, *pair, tmp_path / name, precision=name, progress=False) for name in PRECISIONS}
+    found = {name: gallery.vectors(np.arange(len(gallery))) for name, gallery in built.items()}
+    exact, half = found["fp32"], found["bf16"]
+    assert built["auto"].manifest["fingerprint"] == built["bf16"].manifest["fingerprint"]
+    assert np.array_equal(found["auto"], half if torch.cuda.is_available() else exact)
+    assert half.dtype == np.float32 and not np.array_equal(half, exact)
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, rtol=0, atol=1e-5)
+    assert (half * exact).sum(axis=1).min() > 0.999
+    with pytest.raises(ValueError, match=r"precision must be one of auto, fp32, bf16, got 'fp16'\."):
+        Gallery.build(photos, *pair, tmp_path / "other", precision="fp16")
+
+
+def test_threads_by_the_device(monkeypatch):
+    monkeypatch.setattr(encode, "cores", lambda: 40)
+    assert encode.decoding_threads("cpu") == 8 and encode.decoding_threads("cuda:1") == 40
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert [encode.computes_half(name, "cuda") for name in PRECISIONS] == [True, False, True]
+    assert [encode.computes_half(name, "cpu") for name in PRECISIONS] == [False, False, True]

@@ -1,5 +1,6 @@
 """The Space's parts without a server: what it asks of galleries, its command, its folder."""
 
+import asyncio
 import importlib.util
 import json
 import re
@@ -16,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
-from spaces import ROOT, build, write_photos
+from spaces import ROOT, build, write_photos, write_sketch
 
 from modeling_splip.loading import LARGER_MODEL
 from modeling_splip.search.gallery import Gallery
-from modeling_splip.search.service import OWN_PHOTOS, Finder, OwnPhotos, read_sketch
+from modeling_splip.search.own_photos import OwnPhotos
+from modeling_splip.search.service import OWN_PHOTOS, Finder, read_sketch
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,15 @@ def served(app, monkeypatch):
     return started
 
 
+def page_of(options) -> tuple[str, dict]:
+    """Return the page that a started app serves, and the facts in it."""
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    page = TestClient(Starlette(routes=options["app_kwargs"]["routes"])).get("/").text
+    return page, json.loads(re.search(r'id="facts">(.*?)</script>', page)[1])
+
+
 @pytest.fixture
 def packaged(app, world, tmp_path, monkeypatch) -> Path:
     """Four photos in place of those that come with the package, and an empty cache; returns the cache."""
@@ -85,12 +96,12 @@ def test_without_a_gallery_the_packaged_photos_are_indexed_once(app, served, pac
     assert app.main() == 0
     assert "Indexing the 4 photos that come with splip, once" in capsys.readouterr().err
     (folder,) = packaged.iterdir()
-    texts = " ".join(it.value for it in served[0][0].blocks.values() if isinstance(it, app.gr.Markdown))
+    page, facts = page_of(served[0][1])
     for words in ("4 real photos of 2 categories", "CC BY 4.0", "8.5 million parameters, 64 px", "proves nothing"):
-        assert words in texts
-    assert f"`--model {LARGER_MODEL}`" in texts
-    menu = next(it for it in served[0][0].blocks.values() if isinstance(it, app.gr.Dropdown))
-    assert menu.choices == [("open23 (4 photos, small_splip)", "open23")]
+        assert words in page
+    assert f"--model {LARGER_MODEL}" in page
+    assert facts["galleries"] == [{"name": "open23", "title": "open23 (4 photos, small_splip)"}]
+    assert facts["opens"] == app.EXAMPLES[0]  # searched at once, so that nobody sees an empty page
     with monkeypatch.context() as closed:
         closed.setattr(Gallery, "build", lambda *_, **__: pytest.fail("It was built before."))
         assert app.main() == 0
@@ -102,15 +113,7 @@ def test_without_a_gallery_the_packaged_photos_are_indexed_once(app, served, pac
 def test_the_packaged_photos_are_searched_by_any_model(app, packaged):
     finder = app.open_galleries(None, "clip:mini_clip")
     assert finder.galleries["open23"].manifest["model"] == "clip:mini_clip"
-    assert app.about(finder)[0].endswith("CC BY 4.0).")  # nothing of the model that is not in use
-
-
-def test_a_page_opens_with_the_photos_of_the_first_example(app, packaged, gallery):
-    pictures, (name, rows), status = app.Actions(app.open_galleries(None, None)).greet()
-    assert name == "open23" and sorted(rows) == [0, 1, 2, 3] and len(pictures) == 4
-    assert status.startswith("Found with the first example, a sailboat.")
-    other = Finder({"mini": gallery})
-    assert app.about(other) == [] and app.Actions(other).greet() == (app.gr.skip(),) * 3
+    assert app.about(finder).endswith("CC BY 4.0).</p>")  # nothing of the model that is not in use
 
 
 def test_an_unknown_gallery_is_named(app, monkeypatch, capsys):
@@ -143,12 +146,14 @@ def test_galleries_come_from_flags_the_environment_or_the_hub(app, served, galle
         sys, "argv", ["app.py", "--gallery", str(fishes.folder), "--model", "clip:mini_clip", "--port", "7000"]
     )
     assert app.main() == 0
-    menus = [next(it for it in blocks.blocks.values() if isinstance(it, app.gr.Dropdown)) for blocks, _ in served]
-    assert menus[0].choices == [
-        ("mini (12 photos, clip:mini_clip)", "mini"),
-        ("owner/animals (6 photos, clip:mini_clip)", "owner/animals"),
+    facts = [page_of(options)[1] for _, options in served]
+    assert facts[0]["galleries"] == [
+        {"name": "mini", "title": "mini (12 photos, clip:mini_clip)"},
+        {"name": "owner/animals", "title": "owner/animals (6 photos, clip:mini_clip)"},
     ]
-    assert menus[1].choices == [("fishes (6 photos, clip:mini_clip)", "fishes")] and served[1][1]["server_port"] == 7000
+    assert facts[1]["galleries"] == [{"name": "fishes", "title": "fishes (6 photos, clip:mini_clip)"}]
+    assert served[1][1]["server_port"] == 7000
+    assert facts[0]["opens"] is None and app.about(Finder({"mini": gallery})) == ""  # of the packaged photos alone
 
 
 def test_where_it_cannot_listen_it_says_so(app, gallery, monkeypatch, capsys):
@@ -178,6 +183,15 @@ def test_pil_opens_common_formats_only(app, served, gallery, tmp_path, monkeypat
         Image.open(tmp_path / "x.eps")
 
 
+def test_who_comes_when_too_many_wait_is_told_so(app, gallery, monkeypatch):
+    endpoints = sys.modules[app.Actions.__module__]
+    actions = app.Actions(Finder({"mini": gallery}))
+    assert len(asyncio.run(actions.search(words="red", weight=0.5, k=3))["photos"]) == 3
+    monkeypatch.setattr(endpoints, "MAX_WAITING", 0)
+    with pytest.raises(app.gr.Error, match="Too many people search at the moment: try again in a few seconds"):
+        asyncio.run(actions.search(words="red", weight=0.5, k=3))
+
+
 def test_galleries_of_one_model_share_it(gallery, world, tmp_path):
     fishes = build(world / "fish", tmp_path / "fishes")
     finder = Finder.open([str(gallery.folder), str(fishes.folder)])
@@ -192,27 +206,43 @@ def test_the_page_says_what_is_odd_about_a_sketch(app, served, gallery, tmp_path
     ImageDraw.Draw(sketch).ellipse([10, 10, 50, 50], outline="black", width=3)
     actions, folder = app.Actions(Finder({"mini": gallery})), str(gallery.folder)
 
-    def draw(image: Image.Image) -> tuple:
-        _, shown, status = actions.draw({"composite": image}, "", 0.5, "mini", 5, None)
-        return shown, status
+    def draw(image: Image.Image) -> tuple[list[int], str]:
+        image.save(tmp_path / "sketch.png")
+        data = gradio.data_classes.ImageData(path=str(tmp_path / "sketch.png"))
+        answer = asyncio.run(actions.search(data, gallery="mini", k=5))
+        return [photo["row"] for photo in answer["photos"]], answer["remark"]
 
+    gradio = pytest.importorskip("gradio", reason="the Space needs splip[space]")
     wanted, plain = draw(sketch)
-    assert plain.endswith("Click one for similar ones.")
-    found, status = draw(ImageOps.invert(sketch))
-    assert found == wanted and "A sketch looks white on black and is inverted" in status and "\n" not in status
+    assert plain == ""
+    found, remark = draw(ImageOps.invert(sketch))
+    assert found == wanted and "A sketch looks white on black and is inverted" in remark and "\n" not in remark
     assert "does not look drawn" in draw(Image.effect_noise((64, 64), 90).convert("RGB"))[1]
 
-    ImageOps.invert(sketch).save(tmp_path / "dark.png")
-    answer = actions.search(str(tmp_path / "dark.png"), "", 0.5, "mini", 5, None)
-    assert "is inverted" in answer["remark"] and [photo["row"] for photo in answer["photos"]] == wanted[1]
-    sketch.save(tmp_path / "light.png")
-    assert set(actions.search(str(tmp_path / "light.png"), "", 0.5, "mini", 5, None)) == {"photos"}
-
     opened = []
-    monkeypatch.setattr(app, "build_app", lambda finder, build=app.build_app: opened.append(finder) or build(finder))
+    monkeypatch.setattr(
+        app, "build_app", lambda finder, build=app.build_app, **how: opened.append(finder) or build(finder, **how)
+    )
     monkeypatch.setattr(sys, "argv", ["app.py", "--gallery", folder, "--invert-sketches", "false"])
     assert app.main() == 0
     assert opened[0].choose(None, None).processor.invert_sketches == "false"
+
+
+def test_what_is_not_convincing_is_told(app, gallery, monkeypatch, tmp_path):
+    """Of a sketch alone; words and photos that were found are judged by nothing."""
+    actions, file = app.Actions(Finder({"mini": gallery})), write_sketch(tmp_path / "sketch.png", "tree", 1)
+    data = pytest.importorskip("gradio").data_classes.ImageData(path=str(file))
+
+    def ask(**inputs) -> tuple[float | None, str]:
+        answer = asyncio.run(actions.search(gallery="mini", **inputs))
+        return answer["confidence"], answer["remark"]
+
+    share = gallery.confidence(gallery.search(str(file), 12))
+    assert share is not None and ask(sketch=data)[0] == pytest.approx(share)
+    assert ask(words="red") == ask(sketch=data, words="red") == ask(sketch=data, like=1) == (None, "")
+    for beaten, said in ((0.49, "Not convincing: of random scribbles, 51% find photos at least as near."), (0.5, "")):
+        monkeypatch.setattr(Gallery, "confidence", lambda self, found, beaten=beaten: beaten)
+        assert ask(sketch=data) == (beaten, said)
 
 
 def test_drawings_as_own_photos_are_doubted(gallery, world, tmp_path):
@@ -248,10 +278,51 @@ def test_own_photos_are_deleted_and_limited(gallery, world, tmp_path):
     assert set(Path(tempfile.gettempdir()).glob("splip-own-*")) == before
 
 
+def test_own_photos_grow_and_the_addresses_of_the_old_ones_end(gallery, world, tmp_path):
+    finder = Finder({"mini": gallery})
+    fishes, trees = ([str(path) for path in sorted((world / name).glob("*.png"))] for name in ("fish", "tree"))
+    own = finder.index(fishes[:2], None, 10_000)
+    key, folder = own.key, Path(own.folder.name)
+    (tmp_path / "bad.png").write_bytes(b"x")
+    assert finder.index([*trees[:2], str(tmp_path / "bad.png")], None, 10_000, own) is own
+    assert len(own.gallery) == 4 and own.key not in ("", key) and own.unreadable() == ["bad.png"]
+    assert own.summary() == (
+        "4 photos of yours can be searched now. Could not be read: bad.png; JPEG, PNG and WebP can."
+    )
+    assert all(Path(result.path).is_relative_to(folder) for result in own.gallery.search(None, 9, "red"))
+    with pytest.raises(ValueError, match="Upload 1 to 200 photos, not 201"):
+        finder.index(trees[:1] * 196, None, 10_000, own)
+    own.delete()
+    assert not folder.exists()
+
+
+def test_a_photo_found_is_searched_by_with_a_sketch_and_words(gallery, tmp_path):
+    """The score is the mean of the cosines with photo and sketch, and words are weighted against it."""
+    finder, sketch = Finder({"mini": gallery}), Image.open(write_sketch(tmp_path / "sketch.png", "tree", 1))
+    photo, drawn, spoken = gallery.vectors([3])[0], gallery.encode([sketch])[0], gallery.encode_text(["red"])[0]
+    every = gallery.vectors(range(len(gallery)))
+    for words, query in (("", (photo + drawn) / 2), ("red", 0.75 * (photo + drawn) / 2 + 0.25 * spoken)):
+        scores = dict(enumerate((every @ query).tolist()))
+        del scores[3]
+        found = finder.search(sketch, words, 0.25, "mini", 5, like=3)
+        assert [result.row for result in found] == sorted(scores, key=lambda row: -scores[row])[:5]
+        assert [result.score for result in found] == pytest.approx(sorted(scores.values(), reverse=True)[:5], abs=1e-5)
+    alone = finder.search(None, "", 0.5, "mini", 5, like=3)
+    assert [result.row for result in alone] == [result.row for result in finder.similar(3, "mini", 5)]
+    with pytest.raises(ValueError, match="Row 99 is not in this gallery of 12 photos"):
+        finder.search(sketch, "", 0.5, "mini", 5, like=99)
+
+
 def test_photos_of_a_killed_server_are_deleted_and_no_others(app, served, gallery, world, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     alive = Finder({"mini": gallery}).index([str(path) for path in (world / "fish").glob("*.png")], None, 10_000)
-    for name, content in (("dead", "gallery"), ("half", "gallery.partial"), ("starting", ""), ("foreign", "gallery")):
+    for name, content in (
+        ("dead", "gallery"),
+        ("half", "gallery.partial"),
+        ("copied", "photos"),
+        ("starting", ""),
+        ("foreign", "gallery"),
+    ):
         (tmp_path / f"splip-own-{name}" / content).mkdir(parents=True)
         if name != "foreign":
             (tmp_path / f"splip-own-{name}" / "lock").touch()

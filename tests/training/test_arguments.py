@@ -108,7 +108,7 @@ def test_packaged_recipes(name):
         (["--augment.flip", "1.5"], r"augment.flip must lie between 0 and 1.0, got 1.5"),
         (["--augment.thickness", "1.5"], r"augment.thickness must be a whole number, got '1.5'"),
         (["--epochs", "0"], r"epochs must be at least 1, got 0"),
-        (["--workers", "-1"], r"workers must be at least 0, got -1"),
+        (["--workers", "-2"], r"workers must be at least -1, got -2"),
         (["--seed", "-1"], r"seed must be at least 0, got -1"),
         (["--clip_norm", "-0.1"], r"clip_norm must be at least 0, got -0.1"),
         (["--learning_rate", "nan"], r"learning_rate must be a finite number, got nan"),

@@ -4,15 +4,17 @@ import math
 
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, save_clip, tiny_config
 from plain_splip import build
 from torch.nn import functional as F
+from transformers import CLIPImageProcessorPil
 
 from modeling_splip import SplipModel
 from modeling_splip.training.arguments import parse_arguments
 from modeling_splip.training.jigsaw import permute_tiles, two_permutations
 from modeling_splip.training.losses import spread_loss
 from modeling_splip.training.objective_splip import SplipObjective, SplipSettings
+from modeling_splip.training.pixels import PixelValues
 from modeling_splip.training.setup import build_training
 
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ".*vision_model.*(q_proj|v_proj)"}
@@ -327,3 +329,32 @@ def test_without_any_loss_nothing_trains(tiny_clip):
     objective = SplipObjective(build(tiny_clip), SplipSettings(triplet=0.0, alpha=0.0, beta=0.0))
     with pytest.raises(ValueError, match="Every loss has weight 0"):
         objective(batch_of("category"))
+
+
+def test_the_whole_step_is_one_graph_with_the_same_losses_and_gradients(tmp_path):
+    """What `--compile` compiles: a break would leave parts of the step uncompiled. One layer a tower, for time."""
+    config = tiny_config(num_hidden_layers=1)
+    config.text_config.num_hidden_layers = 1
+    objective = SplipObjective(build(save_clip(config, tmp_path))).train()
+    objective.pixels = PixelValues(CLIPImageProcessorPil())
+    batch = {name: x.mul(50).byte() if x.ndim == 4 else x for name, x in batch_of().items()}
+    names = list(objective.state_dict())
+
+    def step():
+        objective.zero_grad()
+        losses = objective(batch)
+        losses["loss"].backward()
+        trained = [(name, p.grad.clone()) for name, p in objective.named_parameters() if p.grad is not None]
+        return {name: loss.detach() for name, loss in losses.items()}, dict(trained)
+
+    expected = step()
+    objective.compile(backend="aot_eager", dynamic=False, fullgraph=True)
+    for found, wanted in zip(step(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert list(objective.state_dict()) == names
+
+
+def test_bytes_without_a_normalisation_are_refused(tiny_clip):
+    batch = {name: x.byte() if x.ndim == 4 else x for name, x in batch_of().items()}
+    with pytest.raises(ValueError, match=r"The batch holds bytes: set objective\.pixels = PixelValues"):
+        SplipObjective(build(tiny_clip))(batch)

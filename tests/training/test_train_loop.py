@@ -2,12 +2,15 @@
 
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from conftest import save_clip, tiny_config
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from modeling_splip.training import setup
 from modeling_splip.training import train as train_accelerate
@@ -208,6 +211,30 @@ def test_random_numbers_go_on_where_they_stopped(train, monkeypatch):
     drawn.clear()
     train(*words, "--max_steps", "4", "--resume", output="parts")
     assert drawn == {2: whole[2], 3: whole[3]}
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_has_the_losses_and_the_checkpoint_of_a_plain_one(train, tmp_path):
+    """The method with the smallest step, and one layer, since the compiler takes a minute for each graph."""
+    config = tiny_config(num_hidden_layers=1)
+    counters.clear()
+    words = ["--base", save_clip(config, tmp_path / "base"), "--max_steps", "2", "--validation_classes", "0"]
+    words += ["--method", "clip_at"]
+    plain = train(*words, output="plain")
+    assert not counters["stats"]
+    found = train(*words, "--compile", "default", output="compiled")
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    losses = [{name: row[name] for name in row if name != "epoch"} for row in (*plain["history"], *found["history"])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and "loss" in losses[0]
+    one, other = weights(tmp_path / "plain", 2), weights(tmp_path / "compiled", 2)
+    assert one.keys() == other.keys()
+
+
+def test_without_a_compiler_compiling_is_refused(train, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"compile needs a C\+\+ compiler, and none is installed: install g\+\+"):
+        train("--compile", "default")
 
 
 def test_the_end_names_the_model_and_the_next_command(train, prepared, tmp_path, capsys):
