@@ -1,4 +1,4 @@
-"""What a picture shows: light strokes on a dark ground, a line drawing, no drawing; on people's drawings and photos."""
+"""What a picture shows: light strokes on a dark ground, a line drawing, no drawing; and files that nobody can decode."""
 
 import numpy as np
 import pytest
@@ -85,3 +85,15 @@ def test_on_drawings_and_photos(shared_data, name):
     assert sum(map(is_line_drawing, photos)) < 0.05 * len(photos)
     assert not doubt(sketches, photos)
     assert "sketches do not look drawn and" in doubt(photos, sketches)
+
+
+@pytest.mark.parametrize("box", [b"pitm", b"iloc", b"iinf", b"av01"])
+def test_whatever_a_decoder_raises_is_one_sentence(tmp_path, box):
+    """PIL's decoder of AVIF raises RuntimeError."""
+    Image.init()
+    if "AVIF" not in Image.OPEN:
+        pytest.skip("this PIL reads no AVIF")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.avif")
+    (tmp_path / "x.avif").write_bytes((tmp_path / "x.avif").read_bytes().replace(box, b"xxxx", 1))
+    with pytest.raises(ValueError, match=r"x\.avif' is not a readable image \(.*\)\.$"):
+        open_image(tmp_path / "x.avif")
