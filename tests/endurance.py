@@ -448,7 +448,11 @@ def main() -> int:
         for name, part in parts(Path(folder), tries).items():
             begin = time.monotonic()
             (Path(folder) / name).mkdir()
-            counts[name] = dict(part(rng, Path(folder) / name))
+            try:
+                counts[name] = dict(part(rng, Path(folder) / name))
+            except FailedError as error:
+                counts[name] = {"failed": 1}
+                print(f"FAILED: {error}")
             print(f"{name}: {counts[name]} ({time.monotonic() - begin:.0f} s)", flush=True)
     if args.json:
         args.json.write_text(json.dumps({"seed": args.seed, "counts": counts}, indent=2) + "\n")
