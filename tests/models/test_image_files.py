@@ -1,4 +1,4 @@
-"""What a picture shows: light strokes on a dark ground, a line drawing, no drawing; and files that nobody can decode."""
+"""What a picture shows: light strokes on dark ground, a line drawing, no drawing; and files that nobody can decode."""
 
 import numpy as np
 import pytest
