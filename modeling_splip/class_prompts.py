@@ -72,14 +72,14 @@ def run_text(
     mask = mask.to(linear_dtype(x))  # here, since in every layer it would be copied again
     if text_prompts is not None:
         text_prompts = text_prompts.to(x.dtype).transpose(0, 1)  # (m, B, d_t)
-    states = [x]
+    states = [x.transpose(0, 1)]
     for index, layer in enumerate(clip.text_model.encoder.layers):
         if text_prompts is not None and (depth is None or index < depth):
             m = text_prompts.shape[0]
             first, _, rest = x.split([1, m, x.shape[0] - 1 - m])
             x = torch.cat([first, text_prompts, rest])  # (S, B, d_t)
         x, _ = encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
-        states.append(x)
+        states.append(x.transpose(0, 1))
     return tower_output(states, [])
 
 

@@ -110,18 +110,19 @@ def run_vision(
     x = norms[0](embeddings).transpose(0, 1).contiguous()  # (1 + P, B, d_v)
     eager = attention == "eager" or output_attentions
     room = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else KeyValueRoom(linear_dtype(x))
-    states, attentions = [x], []
+    states, attentions = [x.transpose(0, 1)], []
     for index, layer in enumerate(clip.vision_model.encoder.layers):
         extra = key_values[index] if key_values is not None else None
+        x = states[-1].transpose(0, 1)  # a view of what is returned, so that gradients pass through it
         x, weights = encoder_layer(layer, norms[1 + 2 * index], norms[2 + 2 * index], None, eager, x, extra, room)
-        states.append(x)
+        states.append(x.transpose(0, 1))
         attentions.append(weights)
     return tower_output(states, attentions if output_attentions else [])
 
 
 def tower_output(states: list[Tensor], attentions: list[Any]) -> TowerOutput:
-    """Return a tower's output from the states (N, B, d) before and after every layer."""
-    first, *layers = (state.transpose(0, 1) for state in states)
+    """Return a tower's output from the states (B, N, d) before and after every layer."""
+    first, *layers = states
     return TowerOutput(first, layers[-1], tuple(layers), tuple(attentions))
 
 
@@ -241,7 +242,7 @@ def encoder_layer(
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
     """Return (N, B, d) as (B, heads, N, d / heads)."""
-    return x.reshape(x.shape[0], x.shape[1], heads, -1).permute(1, 2, 0, 3)
+    return x.unflatten(2, (heads, x.shape[2] // heads)).permute(1, 2, 0, 3)
 
 
 def _attend(
