@@ -97,7 +97,8 @@ def shards(case: Case) -> float:
 def auto_classes(case: Case) -> float:
     from transformers import AutoModel, AutoProcessor
 
-    model, processor = AutoModel.from_pretrained(case.saved), AutoProcessor.from_pretrained(case.saved)
+    model = AutoModel.from_pretrained(case.saved, trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(case.saved, trust_remote_code=False)
     found = {}
     for modality in MODALITIES:
         inputs = processor(images=case.images[modality], modality=modality)
