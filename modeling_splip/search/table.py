@@ -185,7 +185,9 @@ class TableReader:
         for number in range(len(self._paths)):
             with self._lock, self._file(number) as file:
                 tables.append(file.read(columns=list(names)))
-        return pa.concat_tables(tables)
+        table = pa.concat_tables(tables)
+        table.validate(full=True)  # text that is no UTF-8 would fail wherever it is shown
+        return table
 
     def embeddings(self) -> np.ndarray:
         """Read all embeddings: (N, D) float32."""
@@ -206,11 +208,19 @@ class TableReader:
         key = (group, tuple(names) if names else None)
         if self._cached[0] != key:
             number, part = self._groups[group]
-            with self._file(number) as file:
-                self._cached = (key, file.read_row_group(part, columns=list(names) if names else None))
-        table = self._cached[1]
-        assert table is not None
-        return table
+            try:
+                with self._file(number) as file:
+                    table = file.read_row_group(part, columns=list(names) if names else None)
+                table.validate(full=True)
+            except DAMAGED as error:
+                raise ValueError(
+                    f"'{self._paths[number]}' is damaged ({' '.join(str(error).split())}): remove this gallery, and "
+                    "build it again with `splip index`."
+                ) from error
+            self._cached = (key, table)
+        kept = self._cached[1]
+        assert kept is not None
+        return kept
 
 
 def check_unit_norm(embeddings: np.ndarray) -> None:

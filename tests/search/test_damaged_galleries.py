@@ -99,6 +99,16 @@ def test_embeddings_of_another_width_or_that_lack_are_refused(gallery, pair):
         Gallery.open(gallery.folder, pair)
 
 
+def test_text_that_is_no_utf8_is_refused(gallery, pair):
+    table = pq.read_table(table_file(gallery))
+    place = table.schema.get_field_index("label")
+    cells = pa.array([b"\xff\xfe", *[b"cup"] * 23], pa.binary()).cast(pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 24, cells.buffers())
+    pq.write_table(table.set_column(place, "label", text), table_file(gallery))
+    with pytest.raises(ValueError, match=r"is damaged \(.*UTF8.*build it again with `splip index"):
+        Gallery.open(gallery.folder, pair)
+
+
 @pytest.mark.parametrize("where", [0.0, 0.3, 0.6, 0.9, 0.99])
 def test_bytes_that_were_overwritten_never_end_in_a_traceback(where, gallery, pair):
     data = bytearray(table_file(gallery).read_bytes())
@@ -109,7 +119,7 @@ def test_bytes_that_were_overwritten_never_end_in_a_traceback(where, gallery, pa
         found = Gallery.open(gallery.folder, pair)
         assert all(result.thumbnail is not None for result in found.search(draw(100), 24))
     except ValueError as error:
-        assert "build it again with `splip index`" in str(error)
+        assert "build it again with `splip index" in str(error)
 
 
 @pytest.mark.parametrize(
