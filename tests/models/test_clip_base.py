@@ -69,7 +69,7 @@ def test_a_packaged_model_loads_by_its_name(tiny_clip, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "pretrained" / "some_model")
     SplipProcessor.from_clip(tiny_clip).save_pretrained(tmp_path / "pretrained" / "some_model")
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_splip.loading.packaged_folder", lambda name: tmp_path / "pretrained" / name)
+        patch.setattr("modeling_splip.loading.by_name.packaged_folder", lambda name: tmp_path / "pretrained" / name)
         assert load_retriever("some_model")[0].fingerprint() == model.fingerprint()
     with pytest.raises(ValueError, match=r"'mini_clip' is a 'clip' model, .* a plain CLIP is 'clip:mini_clip'"):
         load_retriever("mini_clip")

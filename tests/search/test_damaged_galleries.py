@@ -119,7 +119,7 @@ def test_bytes_that_were_overwritten_never_end_in_a_traceback(where, gallery, pa
         found = Gallery.open(gallery.folder, pair)
         assert all(result.thumbnail is not None for result in found.search(draw(100), 24))
     except ValueError as error:
-        assert "build it again with `splip index" in str(error)
+        assert "build it again with `splip index PHOTOS --out" in str(error)
 
 
 @pytest.mark.parametrize(

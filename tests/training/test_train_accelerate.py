@@ -608,6 +608,6 @@ def test_a_run_is_not_overwritten(train, uninterrupted):
 
 def test_the_script_prints_one_sentence(tmp_path):
     result = run([sys.executable, SCRIPT, "--dataset", "nowhere"], cwd=tmp_path)
-    assert result.returncode == 1 and os.listdir(tmp_path) == []
+    assert result.returncode == 2 and os.listdir(tmp_path) == []
     assert result.stderr.strip().splitlines()[-1].startswith("train_accelerate: There is no dataset at 'nowhere': ")
     assert "Traceback" not in result.stderr

@@ -40,7 +40,7 @@ def train(prepared, tiny_clip, tmp_path):
 
 def test_swapped_sketches_and_photos_are_doubted_when_training_starts(train, swapped, capsys):
     train("--max_steps", "1", "--validation_classes", "0")
-    assert "swapped" not in capsys.readouterr().out
+    assert "photos swapped?" not in capsys.readouterr().out
     train("--max_steps", "1", "--validation_classes", "0", "--dataset", str(swapped), output="other")
     assert (
         len(re.findall(r"^Dataset 'raw\d*': .* are its sketches and photos swapped\?$", capsys.readouterr().out, re.M))
