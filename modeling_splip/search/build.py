@@ -260,7 +260,7 @@ def _write_table(job: Job, known: KnownRows, places: list[tuple[int, int]], data
     """Write the rows at these places, in order; return their embeddings (N, D)."""
     schema, blocks = job.features.arrow_schema, []
     for number, first in enumerate(range(0, len(places), _FILE_ROWS)):
-        with pq.ParquetWriter(data / f"photos-{number:05d}.parquet", schema) as writer:
+        with pq.ParquetWriter(data / f"photos-{number:05d}.parquet", schema, write_page_checksum=True) as writer:
             part = places[first : first + _FILE_ROWS]
             for start in range(0, len(part), GROUP_ROWS):
                 table = known.take(part[start : start + GROUP_ROWS])

@@ -142,7 +142,7 @@ class TableReader:
     def __init__(self, files: Sequence[Path], keep_open: bool = True):
         self._lock = Lock()
         self._paths = list(files)
-        self._open = [pq.ParquetFile(file, memory_map=True) for file in files] if keep_open else []
+        self._open = [_opened(file, memory_map=True) for file in files] if keep_open else []
         self._schemas, groups, rows = [], [], []
         for number in range(len(self._paths)):
             with self._file(number) as file:
@@ -155,7 +155,7 @@ class TableReader:
         self._cached: tuple[Any, pa.Table | None] = (None, None)
 
     def _file(self, number: int) -> AbstractContextManager[pq.ParquetFile]:
-        return nullcontext(self._open[number]) if self._open else pq.ParquetFile(self._paths[number])
+        return nullcontext(self._open[number]) if self._open else _opened(self._paths[number])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -239,3 +239,8 @@ def embedding_array(table: pa.Table) -> np.ndarray:
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float32, copy=False)
+
+
+def _opened(path: Path, **options: Any) -> pq.ParquetFile:
+    """Open a table; pages are compared with their checksums as they are read, where they have some."""
+    return pq.ParquetFile(path, page_checksum_verification=True, **options)

@@ -56,7 +56,7 @@ def write_shared_table(data: Path, target: Path, group_rows: int) -> None:
     target.mkdir(parents=True)
     for file in files:
         opened = pq.ParquetFile(file)
-        with pq.ParquetWriter(target / file.name, opened.schema_arrow) as writer:
+        with pq.ParquetWriter(target / file.name, opened.schema_arrow, write_page_checksum=True) as writer:
             for batch in opened.iter_batches(group_rows):
                 rows = {"path": [next(names) for _ in range(len(batch))], "thumbnail": _thumbnails(batch)}
                 columns = [

@@ -230,7 +230,7 @@ def test_only_the_classes_trained_on_feed_the_means(category, polygons):
 def test_what_cannot_be_trained_on(polygons, processor, category, pairs):
     with pytest.raises(ValueError, match="needs two seen classes or more"):
         TrainingItems(polygons, ["ant"], processor, "category", seed=0)
-    with pytest.raises(ValueError, match="a stream cannot give: write the data to the disk with splip prepare"):
+    with pytest.raises(ValueError, match="a stream cannot give: write the data to the disk with `splip prepare"):
         streaming = dataclasses.replace(polygons, train=polygons.train.with_format(None).to_iterable_dataset())
         TrainingItems(streaming, CLASSES, processor, "category", seed=0)
     with pytest.raises(ValueError, match="52 training sketches do not fill one global batch of 60: lower batch_size"):
