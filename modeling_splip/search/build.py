@@ -26,7 +26,7 @@ from ..common.files import is_side_file, remove
 from ..common.processes import on_cpu
 from ..image_files import doubt, open_image, sample
 from .confidence import measure_scribbles
-from .encode import Job, KnownRows, computes_half, encode_photos, on_gpu
+from .encode import IDENTITY, Job, KnownRows, computes_half, encode_photos, on_gpu
 from .index import build_index, choose_kind
 from .index_cache import embeddings_hash, keep_index
 from .photos import MAX_PIXELS, find_photos
@@ -176,6 +176,7 @@ def _old_table(out: Path, fingerprint: str, features: Any) -> list[TableReader]:
         reader = TableReader(sorted((out / manifest["data"]).glob("photos-*.parquet")))
         if manifest["fingerprint"] != fingerprint or not reader.has_columns(features.arrow_schema):
             return []
+        reader.columns(IDENTITY)
         embeddings = reader.embeddings()
         check_unit_norm(embeddings)
         # Galleries of earlier versions name no hash.

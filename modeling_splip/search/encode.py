@@ -22,7 +22,7 @@ from .table import GROUP_ROWS, OWN_COLUMNS, TableReader
 
 THUMBNAIL_SIDE = 256
 PRECISIONS = ("auto", "fp32", "bf16")
-_IDENTITY = ("path", "sha256", "size", "mtime_ns")
+IDENTITY = ("path", "sha256", "size", "mtime_ns")
 
 
 @dataclass
@@ -61,7 +61,7 @@ class KnownRows:
         self._by_path: dict[str, tuple[int, int]] = {}
         self.by_content: dict[str, tuple[int, int]] = {}
         for number, reader in enumerate(self.readers):
-            columns = reader.columns(_IDENTITY).to_pydict()
+            columns = reader.columns(IDENTITY).to_pydict()
             for row, (path, sha256, size, mtime_ns) in enumerate(zip(*columns.values(), strict=True)):
                 place = (number, row)
                 self._by_stat[path, size, mtime_ns] = self._by_path[path] = self.by_content[sha256] = place
