@@ -215,7 +215,7 @@ class TableReader:
             except DAMAGED as error:
                 raise ValueError(
                     f"'{self._paths[number]}' is damaged ({' '.join(str(error).split())}): remove this gallery, and "
-                    "build it again with `splip index`."
+                    "build it again with `splip index PHOTOS --out OUT`."
                 ) from error
             self._cached = (key, table)
         kept = self._cached[1]
