@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="photos wanted (default: 10)")
     parser.add_argument("--model", help="default: the one that the gallery was built with")
     parser.add_argument("--text", help="words beside the sketch, such as 'red'")
-    parser.add_argument("--text-weight", type=float, default=0.5, help="0: sketch only, 1: words only (default: 0.5)")
+    parser.add_argument("--text-weight", type=float, help="with --text, 0: sketch only, 1: words only (default: 0.5)")
     parser.add_argument(
         "--where", action="append", default=[], metavar="COLUMN=VALUE", help="only photos with this value; repeatable"
     )
@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     """Search, and print or write what was found."""
     if not args.sketches and args.text is None:
         raise ValueError("There is nothing to search for: pass a SKETCH, --text or both.")
+    if args.text_weight is not None and args.text is None:
+        raise ValueError("--text-weight says how much words count, and there are none: pass --text, or leave it out.")
     where = _filters(args.where)
     check_files(args)
     gallery = open_gallery(args.gallery, connect_store(args.store, args.uri), args.model)
@@ -75,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if note:
         print(note, file=sys.stderr)
     sketches: list[Image.Image | None] = [to_rgb(path) for path in args.sketches] or [None]
-    options: dict[str, Any] = {"where": where, "text_weight": args.text_weight, "collapse": args.collapse}
+    weight = 0.5 if args.text_weight is None else args.text_weight
+    options: dict[str, Any] = {"where": where, "text_weight": weight, "collapse": args.collapse}
     if args.sketches:
         found = gallery.search(list(args.sketches), args.k, args.text, **options)
     else:

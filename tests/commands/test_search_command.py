@@ -73,6 +73,7 @@ def test_commands_refuse_in_one_sentence(photos, name, tmp_path, capsys):
         (["search", str(ink), "--gallery", out, "--explain", "x.gif"], "Cannot write the picture 'x.gif'"),
         (["search", str(ink), "--gallery", out, "--explain", "x.png", "--where", "label=no"], "none fits the filter"),
         (["search", "--gallery", out], "nothing to search for"),
+        (["search", str(ink), "--gallery", out, "--text-weight", "1"], "there are none: pass --text, or leave it out"),
         (["search", "--gallery", out, "--text", "red", "--where", "label"], "is not COLUMN=VALUE"),
         (["search", "--gallery", out, "--text", "red", "--html", str(ink / "x.html")], "Cannot write the file"),
         (["search", str(ink), "--gallery", out, "--picture", str(ink / "x.png")], "Cannot write the file"),
