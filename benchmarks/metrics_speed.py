@@ -5,7 +5,8 @@
 
 The features are random with the real numbers of sketches and photos per class. The loops restate what the code of
 each family does per query; they run on a sample of the queries (a loop's cost is linear in them) and are scaled to all.
-Times are CPU seconds, best of the interleaved repeats; every loop's numbers are compared with ours on the same sample.
+Times are CPU seconds, best of the interleaved repeats; every loop's numbers are compared with ours on the same sample,
+and torch's of all queries (what a GPU computes with, here on the CPU) with NumPy's.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from modeling_splip.evaluation.device_arrays import TorchArrays
 from modeling_splip.metrics.by_class import metrics_from_scores, retrieval_metrics
 
 RESULTS = Path(__file__).parent / "results" / "metrics_speed.json"
@@ -180,6 +182,7 @@ def sketchy2(repeats: int, sample: int) -> dict[str, Any]:
             start = time.process_time()
             numbers[name] = loop(*part)
             seconds[name].append((time.process_time() - start) * len(query) / sample)
+    torchs = retrieval_metrics(*data, arrays=TorchArrays("cpu"))["metrics"]
     tracemalloc.start()
     ours(*data)
     traced = tracemalloc.get_traced_memory()[1] / 1e6
@@ -203,6 +206,7 @@ def sketchy2(repeats: int, sample: int) -> dict[str, Any]:
         "largest_difference": {
             name: float(np.abs(numbers[name] - numbers["ours"])[comparable[name]].max()) for name in LOOPS
         },
+        "torch_differs_by": max(abs(torchs[name] - value) for name, value in whole["metrics"].items()),
         "peak_mb_above_features": {"resident": round(memory.peak - memory.start, 1), "traced": round(traced, 1)},
         "one_ranking": {name: round(whole["metrics"][name], 4) for name in DEFINITIONS} | {"ties": whole["ties"]},
         "map_all_moved_by": half_precision(*part),

@@ -1,10 +1,9 @@
 """CLIP's text tower, and class prompts, "[SOS] T_1..T_m sketch of a dog [EOS]", of all seen classes packed for it."""
 
-import functools
 import json
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn import functional as F
 
 from .clip_backbone import (
     Clip,
-    KeyValue,
     LayerNorms,
     TowerOutput,
     encoder_layer,
@@ -30,6 +28,7 @@ GROUP_TOKENS = 128
 # Rows of a mask start at multiples of this many numbers, as the fused attention of GPUs wants; otherwise each layer
 # would copy the mask.
 MASK_ALIGNMENT = 8
+MOST_KEPT = 16  # packed prompts, and lists of ids, that are kept at a time
 
 
 def text_norms(clip: Clip) -> list[nn.LayerNorm]:
@@ -63,13 +62,13 @@ def run_text(
     Args:
         embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
         norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (B, 1, S, S), added to the attention logits: 0 where a row may look, -inf elsewhere.
+        mask: (S, S) or (G, 1, S, S), added to the logits: 0 where a row may look, else -inf; for sequence b: b mod G.
         text_prompts: T, (B, m, d_t), or None.
         depth: how many layers have text prompts; None for all.
         attention: "sdpa" or "eager".
     """
     x = embeddings.transpose(0, 1).contiguous()  # (S, B, d_t)
-    mask = mask.to(linear_dtype(x))  # here, since in every layer it would be copied again
+    mask = aligned_mask(mask, x.shape[1], linear_dtype(x))  # here, since in every layer it would be copied again
     if text_prompts is not None:
         text_prompts = text_prompts.to(x.dtype).transpose(0, 1)  # (m, B, d_t)
     states = [x.transpose(0, 1)]
@@ -81,6 +80,24 @@ def run_text(
         x, _ = encoder_layer(layer, norms[2 * index], norms[2 * index + 1], mask, attention == "eager", x)
         states.append(x.transpose(0, 1))
     return tower_output(states, [])
+
+
+def aligned_mask(mask: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+    """Return the masks of `batch` sequences in aligned rows: (B, 1, S, S), or (1, 1, S, S) where there is only one.
+
+    Args:
+        mask: (S, S) or (G, 1, S, S), as `run_text` takes it; B is a multiple of G.
+        batch, dtype: B, and the dtype of the result.
+    """
+    mask = mask[None, None] if mask.ndim == 2 else mask
+    groups, _, rows, columns = mask.shape
+    copies = 1 if groups == 1 else batch // groups
+    aligned = all(stride % MASK_ALIGNMENT == 0 for stride in mask.stride()[:-1]) and mask.stride(-1) == 1
+    if copies == 1 and mask.dtype == dtype and aligned:
+        return mask
+    width = -(-columns // MASK_ALIGNMENT) * MASK_ALIGNMENT
+    room = mask.new_empty(copies, groups, 1, rows, width, dtype=dtype)[..., :columns]
+    return room.copy_(mask.expand(copies, -1, -1, -1, -1)).flatten(0, 1)  # a view: the numbers between rows stay
 
 
 def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:
@@ -102,8 +119,7 @@ class ClassPrompts(NamedTuple):
         eos: (C,) index of each class's EOS among the G S positions.
         weights: (G S,) the weight of each position in the mean over all classes and their tokens; they sum to 1. A
             prefix token counts once for each class, the m prompts and the padding do not count. With `by_class` it is
-            the mean over classes of the means over their tokens. Kept in float64 on the CPU; convert it once, to the
-            dtype of the outputs that it is multiplied with.
+            the mean over classes of the means over their tokens.
     """
 
     token_ids: Tensor
@@ -124,7 +140,12 @@ class _Layout(NamedTuple):
 
 
 def pack_class_prompts(
-    prefix: list[int], classes: list[list[int]], m: int, device: torch.device, by_class: bool = False
+    prefix: Sequence[int],
+    classes: Sequence[Sequence[int]],
+    m: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float64,
+    by_class: bool = False,
 ) -> ClassPrompts:
     """Return the prompts of C classes packed into a few sequences.
 
@@ -132,23 +153,47 @@ def pack_class_prompts(
         prefix: token ids of the prefix without the m prompts, SOS first.
         classes: for each class the token ids of its own words, EOS last.
         m: number of text prompts.
-        device: where the tensors are made, except the weights.
+        device: where the tensors are made.
+        dtype: of the weights, which are computed in float64 and rounded once.
         by_class: weigh every class the same, however many tokens it has.
     """
-    # Compilation traces the function itself, and warns about its cache.
-    layout = (_layout.__wrapped__ if torch.compiler.is_compiling() else _layout)(
-        tuple(prefix), tuple(tuple(ids) for ids in classes), m, by_class
-    )
-    # Moving one tensor, without waiting for it, keeps a GPU busy.
-    rows = torch.tensor([layout.token_ids, layout.positions, layout.owners]).to(device, non_blocking=True)
+    layout = _layout(prefix, classes, m, by_class)
+    rows = torch.tensor([layout.token_ids, layout.positions, layout.owners], device="cpu").to(device)
     token_ids, positions, owners = rows.unbind()  # (G, S) each
-    eos = torch.tensor(layout.eos).to(device, non_blocking=True)
-    weights = torch.tensor(layout.counts, dtype=torch.float64).flatten()
-    return ClassPrompts(token_ids, positions, _mask(owners), eos, weights / weights.sum())
+    eos = torch.tensor(layout.eos, device="cpu").to(device)
+    weights = torch.tensor(layout.counts, dtype=torch.float64, device="cpu").flatten()
+    weights = (weights / weights.sum()).to(dtype).to(device)
+    return ClassPrompts(token_ids, positions, _mask(owners), eos, weights)
 
 
-@functools.lru_cache(maxsize=16)
-def _layout(prefix: tuple[int, ...], classes: tuple[tuple[int, ...], ...], m: int, by_class: bool) -> _Layout:
+def constant(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function `make` with its last results kept: tensors that nobody may change.
+
+    So a GPU gets them once, and never waits for them. Compiled code holds them as constants on their device; made in
+    it, they would be tensors on the CPU, with which no CUDA graph can be recorded.
+    """
+    kept: dict[str, Any] = {}
+
+    def known(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key in kept:
+            return kept[key]
+        with torch.inference_mode(False):  # a training may need them later
+            made = make(*arguments)
+        if len(kept) >= MOST_KEPT:
+            kept.clear()
+        if all(type(each) is Tensor for each in made):  # while a model is exported, tensors have no content
+            kept[key] = made
+        return made
+
+    return torch.compiler.assume_constant_result(known)
+
+
+constant_prompts = constant(pack_class_prompts)
+constant_ids = constant(lambda ids, device: (torch.tensor(ids, dtype=torch.long, device="cpu").to(device),))
+
+
+def _layout(prefix: Sequence[int], classes: Sequence[Sequence[int]], m: int, by_class: bool) -> _Layout:
     """Return which token stands where; the arguments are those of `pack_class_prompts`."""
     shared = [prefix[0]] * (1 + m) + list(prefix[1:])
     j = len(shared)
@@ -177,11 +222,10 @@ def _layout(prefix: tuple[int, ...], classes: tuple[tuple[int, ...], ...], m: in
 
 def _mask(owners: Tensor) -> Tensor:
     """Return the mask of G sequences, given the class of each position, (G, S): (G, 1, S, S)."""
-    length = owners.shape[1]
-    room = -(-length // MASK_ALIGNMENT) * MASK_ALIGNMENT
     visible = (owners[:, :, None] == owners[:, None]) | (owners[:, None] == -1)  # (G, S, S)
-    hidden = F.pad(~visible.tril(), (0, room - length))[:, None]  # (G, 1, S, room)
-    return torch.zeros(hidden.shape, device=owners.device).masked_fill(hidden, float("-inf"))[..., :length]
+    hidden = ~visible.tril()[:, None]  # (G, 1, S, S)
+    mask = torch.zeros(hidden.shape, device=owners.device).masked_fill(hidden, float("-inf"))
+    return aligned_mask(mask, len(mask), mask.dtype)
 
 
 def _grouped(lengths: list[int]) -> list[list[int]]:
@@ -222,24 +266,6 @@ def tokenize_class_prompts(
     return prefixes, suffixes
 
 
-def check_prompt_lengths(config: Any, learned: int) -> None:
-    """Raise ValueError if a class prompt is longer than the text tower's context.
-
-    Args:
-        config: the model's configuration, with its classes and their token ids.
-        learned: how many learned tokens each prompt holds besides its own.
-    """
-    limit = config.clip_config.text_config.max_position_embeddings
-    prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + learned
-    for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
-        if prefix + len(ids) > limit:
-            own, advice = (f" with m={learned}", ", the template or m") if learned else ("", " or the template")
-            raise ValueError(
-                f"The prompt of class '{name}' has {prefix + len(ids)} tokens{own}, but the text tower takes "
-                f"{limit}: shorten the class name{advice}."
-            )
-
-
 @torch.no_grad()
 def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]], attention: str = "sdpa") -> Tensor:
     """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
@@ -250,7 +276,7 @@ def embed_classes(
     clip: Clip, norms: LayerNorms, prefix: list[int], classes: list[list[int]], attention: str = "sdpa"
 ) -> Tensor:
     """Return the embeddings of C classes by the text tower with these LayerNorms, no prompts: (C, D), unit norm."""
-    packed = pack_class_prompts(prefix, classes, 0, run_device(clip))
+    packed = constant_prompts(prefix, classes, 0, run_device(clip))
     x = embed_tokens(clip, packed.token_ids) + text_positions(clip, packed.positions)  # (G, S, d_t)
     output = run_text(clip, x, norms, packed.mask, attention=attention)
     return project_text(clip, norms[-1], output.last.flatten(0, 1)[packed.eos])
@@ -272,22 +298,3 @@ def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
     states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
     tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
     return tokens.float() * attention_mask[..., None]
-
-
-def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
-    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
-
-    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
-    that ever read a prompt.
-
-    Args:
-        norms: the vision LayerNorms in the order of `vision_norms`.
-        visual_prompts: for each layer (B or 1, K, d_v) or None.
-    """
-    pairs: list[Tensor] = []
-    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
-        if prompt is not None:
-            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
-            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
-    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
-    return [None if prompt is None else next(found) for prompt in visual_prompts]

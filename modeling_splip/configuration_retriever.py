@@ -199,5 +199,23 @@ class RetrieverConfig(RetrievalConfig):
         }
 
 
+def check_prompt_lengths(config: Any, learned: int) -> None:
+    """Raise ValueError if a class prompt is longer than the text tower's context.
+
+    Args:
+        config: the model's configuration, with its classes and their token ids.
+        learned: how many learned tokens each prompt holds besides its own.
+    """
+    limit = config.clip_config.text_config.max_position_embeddings
+    prefix = max((len(ids) for ids in config.prefix_token_ids.values()), default=0) + learned
+    for name, ids in zip(config.class_names, config.class_token_ids, strict=True):
+        if prefix + len(ids) > limit:
+            own, advice = (f" with m={learned}", ", the template or m") if learned else ("", " or the template")
+            raise ValueError(
+                f"The prompt of class '{name}' has {prefix + len(ids)} tokens{own}, but the text tower takes "
+                f"{limit}: shorten the class name{advice}."
+            )
+
+
 # Saved folders carry the code that they need (`trust_remote_code`); holds for every configuration derived from it.
 RetrievalConfig.register_for_auto_class()

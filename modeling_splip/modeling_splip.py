@@ -12,12 +12,18 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
-from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
-from .class_prompts import (
-    embed_tokens,
-    pack_class_prompts,
-    project_text,
+from .adapters import (
+    LayerNormAdapter,
+    MultimodalPromptMapper,
+    TemplatePromptMapper,
+    TextPromptMapper,
     prompt_key_values,
+)
+from .class_prompts import (
+    constant_ids,
+    constant_prompts,
+    embed_tokens,
+    project_text,
     run_text,
     text_norms,
     text_positions,
@@ -223,15 +229,16 @@ class SplipModel(Retriever):
         m = 0 if text_prompts is None else config.m
         device = run_device(self.clip)
         prefix, by_class = config.prefix_token_ids[modality], config.w_mean == "classes"
-        packed = pack_class_prompts(prefix, config.class_token_ids, m, device, by_class)
+        dtype = self.clip.text_model.dtype
+        packed = constant_prompts(prefix, config.class_token_ids, m, device, dtype, by_class)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (G, S, d_t)
         batch, groups = 1 if text_prompts is None else text_prompts.shape[0], x.shape[0]
-        x, mask = (each.expand(batch, *each.shape).flatten(0, 1) for each in (x, packed.mask))  # (B G, ...)
+        x = x.expand(batch, *x.shape).flatten(0, 1)  # (B G, S, d_t)
         if text_prompts is not None:
             text_prompts = text_prompts[:, None].expand(-1, groups, -1, -1).flatten(0, 1)  # (B G, m, d_t)
         norms, depth = self._text_norms(), config.prompt_depth
-        output = run_text(self.clip, x, norms, mask, text_prompts, depth, self.attention)
-        weights = packed.weights.to(output.last.dtype).to(device, non_blocking=True)  # (G S,)
+        output = run_text(self.clip, x, norms, packed.mask, text_prompts, depth, self.attention)
+        weights = packed.weights.to(output.last.dtype)  # (G S,)
         layers = (layer.unflatten(0, (batch, groups)).flatten(1, 2) for layer in output.layers)  # (B, G S, d_t)
         means = torch.stack([weights @ w for w in layers])  # (L_t, B or 1, d_t)
         return means, output.last.unflatten(0, (batch, groups)).flatten(1, 2)[:, packed.eos]
@@ -250,7 +257,7 @@ class SplipModel(Retriever):
         depth = l_v if config.prompt_depth is None else config.prompt_depth
         parts: list[list[Tensor]] = [[] for _ in range(l_v)]
         if config.use_b_v:
-            tokens = torch.tensor(self._template_ids(modality), device=run_device(self.clip))
+            (tokens,) = constant_ids(self._template_ids(modality), run_device(self.clip))
             template = self.b_v(embed_tokens(self.clip, tokens))[None]  # V_tg, (1, q, d_v)
             for layer in range(min(depth, l_v)):
                 parts[layer].append(template)

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..common.files import check_writable, write_json
-from ..common.processes import on_cpu, worker_count
+from ..common.processes import leave_group, on_cpu, worker_count
 from ..common.text import printable, printable_lines
 from ..data.dataset import SbirDataset, open_dataset
 from ..data.protocols import PROTOCOLS
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         embedder, method = open_embedder(args, accelerator)
         evaluations = evaluate_model(embedder, protocols, method, args.gallery, args.seed, args.rerank)
+    leave_group()
     if accelerator.is_main_process:
         write_results(args, evaluations, embedder)
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..common.hub import is_hub_id
+from ..common.processes import leave_group
 from ..common.text import printable
 from ..loading import DEFAULT_MODEL, about_default, drawn_world_note, load_retriever
 from ..search.build import BuildReport, build_gallery, process_state
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         follow_paths=args.follow_paths,
         progress=not args.quiet,
     )
+    leave_group()
     if report.count == 0:  # not the main process of several
         return 0
     _print_report(args.out, report)

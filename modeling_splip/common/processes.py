@@ -1,9 +1,10 @@
-"""What the processes of one run must be told: the device they use together, how many load data, to ignore a signal."""
+"""What the processes of one run must be told: their device, how many load data, to ignore a signal, how to part."""
 
 import os
 import signal
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 
@@ -14,6 +15,17 @@ def on_cpu() -> bool:
     train alone.
     """
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def leave_group() -> None:
+    """Wait for the other processes of this run, and leave their group; nothing for a process alone.
+
+    A command calls it where its processes have nothing left to tell each other. One that ends inside the group closes
+    connections that another still listens to, and that one may then end by SIGABRT with all its work done.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 # A worker prepares about 200 images a second, and 16 of them what a large GPU trains on.

@@ -11,8 +11,8 @@ from ..metrics.arrays import NUMPY, NumpyArrays
 class TorchArrays(NumpyArrays):
     """torch's form of `NumpyArrays`, on one device.
 
-    Dot products are computed in float64 and then rounded to the type of the scores: so no setting of torch that allows
-    less precise products changes a result.
+    Dot products are added up in float64 and then rounded to the type of the scores, as NumPy's are: so both rank the
+    same scores, and no setting of torch that allows less precise products changes a result.
 
     Args:
         device: where arrays lie; it must know float64.

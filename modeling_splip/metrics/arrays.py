@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+COLUMNS = 2048  # photos that are held in float64 at a time
+
 
 class NumpyArrays:
     """NumPy's form of what array libraries spell differently; every array is a matrix (rows, columns).
@@ -38,8 +40,16 @@ class NumpyArrays:
         return np.arange(1, number + 1)
 
     def product(self, queries: npt.NDArray[Any], photos: Any, out: Any) -> Any:
-        """Return the dot products of NumPy's queries (b, D) and of photos (N, D), in `out`, (b, N)."""
-        return np.matmul(queries.astype(photos.dtype, copy=False), photos.T, out=out)
+        """Return the dot products of NumPy's queries (b, D) and of photos (N, D), in `out`, (b, N).
+
+        They are added up in float64 and rounded once. So every machine and library ranks the same scores; sums in
+        float32 depend on their order, and photos with nearly one score would change places.
+        """
+        wide = queries.astype(photos.dtype, copy=False).astype(np.float64, copy=False)
+        for start in range(0, len(photos), COLUMNS):
+            part = slice(start, start + COLUMNS)
+            out[:, part] = wide @ photos[part].astype(np.float64, copy=False).T
+        return out
 
     def sort(self, values: Any) -> Any:
         """Return the rows sorted, smallest first and NaN last."""

@@ -59,7 +59,7 @@ def retrieval_metrics(
         gallery_copies: (N,) integers >= 0, how often each photo is in the gallery; the result is that of repeated rows.
         ks: cut-offs of the metrics at k.
         acc_ks: cut-offs of `acc_k`.
-        dtype: np.float32 or np.float64, in which scores are computed and ranked. Means are always float64.
+        dtype: np.float32 or np.float64, of the ranked scores. Products are added up, and means taken, in float64.
         missing: what to do with queries without a relevant photo: "error", or "exclude" them from all means.
         per_class, per_query: also return `per_class`, {label: {metric: mean}}, and `per_query`, {metric: (Q,) float64}
             in the order of the queries, NaN where excluded.

@@ -1,5 +1,6 @@
 """What a training refuses: launchers and layouts it cannot work with, and numbers that are not finite."""
 
+import math
 import os
 import shutil
 
@@ -47,21 +48,20 @@ def check_layout(args: TrainingArguments, accelerator: Accelerator) -> None:
         raise ValueError("compile needs a C++ compiler, and none is installed: install g++, or leave --compile out.")
 
 
-def check_finite(losses: dict[str, torch.Tensor], step: int) -> None:
+def check_finite(losses: dict[str, float], step: int) -> None:
     """Stop before a step that would destroy the weights.
 
     Args:
-        losses: the losses of a micro-batch, scalars.
+        losses: the losses of a micro-batch.
         step: optimiser steps done.
 
     Raises:
         ValueError: if a loss is infinite or not a number.
     """
     for name, value in losses.items():
-        value = value.detach()
-        if not value.isfinite():
+        if not math.isfinite(value):
             raise ValueError(
-                f"Loss '{name}' is {float(value)} at step {step + 1}: training stops, the last checkpoint is whole; "
+                f"Loss '{name}' is {value} at step {step + 1}: training stops, the last checkpoint is whole; "
                 "lower learning_rate or set mixed_precision to no."
             )
 

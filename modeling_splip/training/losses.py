@@ -98,7 +98,7 @@ def contrastive_loss(
         for scores, positive, counts in ((logits, same, weight), (logits.T, same.T, None)):
             count = positive.sum(dim=1)
             mean = (scores.log_softmax(dim=1) * positive).sum(dim=1) / count.clamp(min=1)
-            terms.append(-_mean(mean[count > 0], None if counts is None else counts[count > 0]))
+            terms.append(-_mean(mean, both(count > 0, counts)))
         return torch.stack(terms).mean()
 
 
@@ -138,10 +138,8 @@ def hard_triplet_loss(embeds: Tensor, labels: Tensor, margins: Tensor) -> Tensor
         keep = partner.any(dim=1) & (~same).any(dim=1)
         positive = cosines.masked_fill(~partner, float("inf")).argmin(dim=1)
         negative = cosines.masked_fill(same, float("-inf")).argmax(dim=1)
-    if not keep.any():
-        return embeds.sum() * 0
     margin = margins[labels, labels[negative]]
-    return triplet_loss(embeds[keep], embeds[positive[keep]], embeds[negative[keep]], margin[keep])
+    return triplet_loss(embeds, embeds[positive], embeds[negative], margin, weight=keep)
 
 
 def clarity(embeds: Tensor, class_embeds: Tensor, tau: float) -> Tensor:
@@ -160,21 +158,23 @@ def clarity(embeds: Tensor, class_embeds: Tensor, tau: float) -> Tensor:
 
 
 def conditional_jigsaw_loss(
-    own: Tensor, positive: Tensor, negative: Tensor, labels: Tensor, keep: Tensor | slice = slice(None)
+    own: Tensor, positive: Tensor, negative: Tensor, labels: Tensor, keep: Tensor | None = None
 ) -> Tensor:
     """Return L_cjs = CE(F_js(r), y) + mean [ CE(F_js(r+), y) - CE(F_js(r-), y) ]_+ (SpLIP).
 
     Args:
         own, positive, negative: (B, |Y|) logits of the solver for r, r+ and r-.
         labels: y, (B,), the permutation's index.
-        keep: (B,) which rows have a p-; all by default.
+        keep: (B,) which rows have a p-; None where all have.
     """
     own, positive, negative = (F.cross_entropy(_wide(x), labels, reduction="none") for x in (own, positive, negative))
     gap = positive - negative  # (B,)
-    return own.mean() + gap[keep].relu().mean()
+    return own.mean() + _mean(gap.relu(), keep)
 
 
-def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05) -> Tensor:
+def relative_distance_divergence(
+    deltas: Tensor, labels: Tensor, form: str = "gaussian", floor: float = 0.05, keep: Tensor | None = None
+) -> Tensor:
     """Return L_delta of CLIP-AT: the KL divergence between the classes' distributions of delta.
 
     It is the mean over all ordered pairs of classes. No source says how a few deltas become a distribution.
@@ -189,44 +189,55 @@ def relative_distance_divergence(deltas: Tensor, labels: Tensor, form: str = "ga
         form: "gaussian" or "softmax".
         floor: standard deviation whose square is added to every class's variance, so that identical deltas do not
             divide by zero.
+        keep: (B,) which deltas count; None for all.
     """
     with torch.autocast(deltas.device.type, enabled=False):
         deltas = _wide(deltas)
+        if form == "gaussian":
+            counted = torch.ones_like(labels, dtype=torch.bool) if keep is None else keep
+            same = ((labels[:, None] == labels[None]) & counted).to(deltas.dtype)  # (B, B)
+            count = same.sum(dim=1).clamp(min=1)  # (B,), of the row's class
+            mean = (same * deltas).sum(dim=1) / count  # (B,)
+            variance = (same * (deltas - mean[:, None]).square()).sum(dim=1) / count
+            # A class stands in as many rows as it has deltas.
+            return divergence_of_normals(mean, variance + floor**2, (counted & (count > 1)) / count)
+        if keep is not None:
+            deltas, labels = deltas[keep], labels[keep]
         groups = [group for group in (deltas[labels == label] for label in labels.unique()) if len(group) > 1]
         count = len(groups)
         if count < 2:
             return deltas.sum() * 0
-        if form == "gaussian":
-            mean = torch.stack([group.mean() for group in groups])  # (K,)
-            variance = torch.stack([group.var(unbiased=False) for group in groups])  # (K,)
-            return divergence_of_normals(mean, variance + floor**2)
         levels = torch.linspace(0, 1, min(len(group) for group in groups), device=deltas.device, dtype=deltas.dtype)
         logs = torch.stack([group.quantile(levels) for group in groups]).log_softmax(dim=1)  # (K, n)
         divergence = (logs.exp()[:, None] * (logs[:, None] - logs[None])).sum(dim=-1)  # (K, K)
         return divergence.sum() / (count * (count - 1))
 
 
-def divergence_of_normals(mean: Tensor, variance: Tensor) -> Tensor:
-    """Return the mean KL divergence over all ordered pairs of K normals, K > 1: a scalar.
+def divergence_of_normals(mean: Tensor, variance: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean KL divergence over all ordered pairs of K normals: a scalar; 0 for fewer than two.
 
     Args:
         mean, variance: (K,) each; variances above 0.
+        weight: how much each normal counts, (K,), at least 0; None for all the same. Their sum is their number.
     """
+    weight = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
     shift = (mean[:, None] - mean[None]).square()  # (K, K)
     ratio = variance[:, None] / variance[None]
     divergence = (ratio - ratio.log() + shift / variance[None] - 1) / 2  # (K, K), 0 on the diagonal
-    return divergence.sum() / (len(mean) * (len(mean) - 1))
+    count = weight.sum()
+    return (divergence * weight[:, None] * weight).sum() / (count * (count - 1)).clamp(min=1)
 
 
-def relation_loss(match: Tensor, other: Tensor) -> Tensor:
+def relation_loss(match: Tensor, other: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the mean squared error of relation scores, which should be 1 for matching pairs and 0 for others.
 
     This regression is what is reported of the Cross-Modal Attention Alignment network.
 
     Args:
         match, other: (B,) scores of pairs that match, and of pairs that do not.
+        weight: how much each pair counts, (B,), at least 0; None for all the same.
     """
-    return ((1 - match).square().mean() + other.square().mean()) / 2
+    return (_mean((1 - match).square(), weight) + _mean(other.square(), weight)) / 2
 
 
 def hardest_in_class(sketch: Tensor, photo: Tensor, labels: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,6 +268,18 @@ def hardest_in_batch(sketch: Tensor, photo: Tensor, candidate: Tensor) -> tuple[
         exists = candidate.any(dim=1)
         index = torch.where(exists, similarity.argmax(dim=1), 0)
         return index, exists
+
+
+def both(keep: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    """Return weights (B,) that are 0 where a row is not kept; None where all rows count the same.
+
+    Rows are weighed and not picked: how many are picked only the device knows, and the CPU would wait for it.
+
+    Args:
+        keep: (B,) which rows count, or None for all.
+        weight: (B,) how much, or None for all the same.
+    """
+    return weight if keep is None else keep if weight is None else keep * weight
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

@@ -49,13 +49,12 @@ class Negatives(NamedTuple):
     Attributes:
         rows: (B,) the row of each p-, in the batch's `negative` at category level and in `positive` otherwise.
         labels: (B,) the classes of the p-.
-        keep: Which rows have a negative. At category level all do, so this is `slice(None)`, which avoids a GPU sync;
-            otherwise it is a mask (B,).
+        keep: which rows have a negative, (B,); None at category level, where all have.
     """
 
     rows: Tensor
     labels: Tensor
-    keep: Tensor | slice
+    keep: Tensor | None
 
 
 class Objective(nn.Module):
@@ -144,9 +143,10 @@ class Objective(nn.Module):
         label = batch["label"]
         if self.level == "category":
             rows = torch.arange(len(label), device=label.device)
-            return Negatives(rows, batch["negative_label"], slice(None))
+            return Negatives(rows, batch["negative_label"], None)
         rows, exists = hardest_in_class(sketch, positive, label, batch["instance"])
-        if not exists.any():
+        # Compiled code asks nothing of the device; groups of `pairs_per_class` always hold two instances.
+        if not torch.compiler.is_compiling() and not exists.any():
             raise ValueError(
                 "Fine-grained training needs two instances of one class in a batch: raise pairs_per_class."
             )

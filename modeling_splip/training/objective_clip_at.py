@@ -81,27 +81,26 @@ class RunningNormals(nn.Module):
         self.moments = nn.Buffer(torch.zeros(2, count))
         self.known = nn.Buffer(torch.zeros(count, dtype=torch.bool))
 
-    def forward(self, deltas: Tensor, labels: Tensor, floor: float = 0.05) -> Tensor:
+    def forward(self, deltas: Tensor, labels: Tensor, keep: Tensor | None = None, floor: float = 0.05) -> Tensor:
         """Return the mean KL divergence over all ordered pairs of the classes known so far; 0 for fewer than two.
 
         Args:
             deltas: (B,) relative distances.
             labels: (B,) classes, 0..C-1.
+            keep: (B,) which of them count; None for all.
             floor: standard deviation whose square is added to every variance.
         """
         with torch.autocast(deltas.device.type, enabled=False):
             deltas = deltas.to(self.moments.dtype)
             powers = torch.stack([torch.ones_like(deltas), deltas, deltas.square()])  # (3, B)
+            powers = powers if keep is None else powers * keep
             sums = torch.zeros(3, len(self.known), dtype=deltas.dtype, device=deltas.device)
             sums = sums.index_add(1, labels, powers)  # (3, C): how many, their sum, the sum of their squares
             own = sums[0] > 1  # a single delta has no distribution
             moments = torch.where(own, sums[1:] / sums[0].clamp(min=1), self.moments)  # (2, C)
             compared = own | self.known
-            if compared.sum() > 1:
-                mean, square = moments[:, compared]
-                loss = divergence_of_normals(mean, (square - mean.square()).clamp(min=0) + floor**2)
-            else:
-                loss = deltas.sum() * 0
+            mean, square = moments
+            loss = divergence_of_normals(mean, (square - mean.square()).clamp(min=0) + floor**2, compared)
             if self.training:
                 self._follow(sums.detach())
             return loss
@@ -168,7 +167,7 @@ class ClipAtObjective(Objective):
         rows, label_n, keep = self.negatives(batch, s, p)
         n = photo.get("n", p)[rows]  # (B, D)
 
-        losses = {"triplet": triplet_loss(s[keep], p[keep], n[keep], settings.margin, cosine_distance)}
+        losses = {"triplet": triplet_loss(s, p, n, settings.margin, cosine_distance, keep)}
         if settings.alpha:
             # At fine-grained level every p- is the p+ of another row, and counts there.
             seen = [(s, batch["label"]), (p, batch["label"])] + ([(n, label_n)] if "n" in photo else [])
@@ -176,12 +175,12 @@ class ClipAtObjective(Objective):
             terms = [class_loss(embeds, classes, labels, self.tau) for embeds, labels in seen]
             losses["class"] = torch.stack(terms).mean()
         if self.divergence:
-            deltas = cosine_distance(s, p) - cosine_distance(s, n)  # (B,)
-            deltas, labels = deltas[keep], batch["label"][keep]
+            deltas, labels = cosine_distance(s, p) - cosine_distance(s, n), batch["label"]  # (B,) each
             if settings.divergence_over == "running":
-                losses["divergence"] = self.relative_distances(deltas, labels)
+                losses["divergence"] = self.relative_distances(deltas, labels, keep)
             else:
-                losses["divergence"] = relative_distance_divergence(deltas, labels, settings.divergence_form)
+                form = settings.divergence_form
+                losses["divergence"] = relative_distance_divergence(deltas, labels, form, keep=keep)
         if self.shuffle:
             shuffled = sketch["one"], photo["one"], photo["other"]
             losses["shuffle"] = triplet_loss(*shuffled, settings.shuffle_margin, cosine_distance)

@@ -159,25 +159,25 @@ class CrossAlignObjective(Objective):
         photo = self.encode("photo", self.photos(batch), return_class_embeds=False)
         rows, _, keep = self.negatives(batch, sketch.embeds, photo["p"].embeds)
         negative = photo["n" if "n" in photo else "p"]
-        s, p, n = (f[keep] for f in (sketch.embeds, photo["p"].embeds, negative.embeds[rows]))  # (B, D)
+        s, p, n = sketch.embeds, photo["p"].embeds, negative.embeds[rows]  # (B, D)
         losses: dict[str, Tensor] = {}
         if settings.triplet:
-            losses["triplet"] = triplet_loss(s, p, n, settings.margin, cosine_distance)
+            losses["triplet"] = triplet_loss(s, p, n, settings.margin, cosine_distance, keep)
         tokens = [
             self.model.shared_tokens(states, modality)
             for states, modality in (
-                (sketch.tokens[keep], "sketch"),
-                (photo["p"].tokens[keep], "photo"),
-                (negative.tokens[rows][keep], "photo"),
+                (sketch.tokens, "sketch"),
+                (photo["p"].tokens, "photo"),
+                (negative.tokens[rows], "photo"),
             )
         ]  # Z: 3 x (B, 1 + P, D)
-        found, after = self.exchange(batch["label"][keep], batch["draw"][keep], tokens)
+        found, after = self.exchange(batch["label"], batch["draw"], tokens)
         if settings.alignment:
             compared = ([found] if found else []) + ([[z[:, 0] for z in after]] if after else [])
-            terms = [triplet_loss(*each, settings.margin, cosine_distance) for each in compared]
+            terms = [triplet_loss(*each, settings.margin, cosine_distance, keep) for each in compared]
             losses["alignment"] = torch.stack(terms).mean()
         if settings.relation:
-            losses["relation"] = self._relation(tokens, after)
+            losses["relation"] = self._relation(tokens, after, keep)
         weights = {name: getattr(settings, name) for name in losses}
         return weighted(losses, weights)
 
@@ -210,14 +210,14 @@ class CrossAlignObjective(Objective):
                 after = [self.image_reading(z, words, is_word) for z in images]
         return found, after
 
-    def _relation(self, tokens: list[Tensor], after: list[Tensor]) -> Tensor:
+    def _relation(self, tokens: list[Tensor], after: list[Tensor], keep: Tensor | None) -> Tensor:
         """Return the relation network's loss: on the patches after the exchange, and a share on those before it."""
         share = self.settings.text_free if after else 1.0
         total = tokens[0].new_zeros(())
         for weight, forms in ((share, tokens), (1 - share, after)):
             if weight:
                 z_s, z_p, z_n = (z[:, 1:] for z in forms)  # (B, P, D)
-                loss = relation_loss(self.model.relation(z_s, z_p), self.model.relation(z_s, z_n))
+                loss = relation_loss(self.model.relation(z_s, z_p), self.model.relation(z_s, z_n), keep)
                 total = total + weight * loss
         return total
 

@@ -11,6 +11,7 @@ from ..modeling_splip import SplipModel
 from .jigsaw import JigsawSolver, permutation_set, permute_tiles, smallest_distance, two_permutations
 from .losses import (
     adaptive_margins,
+    both,
     clarity,
     class_loss,
     conditional_jigsaw_loss,
@@ -119,6 +120,7 @@ class SplipObjective(Objective):
         self.compares_classes = (
             "between" if level == "fine_grained" and self.settings.triplet * self.settings.between else ""
         )
+        self.tau = 1 / float(model.clip.logit_scale.exp())  # frozen CLIP's, for clarity
         self.class_embeds = nn.Buffer(model.frozen_class_embeds(), persistent=False)  # (C, D)
         self.margins = nn.Buffer(adaptive_margins(self.class_embeds), persistent=False)
 
@@ -155,8 +157,8 @@ class SplipObjective(Objective):
         losses: dict[str, Tensor] = {}
         weight = self._clarity(batch["sketch"])
         if settings.triplet:
-            margin, counts = self._margins(batch, rows, label_n)[keep], None if weight is None else weight[keep]
-            losses["triplet"] = triplet_loss(s[keep], p[keep], n[keep], margin, weight=counts)
+            margin = self._margins(batch, rows, label_n)  # (B,)
+            losses["triplet"] = triplet_loss(s, p, n, margin, weight=both(keep, weight))
             if self.compares_classes:
                 losses["between"] = self._between(s, p, batch["label"], weight)
         if settings.alpha:
@@ -197,9 +199,7 @@ class SplipObjective(Objective):
         """Return how much each sketch counts, (B,); None for all the same."""
         if not self.settings.clarity:
             return None
-        return clarity(
-            frozen_image_embeds(self.model, sketch), self.class_embeds, 1 / float(self.model.clip.logit_scale.exp())
-        )
+        return clarity(frozen_image_embeds(self.model, sketch), self.class_embeds, self.tau)
 
     def _margins(self, batch: dict[str, Tensor], rows: Tensor, label_n: Tensor) -> Tensor:
         """Return mu of each triplet, (B,): p- is the photo in row `rows` of the batch's, of class `label_n`."""
@@ -221,10 +221,7 @@ class SplipObjective(Objective):
         It is 0 where the batch happens to hold one class only.
         """
         rows, keep = hardest_in_batch(s, p, label[:, None] != label[None])
-        if not keep.any():
-            return s.sum() * 0
-        margin, counts = self._class_margins(label, label[rows])[keep], None if weight is None else weight[keep]
-        return triplet_loss(s[keep], p[keep], p[rows][keep], margin, weight=counts)
+        return triplet_loss(s, p, p[rows], self._class_margins(label, label[rows]), weight=both(keep, weight))
 
 
 @torch.no_grad()

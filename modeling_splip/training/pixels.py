@@ -25,18 +25,19 @@ class PixelValues(nn.Module):
 
     def __init__(self, image_processor: Any):
         super().__init__()
-        self.scale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
+        scale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
         mean, std = (
             (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0.0, 1.0)
         )
+        # What each byte is, scaled in double precision and rounded once, as the processor does.
+        self.register_buffer("levels", (torch.arange(256, dtype=torch.float64) * scale).float(), persistent=False)
         for name, value in (("mean", mean), ("std", std)):
             constant = torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return pixel values (B, 3, H, W) of bytes of that shape."""
-        scaled = (pixels.double() * self.scale).float()  # rounded once, as the processor does
-        return (scaled - self.mean) / self.std
+        return (self.levels[pixels.int()] - self.mean) / self.std
 
 
 class StoredPixels:

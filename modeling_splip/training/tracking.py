@@ -5,6 +5,7 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from PIL import Image
 from tqdm.auto import tqdm
@@ -61,3 +62,30 @@ class Monitor:
     def close(self) -> None:
         """Leave the bar as it is."""
         self.bar.close()
+
+
+class SentLosses:
+    """The losses of a micro-batch on their way to the CPU, means over the processes.
+
+    Sent before the backward pass and read after it was given to the device, they keep nobody waiting. All processes
+    read the same numbers, so that all of them stop where one has met a loss that is not finite.
+
+    Args:
+        losses: scalars.
+        accelerator: of the run.
+    """
+
+    def __init__(self, losses: dict[str, torch.Tensor], accelerator: Accelerator):
+        self._names = list(losses)
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        values = accelerator.reduce(values, "mean")
+        self._values = values.to("cpu", non_blocking=values.is_cuda)
+        self._arrived = torch.cuda.Event() if values.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> dict[str, float]:
+        """Return the losses, as soon as they have come."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))

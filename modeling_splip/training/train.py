@@ -22,7 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 
 from ..common.files import write_json
-from ..common.processes import on_cpu, worker_count
+from ..common.processes import leave_group, on_cpu, worker_count
 from ..common.text import one_line
 from ..data.dataset import open_dataset
 from ..data.protocols import PROTOCOLS, VALIDATION, validation_view
@@ -44,7 +44,7 @@ from .state import (
     save_model,
     writing,
 )
-from .tracking import Monitor
+from .tracking import Monitor, SentLosses
 
 STOP = threading.Event()  # set by SIGTERM, which clusters send some time before they take a machine away
 
@@ -131,6 +131,7 @@ def carry_out(run: Run) -> dict[str, Any]:
     training.objective, training.optimizer, training.loader = accelerator.free_memory(
         training.objective, training.optimizer, training.loader
     )
+    leave_group()
     accelerator.end_training()
     if not interrupted:
         accelerator.print(next_step(run))
@@ -173,24 +174,27 @@ def train_epoch(run: Run) -> bool:
     objective, optimizer, batches = training.objective, training.optimizer, training.batches
     batches.epoch, batches.start = divmod(progress.step, batches.steps)
     objective.train()
-    micro_losses: list[dict[str, torch.Tensor]] = []  # of one optimiser step
+    micro_losses: list[dict[str, float]] = []  # of one optimiser step
     images = 0
     for batch in training.loader:
         with accelerator.accumulate(objective):
             losses = objective(batch)
-            check_finite(losses, progress.step)
+            sent = SentLosses(losses, accelerator)
             accelerator.backward(losses["loss"])
+            values = sent.read()  # the device works on the backward pass meanwhile
+            check_finite(values, progress.step)
             if args.clip_norm and accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(objective.parameters(), args.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
-        micro_losses.append({name: value.detach() for name, value in losses.items()})
+        micro_losses.append(values)
         images += accelerator.num_processes * sum(len(value) for value in batch.values() if value.ndim == 4)
         if not accelerator.sync_gradients:
             continue
         rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
         training.scheduler.step()
-        means, interrupted = agree(micro_losses, accelerator)
+        means = {name: sum(each[name] for each in micro_losses) / len(micro_losses) for name in values}
+        interrupted = stop_asked(accelerator)
         progress.count(means)
         run.monitor.step(progress.step, means, rates, images)
         micro_losses, images = [], 0
@@ -209,16 +213,10 @@ def train_epoch(run: Run) -> bool:
     return False
 
 
-def agree(micro_losses: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> tuple[dict[str, float], bool]:
-    """Return a step's losses, means over processes and micro-batches, and whether any process was asked to stop."""
-    names = list(micro_losses[0])
-    values = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in micro_losses]).mean(dim=0)
-    means = accelerator.reduce(values, "mean").tolist()
-    return dict(zip(names, means, strict=True)), stop_asked(accelerator)
-
-
 def stop_asked(accelerator: Accelerator) -> bool:
     """Return whether any process was asked to stop."""
+    if accelerator.num_processes == 1:  # nothing to ask the device, which would have to finish its work first
+        return STOP.is_set()
     told = torch.tensor(float(STOP.is_set()), device=accelerator.device)
     return bool(accelerator.reduce(told, "sum") > 0)
 

@@ -58,11 +58,20 @@ def test_a_wide_gallery_in_single_precision(device):
     expected = metrics_from_scores(scores, *labels)
     found = retrieval_metrics(query, gallery, *labels, arrays=TorchArrays(device))
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-12) and found["ties"] == expected["ties"]
-    # NumPy's product in float32 rounds otherwise, so that a few photos with nearly one score change places.
-    one = gallery[::2], labels[1][::2]
-    expected = retrieval_metrics(query, one[0], labels[0], one[1])
-    found = retrieval_metrics(query, one[0], labels[0], one[1], arrays=TorchArrays(device))
-    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-5)
+    assert retrieval_metrics(query, gallery, *labels) == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_torch_ranks_numpys_scores_of_real_size(device):
+    """A tenth of Sketchy's second split, as wide: with sums in float32 some neighbours change places."""
+    rng = np.random.default_rng(0)
+    query, gallery = (unit_norm(rng.standard_normal((n, 512), np.float32)) for n in (1269, 1045))
+    labels = rng.integers(0, 21, len(query)), np.arange(len(gallery)) % 21
+    expected = retrieval_metrics(query, gallery, *labels, per_query=True)
+    found = retrieval_metrics(query, gallery, *labels, per_query=True, arrays=TorchArrays(device))
+    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-12) and found["ties"] == expected["ties"]
+    for name, values in expected["per_query"].items():
+        np.testing.assert_allclose(found["per_query"][name], values, rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_products_are_not_less_precise_where_torch_may_make_them_so():

@@ -14,7 +14,7 @@ from modeling_splip.modeling_splip import SplipModel
 TIGHT = {"embeds": 1e-10, "class_embeds": 1e-10, "means": 1e-10, "gradients": 1e-10}
 SINGLE = {"embeds": 1e-5, "class_embeds": 1e-5, "means": 1e-5, "gradients": 1e-5}
 NO_PROMPTS = {"use_b_t": False, "use_b_v": False, "use_b_vt": False}
-PACK = modeling_splip.pack_class_prompts
+PACK = modeling_splip.constant_prompts
 
 
 def assert_equal_to_plain(model, pixels, modality, bounds=TIGHT):
@@ -126,7 +126,7 @@ def prompts_counted(packed):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_silent_errors_are_seen(tiny_clip, pixels, monkeypatch, fault, attention):
     model = build(tiny_clip, attn_implementation=attention)
-    monkeypatch.setattr(modeling_splip, "pack_class_prompts", lambda *args: fault(PACK(*args)))
+    monkeypatch.setattr(modeling_splip, "constant_prompts", lambda *args: fault(PACK(*args)))
     found = differences(model, pixels, "sketch")
     assert found["embeds"] > 100 * SINGLE["embeds"] and found["means"] > 100 * SINGLE["means"]
     if fault not in (prefix_counted_once, prompts_counted):
