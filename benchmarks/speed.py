@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed                   # B/32; on a CPU about half an hour at one thread
     python -m benchmarks.speed --quick           # fewer repeats, no compilation and no memory: some minutes
-    python -m benchmarks.speed --device cuda     # on a GPU: batches up to 1024, bfloat16; see gpu.sh
+    python -m benchmarks.speed --device cuda     # on a GPU: bfloat16, batches up to 1024; gpu.sh runs part by part
     python -m benchmarks.speed --parts encoding metrics --quick --output /tmp/speed.json
 
 A CPU's parts are here, those that a GPU needs besides in `speed_device.py`; `--parts` takes any on any device. A result
@@ -13,11 +13,13 @@ otherwise wall seconds. Peak memory is measured in processes of their own.
 
 import argparse
 import gc
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.speed_cases import CLASSES, CONTEXT, SHAPES, TrainingStep, build, plain_vision, text_pass
 from benchmarks.speed_device import PARTS as DEVICE_PARTS
-from benchmarks.speed_device import device_bars
+from benchmarks.speed_device import STEPS, device_bars
 from benchmarks.speed_table import device, speed
 from benchmarks.timing import Cases, Timer, ratio, summary
 from modeling_splip.common.files import write_json
@@ -225,6 +227,38 @@ def bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def keep(report: dict[str, Any], name: str, output: Path, found: dict[str, Any]) -> None:
+    """Write the result with what a part has found so far."""
+    report[name] = found
+    report["bars"] = bars(report)
+    write_json(output, report)
+
+
+def merge(folder: Path, output: Path) -> dict[str, Any]:
+    """Put together what processes of their own have measured on one machine, and write it.
+
+    Args:
+        folder: holds their JSON files, also that of `train_speed.py`.
+        output: the JSON file.
+
+    Raises:
+        SystemExit: if there is none.
+    """
+    report: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.json")):
+        part = json.loads(file.read_text("utf-8"))
+        if "measured" in part:
+            report |= {"feeding": part["measured"], "feeding_settings": part["settings"]}
+            continue
+        for name, found in part.items():
+            report[name] = report.get(name, {}) | found if isinstance(found, dict) else found
+    if "machine" not in report:
+        sys.exit(f"speed: no part in '{folder}' has a result.")
+    report["bars"] = bars(report)
+    write_json(output, report)
+    return report
+
+
 def machine(args: argparse.Namespace) -> dict[str, Any]:
     """Facts of the machine that decide the times."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -250,6 +284,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slow-repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no compilation, no memory")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what to measure; default by the device")
+    parser.add_argument("--cases", nargs="+", choices=STEPS, help="only these training steps of a device's parts")
+    parser.add_argument("--merge", type=Path, help="measure nothing: put the JSON files of this folder together")
     parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON file; by default one for each device and shape in results/")
     args = parser.parse_args()
@@ -260,6 +296,7 @@ def parse() -> argparse.Namespace:
     args.triplets = args.triplets or (16 if gpu else 2)
     args.torch_dtype = DTYPES[args.dtype]
     args.batches, args.most_triplets, args.photos = ((1, 256, 1024), 192, 8000) if gpu else ((1, 4), 2, 40)
+    args.packed_images = (32, 384) if gpu else (1,)
     if args.quick:
         args.repeats, args.slow_repeats = 5, 2
     args.parts = args.parts or ([*DEVICE_PARTS, "text"] if gpu else [*CPU_PARTS][: 4 if args.quick else None])
@@ -276,15 +313,17 @@ def main() -> None:
     if args.measure_memory:
         print(measure_memory(args))
         return
+    if args.merge:
+        print(device(merge(args.merge, args.output)))
+        return
     timer = Timer(args.device, args.threads)
     settings = {"shape": args.shape, "dtype": args.dtype, "classes": CLASSES, "images": args.batch}
     settings |= {"text_images": args.text_batch, "triplets": args.triplets, "clock": timer.clock_name}
     settings |= {"repeats": args.repeats, "slow_repeats": args.slow_repeats}
     report: dict[str, Any] = {"machine": machine(args), "settings": settings}
     for name in args.parts:
-        report[name] = PARTS[name](args, timer)
-        report["bars"] = bars(report)
-        write_json(args.output, report)
+        args.keep = partial(keep, report, name, args.output)
+        args.keep(PARTS[name](args, timer))
         gc.collect()
     print(speed(report) if set(CPU_PARTS) - {"memory"} <= set(args.parts) else device(report))
 

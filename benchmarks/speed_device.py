@@ -1,7 +1,8 @@
 """Parts of `speed.py` that show what a device does: batches, compilation, training, metrics, indexing, its ceiling.
 
-Rates are images a second from medians. Shares are of the multiplications that the device was measured to do, and of
-what its datasheet says.
+A part of several cases hands over what it has after each (`args.keep`), so that a time limit loses one case. Rates are
+images a second from medians. Shares are of the multiplications that the device was measured to do, and of what its
+datasheet says.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPImageProcessorPil
 
+from benchmarks.packing import packing
 from benchmarks.speed_cases import TrainingStep, build, plain_vision
 from benchmarks.timing import Cases, Timer
 from modeling_splip.clip_base import MINI_CLIP, resolve_base
@@ -61,14 +64,34 @@ def ceiling(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
     return {"measured_tflops": round(2 * side**3 / float(np.median(seconds)) / 1e12, 3), "datasheet_tflops": sheet}
 
 
+def _encoders(args: argparse.Namespace) -> dict[str, Any]:
+    domain, image = (build(args.shape, kind, args.device).to(args.torch_dtype) for kind in ("domain", "image"))
+    return {"plain CLIP": plain_vision(domain), "folded": domain.fold(), "domain": domain, "image": image}
+
+
+def _pixels(args: argparse.Namespace, batch: int) -> torch.Tensor:
+    return torch.randn(batch, 3, 224, 224, device=args.device, dtype=args.torch_dtype)
+
+
+def _rates(args: argparse.Namespace, timer: Timer, batch: int, cases: Cases) -> dict[str, Any]:
+    seconds = timer.interleave(f"encoding {batch}", cases, args.repeats)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    return {
+        name: {"images_a_second": round(batch / value, 1), "of_plain": round(value / medians["plain CLIP"], 3)}
+        for name, value in medians.items()
+    }
+
+
 @torch.no_grad()
 def encoding(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
-    """Encode batches of several sizes: plain CLIP, folded, unfolded; compiled at the size where a bar stands."""
-    domain, image = (build(args.shape, kind, args.device).to(args.torch_dtype) for kind in ("domain", "image"))
-    folded, plain = domain.fold(), plain_vision(domain)
-    report: dict[str, Any] = {}
+    """Encode batches of several sizes: plain CLIP, folded, and unfolded with either conditioning."""
+    models = _encoders(args)
+    plain, folded, domain, image = models.values()
+    with FlopCounterMode(display=False) as counter:
+        plain(_pixels(args, 1))
+    report: dict[str, Any] = {"gflop_an_image": round(counter.get_total_flops() / 1e9, 3), "batches": {}}
     for batch in args.batches:
-        pixels = torch.randn(batch, 3, 224, 224, device=args.device, dtype=args.torch_dtype)
+        pixels = _pixels(args, batch)
         cases: Cases = {
             "plain CLIP": lambda pixels=pixels: plain(pixels),
             "folded": lambda pixels=pixels: folded(pixels, "sketch"),
@@ -79,37 +102,60 @@ def encoding(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
         }
         if batch <= 256:
             cases["image"] = lambda pixels=pixels: image(pixels, "sketch", return_class_embeds=False)
-        if not args.quick and batch in (1, 256):
-            mode = "reduce-overhead" if batch == 1 else "default"
-            kind = "CUDA graphs" if batch == 1 else "compiled"
-            for name, model in (("plain CLIP", plain), ("folded", folded)):
-                more = () if name == "plain CLIP" else ("sketch",)
-                fast = torch.compile(model, mode=mode, dynamic=False)
-                cases[f"{name}, {kind}"] = lambda fast=fast, more=more, pixels=pixels: fast(pixels, *more)
-        seconds = timer.interleave(f"encoding {batch}", cases, args.repeats)
-        medians = {name: float(np.median(values)) for name, values in seconds.items()}
-        report[str(batch)] = {
-            name: {"images_a_second": round(batch / value, 1), "of_plain": round(value / medians["plain CLIP"], 3)}
-            for name, value in medians.items()
+        report["batches"][str(batch)] = _rates(args, timer, batch, cases)
+        args.keep(report)
+    return report
+
+
+@torch.no_grad()
+def compiled_encoding(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
+    """Encode with compiled towers: batch 256 as usual, batch 1 as CUDA graphs."""
+    if args.quick:
+        return {"skipped": "--quick compiles nothing"}
+    models = _encoders(args)
+    plain, folded = models["plain CLIP"], models["folded"]
+    report: dict[str, Any] = {"batches": {}}
+    for batch, kind, mode in ((256, "compiled", "default"), (1, "CUDA graphs", "reduce-overhead")):
+        pixels = _pixels(args, batch)
+        fast_plain, fast_folded = (torch.compile(model, mode=mode, dynamic=False) for model in (plain, folded))
+        cases: Cases = {
+            "plain CLIP": lambda pixels=pixels: plain(pixels),
+            f"plain CLIP, {kind}": lambda fast=fast_plain, pixels=pixels: fast(pixels),
+            f"folded, {kind}": lambda fast=fast_folded, pixels=pixels: fast(pixels, "sketch"),
         }
-    with FlopCounterMode(display=False) as counter:
-        plain(torch.randn(1, 3, 224, 224, device=args.device, dtype=args.torch_dtype))
-    return {"gflop_an_image": round(counter.get_total_flops() / 1e9, 3), "batches": report}
+        report["batches"][str(batch)] = _rates(args, timer, batch, cases)
+        args.keep(report)
+    return report
 
 
 def training_steps(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
     """Take training steps of the full objective, each case alone on the device."""
+    return _steps(args, timer, [name for name in STEPS if STEPS[name][-1] == "no"])
+
+
+def compiled_steps(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
+    """Take compiled training steps; a compiler may take minutes for each."""
+    if args.quick:
+        return {"skipped": "--quick compiles nothing"}
+    return _steps(args, timer, [name for name in STEPS if STEPS[name][-1] != "no"])
+
+
+def _steps(args: argparse.Namespace, timer: Timer, names: list[str]) -> dict[str, Any]:
     report: dict[str, Any] = {}
-    for name, (conditioning, triplets, checkpointing, compile_mode) in STEPS.items():
-        if args.quick and compile_mode != "no":
+    for name in names:
+        if args.cases and name not in args.cases:
             continue
+        conditioning, triplets, checkpointing, compile_mode = STEPS[name]
         triplets = min(triplets, args.most_triplets)
         torch.cuda.empty_cache()
+        began = time.perf_counter()
         try:
             report[name] = _training_step(args, timer, conditioning, triplets, checkpointing, compile_mode)
         except torch.cuda.OutOfMemoryError:
             report[name] = {"triplets": triplets, "out_of_memory": True}
+        report[name]["seconds_with_compilation"] = round(time.perf_counter() - began, 1)
         gc.collect()
+        args.keep(report)
     return report
 
 
@@ -184,7 +230,7 @@ def indexing(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
         began = time.perf_counter()
         build_gallery(folder / "photos", model, processor, folder / "gallery", model_name="clip", progress=False)
         indexed = time.perf_counter() - began
-        small = find_photos(folder / "photos", None, False).photos[: args.photos // 4]
+        small = find_photos(folder / "photos", None, False).photos[: min(500, args.photos // 4)]
         began = time.perf_counter()
         for photo in small:
             processor(images=[open_image(photo.read())])
@@ -200,11 +246,15 @@ def indexing(args: argparse.Namespace, timer: Timer) -> dict[str, Any]:
 
 def _write_photos(folder: Path, count: int) -> None:
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        coarse = rng.integers(0, 256, (32, 32, 3), np.uint8)  # smooth, so that files are as large as photos' are
+
+    def write(number: int) -> None:
+        # Smooth, so that files are as large as photos' are.
+        coarse = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
         image = Image.fromarray(coarse).resize((JPEG_SIDE, JPEG_SIDE), Image.Resampling.BICUBIC)
         image.save(folder / f"{number:06d}.jpg", quality=90)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(write, range(count)))
 
 
 def device_bars(report: dict[str, Any]) -> list[tuple[str, float, float, int]]:
@@ -219,26 +269,36 @@ def device_bars(report: dict[str, Any]) -> list[tuple[str, float, float, int]]:
     ):
         if case in batches.get(batch, {}):
             found.append((f"{case}, batch {batch}, of plain CLIP: at most", bar, batches[batch][case]["of_plain"], 1))
-    compiled = batches.get("256", {})
-    if "folded, compiled" in compiled:
-        ratio = compiled["folded, compiled"]["of_plain"] / compiled["plain CLIP, compiled"]["of_plain"]
-        found.append(("folded, both compiled, batch 256: at most", 1.02, round(ratio, 3), 1))
-    steps = report.get("training_steps", {})
+    for batch, kind, bar in (("256", "compiled", 1.02), ("1", "CUDA graphs", 1.05)):
+        rows = report.get("compiled_encoding", {}).get("batches", {}).get(batch, {})
+        if f"folded, {kind}" in rows:
+            ratio = rows[f"folded, {kind}"]["of_plain"] / rows[f"plain CLIP, {kind}"]["of_plain"]
+            found.append((f"folded, both {kind}, batch {batch}: at most", bar, round(ratio, 3), 1))
+    if report["machine"]["device"] != "cuda":
+        return found
+    steps = report.get("training_steps", {}) | report.get("compiled_steps", {})
     for size, before in (("16", 412.0), ("192", 1509.0)):
         rates = [row.get("images_a_second", 0) for name, row in steps.items() if name.startswith(f"image, {size}")]
-        if rates and report["machine"]["device"] == "cuda":
+        if rates:
             found.append((f"image conditioning, {size} triplets, images/s: at least", 3 * before, max(rates), -1))
-    if "metrics" in report and report["machine"]["device"] == "cuda":
+    if "metrics" in report:
         found.append(("metrics, NumPy's time by the device's: at least", 10, report["metrics"]["numpy_by_torch"], -1))
         found.append(("metrics differ by: at most", 1e-6, report["metrics"]["largest_difference"], 1))
+    for case, row in report.get("feeding", {}).get("splip", {}).items():
+        if case != "augmented":
+            share = round(1 / row["together_by_step_alone"], 3)
+            found.append((f"training from files, {case}, of the step's own rate: at least", 0.9, share, -1))
     return found
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, Timer], dict[str, Any]]] = {
     "ceiling": ceiling,
     "encoding": encoding,
+    "compiled_encoding": compiled_encoding,
+    "packing": packing,
     "metrics": metrics,
     "training_steps": training_steps,
+    "compiled_steps": compiled_steps,
     "indexing": indexing,
     "exactness": exactness,
 }

@@ -4,6 +4,8 @@ from typing import Any
 
 from modeling_splip.common.text import markdown_table
 
+FED = ("pipeline alone", "step alone", "both together")
+
 
 def speed(report: dict[str, Any]) -> str:
     """Return the promised ratios, the cost of an image, of a training step and of more classes."""
@@ -65,22 +67,27 @@ def device(report: dict[str, Any]) -> str:
     """Return what was measured on a device: promised numbers, encoding, training steps, and the rest in a line each."""
     found = report.get("ceiling", {})
     peak, sheet = found.get("measured_tflops"), found.get("datasheet_tflops")
-    tables = [_caption(report), _bars(report)]
+    tables = [_caption(report), _bars(report)] if report["bars"] else [_caption(report)]
     encoding = report.get("encoding", {"batches": {}})
+    batches: dict[str, dict[str, Any]] = {}
+    for part in (encoding, report.get("compiled_encoding", {})):
+        for size, cases in part.get("batches", {}).items():
+            batches[size] = cases | batches.get(size, {})
     rows = [
         [size, name, f"{row['images_a_second']:,.0f}", f"{row['of_plain']:.2f}", _shares(encoding, row, peak, sheet)]
-        for size, cases in encoding["batches"].items()
+        for size, cases in batches.items()
         for name, row in cases.items()
     ]
     if rows:
         tables.append(markdown_table(["batch", "encoding", "images/s", "of plain CLIP's time", "of the peak"], rows))
     rows = [
         [name, str(row["triplets"]), f"{row['seconds']:.3f}", f"{row['images_a_second']:,.0f}", str(row["peak_gb"])]
-        for name, row in report.get("training_steps", {}).items()
-        if "seconds" in row
+        for name, row in (report.get("training_steps", {}) | report.get("compiled_steps", {})).items()
+        if isinstance(row, dict) and "seconds" in row
     ]
     if rows:
         tables.append(markdown_table(["training step", "triplets", "s", "images/s", "peak GB"], rows))
+    tables += [*_packing(report.get("packing", {})), *_feeding(report.get("feeding", {}))]
     lines = [
         f"- {name}: {', '.join(f'{key.replace(chr(95), chr(32))} {value}' for key, value in report[name].items())}"
         for name in ("ceiling", "metrics", "indexing", "exactness")
@@ -89,10 +96,36 @@ def device(report: dict[str, Any]) -> str:
     return "\n\n".join([*tables, "\n".join(lines)]).strip()
 
 
+def _packing(part: dict[str, Any]) -> list[str]:
+    rows = [
+        [images, way, *(str(row.get(key, "-")) for key in ("milliseconds", "peak_gb", "differs_by"))]
+        for images, ways in part.items()
+        if isinstance(ways, dict)
+        for way, row in ways.items()
+    ]
+    title = "text pass, forward and backward" if part.get("backward") else "text pass, forward"
+    return [markdown_table(["images", title, "ms", "peak GB", "differs by"], rows)] if rows else []
+
+
+def _feeding(part: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{method}, {case}",
+            *(f"{row['images_a_second'][way]:,.0f}" for way in FED),
+            str(row["together_by_step_alone"]),
+        ]
+        for method, cases in part.items()
+        for case, row in cases.items()
+        if isinstance(row, dict) and "images_a_second" in row
+    ]
+    header = ["training from files, images/s", *FED, "both by step alone"]
+    return [markdown_table(header, rows)] if rows else []
+
+
 def _shares(encoding: dict[str, Any], row: dict[str, Any], peak: float | None, sheet: float | None) -> str:
     """Return the share of the measured ceiling, and of the datasheet's; for plain CLIP's operations an image."""
-    done = encoding["gflop_an_image"] * row["images_a_second"] / 1000
-    return ", ".join(f"{100 * done / most:.0f} %" for most in (peak, sheet) if most) or "-"
+    done = encoding.get("gflop_an_image", 0) * row["images_a_second"] / 1000
+    return ", ".join(f"{100 * done / most:.0f} %" for most in (peak, sheet) if most and done) or "-"
 
 
 def launches(report: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_speed               # ViT-B/32 sizes, random weights; about an hour on two cores
     OMP_NUM_THREADS=1 python -m benchmarks.train_speed --batch 4 --steps 5 --files 1000   # the committed result
-    python -m benchmarks.train_speed --quick       # fewer steps, and no result file
+    python -m benchmarks.train_speed --quick       # tiny widths, 3 steps, and no result file
 
 Images are drawn by program and prepared by `splip prepare`, so that what is measured is what training does: decode,
 augment, resize, normalise. Rates are images a second (three of every triplet), from medians over steps: of the
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,10 @@ def median_seconds(work: Callable[[], Any], steps: int, title: str) -> float:
     return statistics.median(seconds)
 
 
-def random_base(folder: Path) -> Path:
-    """Write a random CLIP of ViT-B/32's shape, with the packaged tokenizer."""
+def random_base(folder: Path, shape: str) -> Path:
+    """Write a random CLIP of a published shape, with the packaged tokenizer."""
     torch.manual_seed(0)
-    CLIPModel(clip_config("B/32")).save_pretrained(folder)
+    CLIPModel(clip_config(shape)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_base(MINI_CLIP), trust_remote_code=False).save_pretrained(folder)
     CLIPImageProcessorPil().save_pretrained(folder)
     return folder
@@ -167,7 +168,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "modeling_splip", "prepare", "folder", "--data-dir", str(folder / "raw")]
     subprocess.run([*command, "--out", str(folder / "data"), "--unseen", ",".join(UNSEEN)], check=True)
     dataset = open_dataset(folder / "data")
-    base = str(random_base(folder / "base"))
+    base = str(random_base(folder / "base", args.shape))
     processor, classes = SplipProcessor.from_clip(base), list(dataset.seen)
     names = [*classes, *(f"{colour}{name}" for colour in ("", "red ", "blue ") for name in CATEGORY_NAMES)]
     names = names[:NAMED_CLASSES]  # of two or three tokens, as class names have
@@ -183,6 +184,9 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         for title, (augmentation, store) in cases.items():
             items = TrainingItems(dataset, classes, processor, "category", 0, augmentation, store)
             report.setdefault(method, {})[title] = pipeline(items, step, args)
+            args.keep(report)
+    if "clip_at" not in args.methods:
+        return report
     ways = {"ours": ClipAtObjective, "three forwards": ThreeForwards}
     model_class = METHODS["clip_at"].model
     objectives = {name: way(model_class.from_clip(base, names).to(args.device)) for name, way in ways.items()}
@@ -207,24 +211,37 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", default=["splip", "clip_at"], choices=["splip", "clip_at", "cross_align"]
     )
-    parser.add_argument("--quick", action="store_true", help="3 steps of 4 triplets, and no result file")
+    parser.add_argument("--shape", choices=SHAPES, default="B/32", help="of the random CLIP")
+    parser.add_argument("--quick", action="store_true", help="3 steps of 4 triplets, tiny widths, no result file")
     args = parser.parse_args()
     if args.quick:
-        args.batch, args.steps, args.files = 4, 3, 10 * CLASSES
+        args.batch, args.steps, args.files, args.shape = 4, 3, 6 * CLASSES, "tiny"
     args.workers = worker_count(args.workers)
+    args.output = args.output or (None if args.quick else RESULTS)
+    args.keep = partial(keep, args)
     with tempfile.TemporaryDirectory() as folder:
-        report = measure(Path(folder), args)
+        result = args.keep(measure(Path(folder), args))
+    print(json.dumps(result, indent=2))
+
+
+def keep(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the result with what was measured so far, and write it where there is a file for it."""
     settings = {name: getattr(args, name) for name in ("batch", "steps", "files", "workers", "precision", "device")}
     settings |= {"classes": NAMED_CLASSES, "threads": torch.get_num_threads()}
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     if args.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    result = {"shape": f"B/32 {SHAPES['B/32']}", "settings": settings, "machine": machine, "versions": versions}
+    result = {
+        "shape": f"{args.shape} {SHAPES[args.shape]}",
+        "settings": settings,
+        "machine": machine,
+        "versions": versions,
+    }
     result["measured"] = report
-    print(json.dumps(result, indent=2))
-    if args.output or not args.quick:
-        write_json(args.output or RESULTS, result)
+    if args.output:
+        write_json(args.output, result)
+    return result
 
 
 if __name__ == "__main__":

@@ -196,11 +196,11 @@ def relative_distance_divergence(
         if form == "gaussian":
             counted = torch.ones_like(labels, dtype=torch.bool) if keep is None else keep
             same = ((labels[:, None] == labels[None]) & counted).to(deltas.dtype)  # (B, B)
-            count = same.sum(dim=1).clamp(min=1)  # (B,), of the row's class
-            mean = (same * deltas).sum(dim=1) / count  # (B,)
-            variance = (same * (deltas - mean[:, None]).square()).sum(dim=1) / count
+            size = same.sum(dim=1).clamp(min=1)  # (B,), of the row's class
+            mean = (same * deltas).sum(dim=1) / size  # (B,)
+            variance = (same * (deltas - mean[:, None]).square()).sum(dim=1) / size
             # A class stands in as many rows as it has deltas.
-            return divergence_of_normals(mean, variance + floor**2, (counted & (count > 1)) / count)
+            return divergence_of_normals(mean, variance + floor**2, (counted & (size > 1)) / size)
         if keep is not None:
             deltas, labels = deltas[keep], labels[keep]
         groups = [group for group in (deltas[labels == label] for label in labels.unique()) if len(group) > 1]
