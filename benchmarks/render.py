@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.speed_table import launches, speed
+from benchmarks.speed_table import device, h200_before, launches, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,6 +32,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ablation_real": ("ablation_real.json", tables.ablation_real),
     "speed": ("speed.json", speed),
     "launches": ("launches.json", launches),
+    "speed_cuda": ("speed_cuda.json", device),
+    "h200_before": ("h200_before.json", h200_before),
     "ecosystem": ("ecosystem.json", tables.ecosystem),
 }
 

@@ -135,3 +135,24 @@ def launches(report: dict[str, Any]) -> str:
         was = report["before"]["bf16"][case]
         rows.append([case, *(f"{was[name]:,} → {now[name]:,}" for name in ("kernels", "operations"))])
     return markdown_table(["one call (bf16, ViT-B/32's layers)", "kernels", "all operations"], rows)
+
+
+def h200_before(report: dict[str, Any]) -> str:
+    """Return what one card did before the changes for GPUs."""
+    names = list(report["encoding"]["1"])
+    rows = [
+        [size, *(f"{row[name]:,}" if name in row else "-" for name in names)]
+        for size, row in report["encoding"].items()
+    ]
+    steps = [
+        [name, f"{row['seconds']:.3f}", f"{row['images_a_second']:,}", f"{row['peak_gb']}"]
+        for name, row in report["training_steps"].items()
+    ]
+    machine = report["machine"]
+    return "\n\n".join(
+        [
+            f"{report['about']} {machine['gpu']}, torch {machine['torch']}.",
+            markdown_table(["encoding, images/s, batch", *names], rows),
+            markdown_table(["training step, triplets", "s", "images/s", "peak GB"], steps),
+        ]
+    )

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..clip_backbone import dimensions
@@ -23,6 +24,7 @@ from .sampling import EpochBatches, TrainingItems, collate
 
 # Our names of the schedules, and the library's; its own "constant" has no warmup.
 SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine"}
+MEAN_BATCH = 64  # images of which the patches' means are computed at a time
 
 
 @dataclass
@@ -152,6 +154,19 @@ def parameter_groups(objective: Objective, args: TrainingArguments) -> list[dict
     return [group for group in groups if group["params"]]
 
 
+class RowPixels(Dataset):
+    """The prepared images of some rows of `train`, not augmented: (3, H, W) bytes each."""
+
+    def __init__(self, items: TrainingItems, rows: np.ndarray):
+        self.items, self.rows = items, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.items.pixels(int(self.rows[index]))
+
+
 @torch.no_grad()
 def set_image_means(training: Training, accelerator: Accelerator) -> None:
     """Give a model that stores the means of its training images these means, one for each modality.
@@ -167,9 +182,17 @@ def set_image_means(training: Training, accelerator: Accelerator) -> None:
     for modality in MODALITIES:
         rows = items.images(modality)[accelerator.process_index :: accelerator.num_processes]
         total = torch.zeros(width + 1, device=accelerator.device, dtype=torch.float64)  # the sum, and how many images
-        for row in tqdm(rows, desc=f"mean {modality}", leave=False, disable=not accelerator.is_local_main_process):
-            values = normalise(items.pixels(int(row))[None].to(accelerator.device))  # (1, 3, H, W)
-            total[:-1] += model.mean_patch(values)[0].double()
-            total[-1] += 1
+        loader = DataLoader(
+            RowPixels(items, rows),
+            batch_size=MEAN_BATCH,
+            generator=torch.Generator(),  # the training's random numbers stay as they are
+            num_workers=training.loader.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_sigterm,
+        )
+        for pixels in tqdm(loader, desc=f"mean {modality}", leave=False, disable=not accelerator.is_local_main_process):
+            values = normalise(pixels.to(accelerator.device, non_blocking=True))  # (B, 3, H, W)
+            total[:-1] += model.mean_patch(values).double().sum(dim=0)
+            total[-1] += len(pixels)
         total = accelerator.reduce(total, "sum")
         model.set_domain_mean(modality, (total[:-1] / total[-1]).to(model.dtype))

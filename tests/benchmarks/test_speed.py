@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import speed_cases
-from benchmarks.speed_table import speed
+from benchmarks.packing import packing
+from benchmarks.speed import merge
+from benchmarks.speed_table import device, speed
 from benchmarks.timing import Timer
 from modeling_splip.class_prompts import pack_class_prompts
 
@@ -63,3 +66,57 @@ def test_the_committed_result():
     assert "/" not in json.dumps(report["machine"]).replace("N/A", "")
     document = (BENCHMARKS.parent / "docs" / "model.md").read_text("utf-8")
     assert tables in document, "docs/model.md does not hold this result's tables: run python -m benchmarks.render"
+
+
+def test_parts_become_one_result(tmp_path):
+    """Each is measured by a process of its own; one that was cut off is simply not there."""
+    machine, settings = (
+        {"device": "cuda", "gpu": "A card"},
+        {"shape": "B/32", "classes": 104, "dtype": "bf16", "clock": "s"},
+    )
+    about = {"machine": machine | {"torch": "2", "threads": 1}, "settings": settings, "bars": []}
+    row = {"triplets": 16, "seconds": 0.05, "images_a_second": 1300.0, "peak_gb": 6.0}
+    rates = {
+        "plain CLIP": {"images_a_second": 30000.0, "of_plain": 1.0},
+        "folded": {"images_a_second": 29000.0, "of_plain": 1.034},
+    }
+    way = {"milliseconds": 4.0, "peak_gb": 1.0, "differs_by": 0.0}
+    fed = {"images_a_second": {"pipeline alone": 3000.0, "step alone": 1500.0, "both together": 1400.0}}
+    parts = {
+        "a": about | {"ceiling": {"measured_tflops": 600.0, "datasheet_tflops": 989.0}},
+        "b": about | {"encoding": {"gflop_an_image": 8.8, "batches": {"256": rates}}},
+        "c": about | {"compiled_steps": {"image, 16, CUDA graphs": row}},
+        "d": about | {"compiled_steps": {"image, 192, compiled": row | {"triplets": 192, "images_a_second": 4000.0}}},
+        "e": about | {"packing": {"backward": True, "32": {"grouped": way, "flex": {"failed": "Error"}}}},
+        "f": {"settings": {}, "measured": {"splip": {"predecoded": fed | {"together_by_step_alone": 1.071}}}},
+    }
+    for name, part in parts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    (tmp_path / "out").mkdir()
+    report = merge(tmp_path, tmp_path / "out" / "speed_cuda.json")
+    assert json.loads((tmp_path / "out" / "speed_cuda.json").read_text()) == report
+    assert set(report["compiled_steps"]) == {"image, 16, CUDA graphs", "image, 192, compiled"}
+    met = {row["what"]: row["met"] for row in report["bars"]}
+    assert met == {
+        "folded, batch 256, of plain CLIP: at most": False,
+        "image conditioning, 16 triplets, images/s: at least": True,
+        "image conditioning, 192 triplets, images/s: at least": False,
+        "training from files, predecoded, of the step's own rate: at least": True,
+    }
+    table = device(report)
+    for text in (
+        "| 256 | folded | 29,000 | 1.03 | 43 %, 26 % |",
+        "| 32 | flex | - | - | - |",
+        "3,000 | 1,500 | 1,400 | 1.071",
+    ):
+        assert text in table
+    with pytest.raises(SystemExit, match="no part in"):
+        merge(tmp_path / "out" / "nothing", tmp_path / "other.json")
+
+
+def test_every_way_to_pack_a_text_pass_gives_its_means(tiny_shape):
+    kept = []
+    args = SimpleNamespace(shape=tiny_shape, device="cpu", slow_repeats=1, packed_images=(2,), keep=kept.append)
+    report = packing(args, Timer("cpu", 1))
+    assert kept == [report] and set(report["2"]) == {"grouped", "single", "flex"}
+    assert all(row["differs_by"] < 1e-4 for row in report["2"].values()), report
