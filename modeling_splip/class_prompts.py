@@ -62,7 +62,7 @@ def run_text(
     Args:
         embeddings: (B, S, d_t) tokens with positions; with text prompts, positions 1..m hold placeholders.
         norms: 2 L_t + 1 LayerNorms in the order of `text_norms`.
-        mask: (S, S) or (G, 1, S, S), added to the logits: 0 where a row may look, else -inf; for sequence b: b mod G.
+        mask: (S, S), or (G, 1, S, S) for B / G sequences each, added to the logits: 0 where a row may look, else -inf.
         text_prompts: T, (B, m, d_t), or None.
         depth: how many layers have text prompts; None for all.
         attention: "sdpa" or "eager".
@@ -96,8 +96,8 @@ def aligned_mask(mask: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
     if copies == 1 and mask.dtype == dtype and aligned:
         return mask
     width = -(-columns // MASK_ALIGNMENT) * MASK_ALIGNMENT
-    room = mask.new_empty(copies, groups, 1, rows, width, dtype=dtype)[..., :columns]
-    return room.copy_(mask.expand(copies, -1, -1, -1, -1)).flatten(0, 1)  # a view: the numbers between rows stay
+    room = mask.new_empty(groups, copies, 1, rows, width, dtype=dtype)[..., :columns]
+    return room.copy_(mask[:, None].expand(-1, copies, -1, -1, -1)).flatten(0, 1)  # a view, with room between rows
 
 
 def project_text(clip: Clip, norm: nn.LayerNorm, eos: Tensor) -> Tensor:

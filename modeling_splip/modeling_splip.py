@@ -233,15 +233,18 @@ class SplipModel(Retriever):
         packed = constant_prompts(prefix, config.class_token_ids, m, device, dtype, by_class)
         x = embed_tokens(self.clip, packed.token_ids) + text_positions(self.clip, packed.positions)  # (G, S, d_t)
         batch, groups = 1 if text_prompts is None else text_prompts.shape[0], x.shape[0]
-        x = x.expand(batch, *x.shape).flatten(0, 1)  # (B G, S, d_t)
+        x = x[:, None].expand(-1, batch, -1, -1).flatten(0, 1)  # (G B, S, d_t)
         if text_prompts is not None:
-            text_prompts = text_prompts[:, None].expand(-1, groups, -1, -1).flatten(0, 1)  # (B G, m, d_t)
+            text_prompts = text_prompts.expand(groups, -1, -1, -1).flatten(0, 1)  # (G B, m, d_t)
         norms, depth = self._text_norms(), config.prompt_depth
         output = run_text(self.clip, x, norms, packed.mask, text_prompts, depth, self.attention)
-        weights = packed.weights.to(output.last.dtype)  # (G S,)
-        layers = (layer.unflatten(0, (batch, groups)).flatten(1, 2) for layer in output.layers)  # (B, G S, d_t)
-        means = torch.stack([weights @ w for w in layers])  # (L_t, B or 1, d_t)
-        return means, output.last.unflatten(0, (batch, groups)).flatten(1, 2)[:, packed.eos]
+        weights = packed.weights.to(output.last.dtype).unflatten(0, (groups, 1, -1))  # (G, 1, S)
+        # Layers compute on (S, G B, d_t). So these are views, and nothing of that size is copied.
+        states = [layer.unflatten(0, (groups, batch)).permute(0, 2, 1, 3) for layer in output.layers]  # (G, S, B, d_t)
+        means = torch.stack([weights @ each.flatten(2) for each in states]).sum(dim=1)  # (L_t, 1, B d_t)
+        length = states[-1].shape[1]
+        eos = states[-1][packed.eos // length, packed.eos % length]  # (C, B, d_t)
+        return means.unflatten(2, (batch, -1)).squeeze(1), eos.transpose(0, 1)
 
     def _project_classes(self, eos: Tensor) -> Tensor:
         """Return F_t(c | x) from the EOS outputs: (B or 1, C, D), unit norm."""
@@ -255,22 +258,19 @@ class SplipModel(Retriever):
         config = self.config
         _, _, l_v, l_t = dimensions(config.clip_config)
         depth = l_v if config.prompt_depth is None else config.prompt_depth
-        parts: list[list[Tensor]] = [[] for _ in range(l_v)]
-        if config.use_b_v:
+        count = min(depth, l_v)
+        parts: list[Tensor] = []  # (layers with prompts, B or 1, k, d_v) each
+        if config.use_b_v and count:
             (tokens,) = constant_ids(self._template_ids(modality), run_device(self.clip))
-            template = self.b_v(embed_tokens(self.clip, tokens))[None]  # V_tg, (1, q, d_v)
-            for layer in range(min(depth, l_v)):
-                parts[layer].append(template)
-        if config.use_b_vt:
-            mapped = self.b_vt(means).unbind()  # L_t tensors (B or 1, n, d_v)
-            for layer in range(min(depth, l_v)):
-                parts[layer].append(mapped[math.ceil((layer + 1) * l_t / l_v) - 1])
-        return [_join(part) for part in parts]
-
-
-def _join(parts: list[Tensor]) -> Tensor | None:
-    """Return prompts of B images or of one, (B or 1, k, d_v) each, one behind the other: (B or 1, K, d_v)."""
-    if not parts:
-        return None
-    batch = next((part.shape[0] for part in parts if part.shape[0] != 1), 1)
-    return torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)
+            template = self.b_v(embed_tokens(self.clip, tokens))  # V_tg, (q, d_v)
+            parts.append(template.expand(count, 1, -1, -1))
+        if config.use_b_vt and count:
+            mapped = self.b_vt(means)  # (L_t, B or 1, n, d_v)
+            chosen = [math.ceil((layer + 1) * l_t / l_v) - 1 for layer in range(count)]
+            own = chosen == list(range(count))
+            parts.append(mapped[:count] if own else torch.stack([mapped[layer] for layer in chosen]))
+        if not parts:
+            return [None] * l_v
+        batch = max(part.shape[1] for part in parts)
+        prompts = torch.cat([part.expand(-1, batch, -1, -1) for part in parts], dim=2)  # (count, B or 1, K, d_v)
+        return [*prompts.unbind(), *[None] * (l_v - count)]

@@ -83,7 +83,16 @@ def test_a_setting_that_came_later_leaves_the_fingerprint(tiny_clip):
 @pytest.mark.parametrize("tokens", [1, 30, 1000])
 def test_equals_plain_however_the_classes_are_grouped(tiny_clip, pixels, monkeypatch, tokens):
     monkeypatch.setattr(class_prompts, "GROUP_TOKENS", tokens)
+    groups = []
+
+    def packed_anew(*arguments):
+        packed = class_prompts.pack_class_prompts(*arguments)
+        groups.append(len(packed.token_ids))
+        return packed
+
+    monkeypatch.setattr(modeling_splip, "constant_prompts", packed_anew)
     assert_equal_to_plain(build(tiny_clip).double(), pixels.double(), "sketch")
+    assert groups and all((count > 1) == (tokens < 1000) for count in groups)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from conftest import save_clip, tiny_config
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from modeling_splip.training import train as train_accelerate
 from modeling_splip.training.arguments import TrainingArguments
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.sampling import TrainingItems
+from modeling_splip.training.tracking import SentLosses
 
 BASICS = ["--batch_size", "12", "--validation_classes", "2", "--tracker", "none"]
 
@@ -194,6 +196,31 @@ def test_any_loss_that_is_not_finite_stops_the_run(value):
     with pytest.raises(ValueError, match=f"^Loss 'class' is {value} at step 3: training stops"):
         train_accelerate.check_finite(losses, 2)
     train_accelerate.check_finite({"loss": 1.0}, 2)
+
+
+def test_losses_are_sent_before_the_backward_pass_and_read_after_it(train, monkeypatch):
+    """So a device always has work: read before, it would be idle until the backward pass is launched."""
+    events, backward = [], Accelerator.backward
+
+    class Watched(SentLosses):
+        def __init__(self, *arguments):
+            events.append("sent")
+            super().__init__(*arguments)
+
+        def read(self):
+            events.append("read")
+            return super().read()
+
+    monkeypatch.setattr(train_accelerate, "SentLosses", Watched)
+    monkeypatch.setattr(Accelerator, "backward", lambda *args: (events.append("backward"), backward(*args))[1])
+    record = train("--max_steps", "2", "--validation_classes", "0")
+    assert events == ["sent", "backward", "read"] * 2
+    assert record["steps"] == 2
+
+
+def test_losses_that_are_read_are_those_that_were_sent():
+    losses = {"triplet": torch.tensor(0.25, requires_grad=True), "loss": torch.tensor(1.5, dtype=torch.float64)}
+    assert SentLosses(losses, Accelerator(cpu=True)).read() == {"triplet": 0.25, "loss": 1.5}
 
 
 def test_random_numbers_go_on_where_they_stopped(train, monkeypatch):
