@@ -1,4 +1,4 @@
-"""Charts of results, drawn by matplotlib: precision-recall curves, bars of classes, dots of runs."""
+"""Charts of results, drawn by matplotlib: precision-recall curves, bars of classes, dots of runs, lines over steps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,6 +101,37 @@ def method_runs(
     axes.set(ylim=(-0.6, len(names) - 0.4), xlabel=f"{metric} (bar: mean over runs)")
     axes.tick_params(axis="y", length=0)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save_figure(figure, path)
+
+
+def metric_over_steps(
+    values: Mapping[str, Mapping[int, float]], path: PathLike, *, metric: str, title: str = ""
+) -> Path:
+    """Save a chart of a metric over the length of training, one line per name, steps on a logarithmic axis.
+
+    Args:
+        values: name -> steps -> value, a fraction.
+        path: a .png, .svg or .pdf file.
+        metric: name of the value axis.
+        title: a line above the axes.
+
+    Raises:
+        ValueError: if there is no name, or one without a value.
+    """
+    if not values or not all(values.values()):
+        raise ValueError("values is empty: give every name at least one number of steps with its value.")
+    figure, axes = _figure(6.0, 3.6, title)
+    for index, (name, points) in enumerate(values.items()):
+        steps = sorted(points)
+        color = PALETTE[index % len(PALETTE)]
+        axes.plot(steps, [points[step] for step in steps], "o-", color=color, linewidth=2, label=name)
+    ticks = sorted({step for points in values.values() for step in points})
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{step:,}" for step in ticks])
+    axes.set(xlabel="Training steps, each run with a schedule of its own", ylabel=metric)
+    axes.grid(color=LINE, linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8)
     return _save_figure(figure, path)
 
 

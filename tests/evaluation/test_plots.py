@@ -6,7 +6,13 @@ import pytest
 from PIL import Image, ImageColor
 
 from modeling_splip.evaluation import plots
-from modeling_splip.evaluation.plots import PALETTE, method_runs, per_class_bars, precision_recall_curve
+from modeling_splip.evaluation.plots import (
+    PALETTE,
+    method_runs,
+    metric_over_steps,
+    per_class_bars,
+    precision_recall_curve,
+)
 
 
 def pixels(path):
@@ -66,3 +72,14 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"Cannot write the picture .*bars\.jpg': .* ends in \.png, \.svg, \.pdf\."):
         per_class_bars({"bat": 0.5}, tmp_path / "bars.jpg")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_metric_over_steps_shows_every_value_and_refuses_none(tmp_path):
+    values = {"SpLIP": {30: 0.2, 60: 0.3}, "frozen CLIP": {30: 0.25, 60: 0.25}}
+    two = pixels(metric_over_steps(values, tmp_path / "two.png", metric="mAP@all"))
+    values["SpLIP"][120] = 0.31
+    three = pixels(metric_over_steps(values, tmp_path / "three.png", metric="mAP@all"))
+    assert two.shape != three.shape or (two != three).any()
+    with pytest.raises(ValueError, match="give every name at least one number of steps"):
+        metric_over_steps({"SpLIP": {}}, tmp_path / "none.png", metric="mAP@all")
+    assert not (tmp_path / "none.png").exists()
