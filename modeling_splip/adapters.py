@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clip_backbone import Clip, KeyValue, LayerNorms, parameter_at
+from .clip_backbone import parameter_at
 
 
 class LayerNormAdapter(nn.ModuleList):
@@ -131,22 +131,3 @@ class RelationNetwork(nn.Module):
                 else:
                     x = layer(x)
             return x.squeeze(-1).sigmoid()
-
-
-def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
-    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
-
-    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
-    that ever read a prompt.
-
-    Args:
-        norms: the vision LayerNorms in the order of `vision_norms`.
-        visual_prompts: for each layer (B or 1, K, d_v) or None.
-    """
-    pairs: list[Tensor] = []
-    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
-        if prompt is not None:
-            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
-            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
-    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
-    return [None if prompt is None else next(found) for prompt in visual_prompts]

@@ -1,8 +1,6 @@
 """CLIP's text tower, and class prompts, "[SOS] T_1..T_m sketch of a dog [EOS]", of all seen classes packed for it."""
 
-import json
 import math
-import string
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +10,7 @@ from torch.nn import functional as F
 
 from .clip_backbone import (
     Clip,
+    KeyValue,
     LayerNorms,
     TowerOutput,
     encoder_layer,
@@ -20,7 +19,6 @@ from .clip_backbone import (
     run_device,
     tower_output,
 )
-from .configuration_retriever import MODALITIES
 
 # About how many tokens of classes a group has; more if one class alone is longer. Small groups repeat the prefix often,
 # in large ones attention costs more. Up to about 256 makes no great difference.
@@ -239,33 +237,6 @@ def _grouped(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def tokenize_class_prompts(
-    tokenizer: Any, template: str, class_names: list[str]
-) -> tuple[dict[str, list[int]], list[list[int]]]:
-    """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
-
-    Raises:
-        ValueError: if a name is no text, is empty or occurs twice, or the template has no `{class_name}`, or
-            `{modality}` after it, or another field.
-    """
-    for name in class_names:
-        if not isinstance(name, str):
-            raise ValueError(f"class_names must hold texts, got {name!r}.")
-        if not name.strip():
-            raise ValueError("class_names holds an empty name: every seen class needs a readable one.")
-        if class_names.count(name) > 1:
-            raise ValueError(f"class_names holds '{name}' more than once: names must be unique.")
-    before, found, after = template.partition("{class_name}")
-    if not found or "{modality}" in after:
-        raise ValueError(f"template must hold {{class_name}}, {{modality}} only before it, got {json.dumps(template)}.")
-    fields = {name for _, name, _, _ in string.Formatter().parse(before) if name is not None}
-    if fields - {"modality"}:
-        raise ValueError(f"template may hold {{class_name}} and {{modality}} only, got {json.dumps(template)}.")
-    prefixes = {mod: tokenizer(before.format(modality=mod).strip())["input_ids"][:-1] for mod in MODALITIES}
-    suffixes = [tokenizer((name + after).strip())["input_ids"][1:] for name in class_names]
-    return prefixes, suffixes
-
-
 @torch.no_grad()
 def frozen_class_embeds(clip: Clip, prefix: list[int], classes: list[list[int]], attention: str = "sdpa") -> Tensor:
     """Return the embeddings of C classes by the frozen text tower, no prompts: (C, D), unit norm."""
@@ -298,3 +269,22 @@ def frozen_text_tokens(clip: Clip, input_ids: Tensor, attention_mask: Tensor) ->
     states = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (N, J, d_t)
     tokens = F.normalize(clip.text_projection(states), dim=-1)  # (N, J, D); the last LayerNorm is in the states
     return tokens.float() * attention_mask[..., None]
+
+
+def prompt_key_values(clip: Clip, norms: LayerNorms, visual_prompts: Sequence[Tensor | None]) -> list[KeyValue | None]:
+    """Return the keys and values of each vision layer's prompts, (2, K, B or 1, d_v); None where it has no prompts.
+
+    The layer's output at a prompt is dropped. So the layer's first LayerNorm and its key and value projections are all
+    that ever read a prompt.
+
+    Args:
+        norms: the vision LayerNorms in the order of `vision_norms`.
+        visual_prompts: for each layer (B or 1, K, d_v) or None.
+    """
+    pairs: list[Tensor] = []
+    for index, (layer, prompt) in enumerate(zip(clip.vision_model.encoder.layers, visual_prompts, strict=True)):
+        if prompt is not None:
+            normed = norms[1 + 2 * index](prompt.transpose(0, 1))  # (K, B or 1, d_v)
+            pairs += [layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)]
+    found = iter(torch.stack(pairs).split(2) if pairs else ())  # (2, K, B or 1, d_v) each
+    return [None if prompt is None else next(found) for prompt in visual_prompts]

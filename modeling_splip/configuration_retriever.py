@@ -1,6 +1,8 @@
 """What the settings of every retrieval model have in common, and how they are checked."""
 
 import copy
+import json
+import string
 from collections.abc import Mapping
 from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar
@@ -197,6 +199,33 @@ class RetrieverConfig(RetrievalConfig):
             for name, (value, default) in settings.items()
             if name not in _NOT_FINGERPRINTED and (name not in self.later or value != default)
         }
+
+
+def tokenize_class_prompts(
+    tokenizer: Any, template: str, class_names: list[str]
+) -> tuple[dict[str, list[int]], list[list[int]]]:
+    """Return the prefix's token ids for each modality (SOS first) and each class's own, EOS last.
+
+    Raises:
+        ValueError: if a name is no text, is empty or occurs twice, or the template has no `{class_name}`, or
+            `{modality}` after it, or another field.
+    """
+    for name in class_names:
+        if not isinstance(name, str):
+            raise ValueError(f"class_names must hold texts, got {name!r}.")
+        if not name.strip():
+            raise ValueError("class_names holds an empty name: every seen class needs a readable one.")
+        if class_names.count(name) > 1:
+            raise ValueError(f"class_names holds '{name}' more than once: names must be unique.")
+    before, found, after = template.partition("{class_name}")
+    if not found or "{modality}" in after:
+        raise ValueError(f"template must hold {{class_name}}, {{modality}} only before it, got {json.dumps(template)}.")
+    fields = {name for _, name, _, _ in string.Formatter().parse(before) if name is not None}
+    if fields - {"modality"}:
+        raise ValueError(f"template may hold {{class_name}} and {{modality}} only, got {json.dumps(template)}.")
+    prefixes = {mod: tokenizer(before.format(modality=mod).strip())["input_ids"][:-1] for mod in MODALITIES}
+    suffixes = [tokenizer((name + after).strip())["input_ids"][1:] for name in class_names]
+    return prefixes, suffixes
 
 
 def check_prompt_lengths(config: Any, learned: int) -> None:

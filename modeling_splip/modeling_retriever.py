@@ -14,10 +14,10 @@ from transformers import AutoTokenizer, CLIPModel, initialization
 
 from .adapters import LayerNormAdapter
 from .adapters_peft import base_names, check_peft, inject_peft
-from .class_prompts import frozen_class_embeds, frozen_text_embeds, tokenize_class_prompts
+from .class_prompts import frozen_class_embeds, frozen_text_embeds
 from .clip_backbone import KeyValue, LayerNorms, dimensions, vision_norms
 from .clip_base import load_clip, load_recorded_clip, resolve_base
-from .configuration_retriever import MODALITIES, check_class_names, check_prompt_lengths
+from .configuration_retriever import MODALITIES, check_class_names, check_prompt_lengths, tokenize_class_prompts
 from .fingerprints import loaded_state, weights_fingerprint
 from .modeling_base import RetrievalModel
 

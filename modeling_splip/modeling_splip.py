@@ -17,13 +17,13 @@ from .adapters import (
     MultimodalPromptMapper,
     TemplatePromptMapper,
     TextPromptMapper,
-    prompt_key_values,
 )
 from .class_prompts import (
     constant_ids,
     constant_prompts,
     embed_tokens,
     project_text,
+    prompt_key_values,
     run_text,
     text_norms,
     text_positions,

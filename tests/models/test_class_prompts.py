@@ -5,7 +5,8 @@ import torch
 from conftest import CLASSES, byte_tokenizer
 
 from modeling_splip import class_prompts
-from modeling_splip.class_prompts import pack_class_prompts, tokenize_class_prompts
+from modeling_splip.class_prompts import pack_class_prompts
+from modeling_splip.configuration_retriever import tokenize_class_prompts
 from modeling_splip.modeling_splip import SplipModel
 
 TEMPLATE = "{modality} of a {class_name}"

@@ -7,7 +7,7 @@ from published_shapes import SHAPES, published
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from modeling_splip.adapters import prompt_key_values
+from modeling_splip.class_prompts import prompt_key_values
 from modeling_splip.clip_backbone import embed_patches, run_vision, vision_norms
 from modeling_splip.modeling_splip import SplipModel
 

@@ -22,7 +22,7 @@ from transformers import CLIPImageProcessorPil
 
 import modeling_splip
 from modeling_splip import checkpoint_files
-from modeling_splip.class_prompts import tokenize_class_prompts
+from modeling_splip.configuration_retriever import tokenize_class_prompts
 from modeling_splip.processing_splip import SplipProcessor
 
 SOURCE = Path(os.environ.get("TRANSFORMERS_SOURCE") or Path(transformers.__file__).parents[2])
