@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_speed               # ViT-B/32 sizes, random weights; about an hour on two cores
     OMP_NUM_THREADS=1 python -m benchmarks.train_speed --batch 4 --steps 5 --files 1000   # the committed result
-    python -m benchmarks.train_speed --quick       # tiny widths, 3 steps, and no result file
+    python -m benchmarks.train_speed --quick       # tiny widths, 2 steps, and no result file
 
 Images are drawn by program and prepared by `splip prepare`, so that what is measured is what training does: decode,
 augment, resize, normalise. Rates are images a second (three of every triplet), from medians over steps: of the
@@ -212,10 +212,10 @@ def main() -> None:
         "--methods", nargs="+", default=["splip", "clip_at"], choices=["splip", "clip_at", "cross_align"]
     )
     parser.add_argument("--shape", choices=SHAPES, default="B/32", help="of the random CLIP")
-    parser.add_argument("--quick", action="store_true", help="3 steps of 4 triplets, tiny widths, no result file")
+    parser.add_argument("--quick", action="store_true", help="2 steps of 2 triplets, tiny widths, no result file")
     args = parser.parse_args()
     if args.quick:
-        args.batch, args.steps, args.files, args.shape = 4, 3, 6 * CLASSES, "tiny"
+        args.batch, args.steps, args.files, args.shape = 2, 2, 6 * CLASSES, "tiny"
     args.workers = worker_count(args.workers)
     args.output = args.output or (None if args.quick else RESULTS)
     args.keep = partial(keep, args)
