@@ -1,6 +1,7 @@
 """The speed benchmark times what it says: padded text equals packed text, and its tables hold the result."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 from benchmarks import speed_cases
 from benchmarks.packing import packing
 from benchmarks.speed import merge
+from benchmarks.speed_device import PARTS, STEPS
 from benchmarks.speed_table import device, speed
 from benchmarks.timing import Timer
 from modeling_splip.class_prompts import pack_class_prompts
@@ -66,6 +68,14 @@ def test_the_committed_result():
     assert "/" not in json.dumps(report["machine"]).replace("N/A", "")
     document = (BENCHMARKS.parent / "docs" / "model.md").read_text("utf-8")
     assert tables in document, "docs/model.md does not hold this result's tables: run python -m benchmarks.render"
+
+
+def test_the_script_for_gpus_runs_every_part_within_eight_minutes():
+    script = (BENCHMARKS / "gpu.sh").read_text("utf-8")
+    named = re.findall(r"--parts ((?:\w+ ?)+)", script)
+    assert {part for names in named for part in names.split()} == set(PARTS)
+    assert set(re.findall(r'--cases "([^"]+)"', script)) <= set(STEPS)
+    assert "total=460 slower=1" in script, "the last parts get the time that is left"
 
 
 def test_parts_become_one_result(tmp_path):
