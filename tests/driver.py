@@ -13,7 +13,7 @@ from modeling_splip.training import train as script
 
 
 def kill_in_step(step: int) -> None:
-    """Die by kill -9 between the losses and the gradients of a step."""
+    """Die by kill -9 in a step, before it changes the weights."""
 
     def check(losses, done):
         if done == step - 1:

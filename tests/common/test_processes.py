@@ -40,6 +40,6 @@ def test_evaluating_leaves_the_group_before_results_are_written(group, tmp_path,
     monkeypatch.setattr(evaluate, "write_results", lambda *_: left.append(not distributed.is_initialized()))
     rng, file = np.random.default_rng(0), tmp_path / "mine.npz"
     query, gallery = rng.standard_normal((6, 4)), rng.standard_normal((9, 4))
-    np.savez(file, query=query, gallery=gallery, query_labels=np.arange(6) % 3, gallery_labels=np.arange(9) % 3)
+    np.savez(file, query=query, gallery=gallery, query_label=np.arange(6) % 3, gallery_label=np.arange(9) % 3)
     assert main(["evaluate", "--features", str(file)]) == 0
     assert left == [True]
