@@ -80,15 +80,10 @@ INSTANCE_NCE: dict[str, Any] = SIXTY | INFO_NCE | {"loss.alpha": 0.0}
 FINE_GRAINED: dict[str, dict[str, Any] | str] = {
     "frozen CLIP": "clip:small_clip",
     "SpLIP": SIXTY,
-    "SpLIP, 240 steps": SIXTY | {"max_steps": 240},
     "InfoNCE at 0.2": INSTANCE_NCE,
     "InfoNCE at 0.07": INSTANCE_NCE | {"loss.contrast_tau": 0.07},
-    "InfoNCE at 0.2, triplets": INSTANCE_NCE | {"loss.triplet": 1.0},
-    "InfoNCE at 0.2, rate 1e-2": INSTANCE_NCE | {"learning_rate": 1e-2},
-    "InfoNCE at 0.2, LayerNorms shared": INSTANCE_NCE | {"model.share_layer_norms": True},
     "InfoNCE at 0.2, 32 of a class": INSTANCE_NCE | {"pairs_per_class": 32},
     "InfoNCE at 0.2, 240 steps": INSTANCE_NCE | {"max_steps": 240},
-    "InfoNCE at 0.2, 32 of a class, 240 steps": INSTANCE_NCE | {"pairs_per_class": 32, "max_steps": 240},
 }
 PARTS_OF = {"category": PARTS, "fine_grained": {"fine_grained": FINE_GRAINED}}
 

@@ -147,9 +147,9 @@ def choose_real(report: dict[str, Any]) -> str:
                 [name, *(", ".join(f"{100 * value:.1f}" for value in values[key]) for key in keys)]
                 for name, values in rows.items()
             ]
-            blocks.append(
-                markdown_table([f"{part}, on {len(about['held_back'])} classes", *map(titles.get, keys)], cells)
-            )
+            names = about["held_back"]
+            title = f"{part}, on {f'{len(names)} classes' if len(names) > 1 else names[0]}"
+            blocks.append(markdown_table([title, *map(titles.get, keys)], cells))
     return "\n\n".join(blocks)
 
 

@@ -179,7 +179,7 @@ def _make(run: Run) -> None:
     if not run.validation:
         model, processor = load_retriever(name, dataset.class_names)
         searching = model if hasattr(model, "relation") else model.for_search()
-        embedder = Embedder(searching, processor, dataset, batch_size=128)
+        embedder = Embedder(searching, processor, dataset, batch_size=128, half=run.data != "mini")
         views = {name: protocol_view(dataset, name) for name in run.protocols or LEVELS[run.level]}
         measured = {name: measure(embed_view(embedder, view), per_query=True) for name, view in views.items()}
         record["protocols"] = {

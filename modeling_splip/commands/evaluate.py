@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--remove-classes", default="", metavar="A,B", help="further unseen classes to leave out, such as synonyms")
     add("--batch-size", type=int, default=64, help="images a batch and process (default: 64)")
     add("--workers", type=int, default=-1, help="processes that decode images (default: by the device)")
+    add("--precision", default="fp32", choices=("fp32", "bf16"), help="of the towers (default: fp32)")
     add("--rerank", type=int, default=0, help="first results that the relation network ranks again (default: 0)")
     add("--picture", type=Path, help="write a picture of queries with their first results")
 
@@ -116,7 +117,8 @@ def open_embedder(args: argparse.Namespace, accelerator: Accelerator) -> tuple[E
     baseline = args.model.split(":")[0]
     method = baseline if baseline in BASELINES else model.config.model_type
     workers = worker_count(args.workers, accelerator.num_processes)
-    return Embedder(model.for_search(), processor, dataset, accelerator, args.batch_size, workers), method
+    half = args.precision == "bf16"
+    return Embedder(model.for_search(), processor, dataset, accelerator, args.batch_size, workers, half), method
 
 
 def leave_out(

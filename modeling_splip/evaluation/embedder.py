@@ -26,6 +26,7 @@ class Embedder:
         accelerator: distributes the batches over the processes; every process gets all embeddings.
         batch_size: images in a batch of one process.
         workers: processes that decode images, for each process.
+        half: whether the towers compute in bfloat16; embeddings are float32 either way.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Embedder:
         accelerator: Accelerator | None = None,
         batch_size: int = 64,
         workers: int = 0,
+        half: bool = False,
     ):
         self.model, self.processor, self.dataset = model, processor, dataset
         self.accelerator = accelerator or Accelerator(cpu=on_cpu())
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.half = batch_size, workers, half
         self._known: dict[tuple[str, int], np.ndarray] = {}
 
     def __call__(self, parts: Iterable[Part], modality: str) -> np.ndarray:
@@ -83,7 +85,8 @@ class Embedder:
         show = self.accelerator.is_local_main_process
         with tqdm(total=len(rows), desc=f"{split} {modality}", unit="img", disable=not show, leave=False) as bar:
             for pixel_values in loader:
-                embeds = encode(pixel_values.to(device, non_blocking=True), modality)  # (B, ...)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+                    embeds = encode(pixel_values.to(device, non_blocking=True), modality)  # (B, ...)
                 embeddings.append(self.accelerator.gather_for_metrics(embeds).cpu())
                 bar.update(len(embeddings[-1]))
         return torch.cat(embeddings).numpy()

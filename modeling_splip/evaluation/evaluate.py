@@ -131,8 +131,9 @@ def evaluate_model(
     Args:
         embedder: model, processor and dataset.
         protocols: names of `PROTOCOLS`.
-        method: name of the method, for the record.
-        gallery, rerank: as in `embed_view`; the method's name in the record says that results were ranked again.
+        method: name of the method, for the record; what it says there tells too whether results were ranked again and
+            whether the towers computed in bfloat16.
+        gallery, rerank: as in `embed_view`.
         seed: of the protocols that sample seen items.
 
     Raises:
@@ -140,7 +141,7 @@ def evaluate_model(
     """
     dataset, model = embedder.dataset, embedder.model
     about = {
-        "method": f"{method} + rerank {rerank}" if rerank else method,
+        "method": method + (f" + rerank {rerank}" if rerank else "") + (" in bfloat16" if embedder.half else ""),
         "fingerprint": model.fingerprint(embedder.processor),
         "dataset": dataset.name,
         "dataset_version": dataset.version,

@@ -58,6 +58,16 @@ def test_embeddings_are_those_of_single_images(clip, embedder, polygons):
     assert np.array_equal(embedder(view.gallery, "photo"), batched)
 
 
+def test_bfloat16_where_it_was_asked_for_and_the_record_says_so(clip, embedder, polygons):
+    half = Embedder(*clip, polygons, half=True)
+    view = protocol_view(polygons, "zs")
+    rounded, exact = half(view.gallery, "photo"), embedder(view.gallery, "photo")
+    assert rounded.dtype == np.float32 and not np.array_equal(rounded, exact)
+    assert np.einsum("nd,nd->n", rounded, exact).min() > 0.999
+    [found] = evaluate_model(half, ["zs"], "clip")
+    assert found.record["method"] == "clip in bfloat16"
+
+
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if not name.startswith("fg")])
 def test_map_is_scikit_learns(clip, polygons, records, protocol):
     view = protocol_view(polygons, protocol, seed=2)
