@@ -5,7 +5,7 @@
     python -m benchmarks.train_speed --quick       # tiny widths, 2 steps, and no result file
 
 Images are drawn by program and prepared by `splip prepare`, so that what is measured is what training does: decode,
-augment, resize, normalise. Rates are images a second (three of every triplet), from medians over steps: of the
+resize, augment, normalise. Rates are images a second (three of every triplet), from medians over steps: of the
 pipeline alone, of the step alone on one batch, and of both together. The pipeline hides where both together are as
 fast as the step alone, within 5 %. With as many threads as cores a worker competes with the step on a CPU.
 """
@@ -176,12 +176,13 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for method, model in models.items():
         objective = METHODS[method].objective(model)
-        objective.pixels = PixelValues(processor.image_processor)
         step = Step(objective, args.device, args.precision)
         cases = {"plain": (Augmentation(), 0), "augmented": (AUGMENTATION, 0)}
         if args.predecode:
             cases["predecoded"] = (Augmentation(), max(args.workers, 1))
+            cases["predecoded, augmented"] = (AUGMENTATION, max(args.workers, 1))
         for title, (augmentation, store) in cases.items():
+            objective.pixels = PixelValues(processor.image_processor, augmentation).to(args.device)
             items = TrainingItems(dataset, classes, processor, "category", 0, augmentation, store)
             report.setdefault(method, {})[title] = pipeline(items, step, args)
             args.keep(report)

@@ -1,16 +1,19 @@
-"""Random changes of training images, off by default; the caller passes a seeded random generator.
+"""Random changes of training images, off by default: drawn beside the images, made on the device that trains.
 
 No source that we could read names an augmentation for the methods here. So all are off by default, and their forms are
-our choice.
+our choice. Images are changed at the size that the model sees.
 """
 
 from dataclasses import dataclass, fields
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 DROPOUT_GRID = 8  # a sketch is erased by cells of a grid of this many on a side
-_COLOURS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+WHITE = 255.0
+_GREY = (0.299, 0.587, 0.114)  # what red, green and blue count for a pixel's brightness (ITU-R 601)
 
 
 @dataclass(frozen=True)
@@ -52,40 +55,83 @@ class Augmentation:
         """Return a random choice whether an image, or a sketch with its photo, is mirrored."""
         return bool(rng.random() < self.flip)
 
-    def photo(self, image: Image.Image, rng: np.random.Generator, mirrored: bool) -> Image.Image:
-        """Return a changed copy of an RGB photo of any size; the copy may be smaller."""
-        keep = 1 - self.crop * rng.random()
-        left, top = rng.random(2) * (1 - keep)
-        corners = (left * image.width, top * image.height, (left + keep) * image.width, (top + keep) * image.height)
-        image = image.crop(tuple(round(corner) for corner in corners)) if self.crop else image
-        for enhance, change in zip(_COLOURS, rng.uniform(-self.colour, self.colour, len(_COLOURS)), strict=True):
-            image = enhance(image).enhance(1 + change) if change else image
-        return ImageOps.mirror(image) if mirrored else image
+    def draw(self, modality: str, rng: np.random.Generator, mirrored: bool) -> Tensor:
+        """Return the numbers of one image's changes, (75,), which `change` carries out.
 
-    def sketch(self, image: Image.Image, rng: np.random.Generator, mirrored: bool) -> Image.Image:
-        """Return a changed copy of a square RGB drawing, dark on white, at the model's image size."""
-        angle = np.radians(rng.uniform(-self.rotation, self.rotation))
-        size = 1 + rng.uniform(-self.scale, self.scale)
-        across, down = rng.uniform(-self.shift, self.shift, 2) * image.width
-        if self.rotation or self.scale or self.shift:
-            matrix = _inverse_affine(image.width, angle, size, across, down)
-            image = image.transform(
-                image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor="white"
-            )
-        erased = rng.random((DROPOUT_GRID, DROPOUT_GRID)) < self.dropout
-        if erased.any():
-            cells = Image.fromarray(erased).resize(image.size, Image.Resampling.NEAREST)
-            image = Image.composite(Image.new("RGB", image.size, "white"), image, cells)
-        grown = int(rng.integers(self.thickness + 1))
-        image = image.filter(ImageFilter.MinFilter(2 * grown + 1)) if grown else image
-        return ImageOps.mirror(image) if mirrored else image
+        They are: 6 of the affine map from a place in the result to that in the image, both in [-1, 1] (x, y); 3 factors
+        of brightness, contrast and saturation; by how many pixels strokes grow; whether cells are erased, row by row;
+        and whether the image is mirrored.
+        """
+        affine, colours, grown = np.eye(2, 3), np.ones(3), 0
+        erased = np.zeros((DROPOUT_GRID, DROPOUT_GRID), bool)
+        if modality == "photo":
+            keep = 1 - self.crop * rng.random()
+            affine[:, 2] = rng.uniform(-1, 1, 2) * (1 - keep)
+            affine[:, :2] *= keep
+            colours += rng.uniform(-self.colour, self.colour, 3)
+        else:
+            angle = np.radians(rng.uniform(-self.rotation, self.rotation))
+            size = 1 + rng.uniform(-self.scale, self.scale)
+            moved = 2 * rng.uniform(-self.shift, self.shift, 2)
+            cos, sin = np.cos(angle) / size, np.sin(angle) / size
+            affine[:, :2] = (cos, sin), (-sin, cos)  # about the centre
+            affine[:, 2] = -affine[:, :2] @ moved
+            erased = rng.random(erased.shape) < self.dropout
+            grown = int(rng.integers(self.thickness + 1))
+        numbers = np.concatenate([affine.ravel(), colours, [grown], erased.ravel(), [mirrored]])
+        return torch.from_numpy(numbers.astype(np.float32))
+
+    def change(self, modality: str, images: Tensor, drawn: Tensor) -> Tensor:
+        """Return changed copies of images of one modality.
+
+        Args:
+            modality: "sketch", dark on white, or "photo".
+            images: (B, 3, H, W) in [0, 255].
+            drawn: (B, 75) numbers, as `draw` makes them.
+
+        Returns:
+            (B, 3, H, W) float32 in [0, 255].
+        """
+        x = images.float()
+        affine, colours, grown, erased, mirrored = drawn.split([6, 3, 1, DROPOUT_GRID**2, 1], dim=1)
+        photo = modality == "photo"
+        if self.crop if photo else self.rotation or self.scale or self.shift:
+            x = _moved(x, affine.unflatten(1, (2, 3)), padding="border" if photo else "zeros")
+        if photo and self.colour:
+            x = _coloured(x, colours)
+        if not photo and self.dropout:
+            cells = F.interpolate(erased.unflatten(1, (1, DROPOUT_GRID, DROPOUT_GRID)), x.shape[-2:])  # (B, 1, H, W)
+            x = torch.where(cells > 0, WHITE, x)
+        for pixels in range(1, 1 if photo else self.thickness + 1):
+            thick = -F.max_pool2d(-x, 3, stride=1, padding=1)  # by one pixel more
+            x = torch.where(_column(grown) >= pixels, thick, x)
+        return torch.where(_column(mirrored) > 0, x.flip(-1), x) if self.flip else x
 
 
-def _inverse_affine(side: int, angle: float, size: float, across: float, down: float) -> tuple[float, ...]:
-    """Return the six numbers of PIL's affine transform, which map a pixel of the result to its place in the image.
+NO_AUGMENTATION = Augmentation()
 
-    The image is rotated and scaled about its centre, then shifted.
-    """
-    cos, sin, centre = np.cos(angle) / size, np.sin(angle) / size, side / 2
-    x, y = centre + across, centre + down
-    return (cos, sin, centre - cos * x - sin * y, -sin, cos, centre + sin * x - cos * y)
+
+def _column(values: Tensor) -> Tensor:
+    """Return (B, 1) values as (B, 1, 1, 1)."""
+    return values[:, :, None, None]
+
+
+def _moved(x: Tensor, affine: Tensor, padding: str) -> Tensor:
+    """Return images seen through affine maps (B, 2, 3); with padding "zeros" white lies around them."""
+    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    ink = F.grid_sample(WHITE - x, grid, "bicubic", padding, align_corners=False)
+    return (WHITE - ink).clamp(0, WHITE)
+
+
+def _coloured(x: Tensor, factors: Tensor) -> Tensor:
+    """Return photos with brightness, contrast and saturation changed by factors (B, 3), one after the other."""
+    brightness, contrast, saturation = (_column(factor) for factor in factors.split(1, dim=1))
+    x = (x * brightness).clamp(0, WHITE)
+    mean = _grey(x).mean(dim=(2, 3), keepdim=True)
+    x = (mean + (x - mean) * contrast).clamp(0, WHITE)
+    grey = _grey(x)
+    return (grey + (x - grey) * saturation).clamp(0, WHITE)
+
+
+def _grey(x: Tensor) -> Tensor:
+    return sum(share * x[:, channel : channel + 1] for channel, share in enumerate(_GREY))  # (B, 1, H, W)

@@ -63,7 +63,8 @@ class Objective(nn.Module):
     A batch holds `sketch` and `positive` (B, 3, H, W); `label` (B,), the index of the seen class; and `draw` (B,), a
     random integer from which an objective takes all its random choices. At category level it also holds `negative`
     (B, 3, H, W) and `negative_label` (B,). At fine-grained level it holds `instance` (B,) instead, and p- is the
-    hardest other photo of the class in the batch. Images are pixel values, or bytes that `pixels` normalises.
+    hardest other photo of the class in the batch. Images are pixel values, or bytes that `pixels` normalises; with the
+    numbers of their changes beside them, such as `sketch_drawn`, it changes them first.
 
     Args:
         model: the model to train.
@@ -82,7 +83,7 @@ class Objective(nn.Module):
         self.settings = settings or self.settings_class()
         self.settings.check_used(level)
         self.level = level
-        self.pixels: nn.Module | None = None  # normalises images that are bytes
+        self.pixels: nn.Module | None = None  # changes and normalises images that are bytes
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses of a batch, each a scalar, and their weighted total as "loss".
@@ -95,7 +96,12 @@ class Objective(nn.Module):
                 raise ValueError(
                     "The batch holds bytes: set objective.pixels = PixelValues(processor.image_processor)."
                 )
-            batch = {name: self.pixels(x) if x.dtype == torch.uint8 else x for name, x in batch.items()}
+            batch = {
+                name: self.pixels(x, "sketch" if name == "sketch" else "photo", batch.get(f"{name}_drawn"))
+                if x.dtype == torch.uint8
+                else x
+                for name, x in batch.items()
+            }
         return self.losses(batch)
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

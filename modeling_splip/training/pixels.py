@@ -1,4 +1,4 @@
-"""Training images as bytes: made once on the disk if asked for, moved to the device as they are, normalised there."""
+"""Training images as bytes: made once on the disk if asked for, moved to the device as they are, finished there."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 import transformers
 from datasets.fingerprint import Hasher
 from torch import Tensor, nn
+
+from .augmentation import NO_AUGMENTATION, Augmentation
 
 
 def byte_pixels(image_processor: Any, image: Any) -> Tensor:
@@ -21,10 +23,15 @@ class PixelValues(nn.Module):
     """The rest of what a CLIP's image processor does, on the device: the same float32 values to the last bit.
 
     It has no state: its constants come from the processor.
+
+    Args:
+        image_processor: of the CLIP.
+        augmentation: how images are changed that come with the numbers of their changes.
     """
 
-    def __init__(self, image_processor: Any):
+    def __init__(self, image_processor: Any, augmentation: Augmentation = NO_AUGMENTATION):
         super().__init__()
+        self.augmentation = augmentation
         scale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
         mean, std = (
             (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0.0, 1.0)
@@ -35,9 +42,17 @@ class PixelValues(nn.Module):
             constant = torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return pixel values (B, 3, H, W) of bytes of that shape."""
-        return (self.levels[pixels.int()] - self.mean) / self.std
+    def forward(self, pixels: Tensor, modality: str = "photo", drawn: Tensor | None = None) -> Tensor:
+        """Return pixel values (B, 3, H, W) of bytes of that shape.
+
+        Args:
+            pixels: (B, 3, H, W) bytes.
+            modality: what they show, "sketch" or "photo".
+            drawn: the numbers of their changes, (B, 75); None to leave them as they are.
+        """
+        if drawn is None:
+            return (self.levels[pixels.int()] - self.mean) / self.std
+        return (self.augmentation.change(modality, pixels, drawn) * self.levels[1] - self.mean) / self.std
 
 
 class StoredPixels:

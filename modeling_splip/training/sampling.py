@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..data.dataset import SbirDataset
-from .augmentation import Augmentation
+from .augmentation import NO_AUGMENTATION, Augmentation
 from .pixels import StoredPixels, byte_pixels
 
 CACHE_BYTES = 2**30  # decoded images stay in memory where those of the whole dataset take no more than this
-NO_AUGMENTATION = Augmentation()
 
 
 class Key(NamedTuple):
@@ -36,7 +34,8 @@ class TrainingItems(Dataset):
     An item is a dict of images, (3, H, W) bytes that `PixelValues` normalises, and whole numbers: `sketch`, its
     `label`, a random number `draw`, and `positive`. At category level `positive` is any photo of the class; `negative`
     is a photo of another class, drawn uniformly over the classes, and `negative_label` that class. At fine-grained
-    level `positive` is the sketch's own photo, and `instance` its row.
+    level `positive` is the sketch's own photo, and `instance` its row. With augmentation there are also the numbers of
+    each image's changes, such as `sketch_drawn`, which the device that trains carries out.
 
     Args:
         dataset: the prepared dataset.
@@ -70,7 +69,6 @@ class TrainingItems(Dataset):
         self.augmentation = augmentation
         columns = dataset.columns["train"]
         self.modalities = columns["modality"]
-        self._side = int(processor.image_processor.crop_size["height"])
         index = {dataset.class_names.index(name): number for number, name in enumerate(classes)}
         self.labels = np.array([index.get(label, -1) for label in columns["label"].tolist()])
         self.photos = [dataset.rows("train", "photo", [name]) for name in classes]
@@ -84,14 +82,9 @@ class TrainingItems(Dataset):
             self._pair(dataset.name, columns["instance_id"])
         if not len(self.sketches):
             raise ValueError(f"Dataset '{dataset.name}' has no training sketches of the classes asked for.")
-        if store and augmentation:
-            raise ValueError(
-                "predecode keeps images as the model sees them, and augmentation changes them before: leave out one."
-            )
         self._stored = StoredPixels(dataset.train, processor, store) if store else None
-        self._cache: dict[int, Any] | None = None
-        first = [np.asarray(self._decoded(int(rows[0]))).nbytes for rows in (self.sketches, self.photos[0])]
-        if self._stored is None and max(first) * len(dataset.train) <= CACHE_BYTES:
+        self._cache: dict[int, torch.Tensor] | None = None
+        if self._stored is None and self.pixels(int(self.sketches[0])).nbytes * len(dataset.train) <= CACHE_BYTES:
             self._cache = {}
 
     def __len__(self) -> int:
@@ -110,12 +103,17 @@ class TrainingItems(Dataset):
             rows["positive"] = int(rng.choice(self.photos[label]))
             rows["negative"] = int(rng.choice(self.photos[other]))
             item["negative_label"] = other
+        images = {name: self.pixels(row) for name, row in rows.items()}
         if not self.augmentation:
-            return {name: self.pixels(row) for name, row in rows.items()} | item
+            return images | item
         mirrored = {name: self.augmentation.mirrors(rng) for name in rows}
         if self.level == "fine_grained":
             mirrored["positive"] = mirrored["sketch"]
-        return {name: self._changed(row, rng, mirrored[name]) for name, row in rows.items()} | item
+        drawn = {
+            f"{name}_drawn": self.augmentation.draw(self.modalities[row], rng, mirrored[name])
+            for name, row in rows.items()
+        }
+        return images | drawn | item
 
     def _pair(self, name: str, instance_ids: np.ndarray) -> None:
         """Keep the sketches whose own photo is there, and remember it: `photo_of` is sketch row -> photo row."""
@@ -133,36 +131,17 @@ class TrainingItems(Dataset):
         return self.sketches if modality == "sketch" else np.concatenate(self.photos)
 
     def pixels(self, row: int) -> torch.Tensor:
-        """Return one prepared image of `train`, not augmented: (3, H, W) bytes."""
-        decoded = self._decoded(row)
-        return self._tensor(decoded) if self.augmentation else decoded
-
-    def _changed(self, row: int, rng: np.random.Generator, mirrored: bool) -> torch.Tensor:
-        """Return one augmented image of `train`: (3, H, W) bytes."""
-        change = self.augmentation.sketch if self.modalities[row] == "sketch" else self.augmentation.photo
-        return self._tensor(change(self._decoded(row), rng, mirrored))
-
-    def _decoded(self, row: int) -> Any:
-        """Return the pixels of an image, or with augmentation the image to change; it may be kept in memory."""
+        """Return one prepared image of `train`, not augmented: (3, H, W) bytes; it may be kept in memory."""
         if self._stored is not None:
             return self._stored[row]
         if self._cache is not None and row in self._cache:
             return self._cache[row]
         record = self.rows[row]
         image = self.processor.prepare(record["image"], record["modality"])
-        if not self.augmentation:
-            result = self._tensor(image)
-        elif record["modality"] == "sketch":
-            # Sketches are augmented at the size that the model sees, since `thickness` counts pixels.
-            result = image.resize((self._side, self._side), Image.Resampling.BICUBIC)
-        else:
-            result = image
+        result = byte_pixels(self.processor.image_processor, image)
         if self._cache is not None:
             self._cache[row] = result
         return result
-
-    def _tensor(self, image: Image.Image) -> torch.Tensor:
-        return byte_pixels(self.processor.image_processor, image)
 
 
 class EpochBatches(Sampler):

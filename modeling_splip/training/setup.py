@@ -70,7 +70,8 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
     processor = SplipProcessor.from_clip(args.base, invert_sketches=args.invert_sketches)
     workers = worker_count(args.workers, processes)
     store = max(workers, 1) if args.predecode else 0
-    items = TrainingItems(dataset, classes, processor, args.level, args.seed, Augmentation(**args.augment), store)
+    augmentation = Augmentation(**args.augment)
+    items = TrainingItems(dataset, classes, processor, args.level, args.seed, augmentation, store)
     micro_batches = processes * args.accumulation
     batches = EpochBatches(items, args.batch_size // micro_batches, micro_batches, args.pairs_per_class)
     total_steps = args.epochs * batches.steps
@@ -83,7 +84,7 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective = method.objective(model, args.settings(), args.level)
-    objective.pixels = PixelValues(processor.image_processor)
+    objective.pixels = PixelValues(processor.image_processor, augmentation)
     check_class_groups(objective, batches)
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     return Training(

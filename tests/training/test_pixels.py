@@ -73,9 +73,23 @@ def test_stored_images_are_the_decoded_ones_and_are_made_once(polygons, processo
     assert len(decoded) == len(polygons.train) and not torch.equal(other.pixels(row), expected)
 
 
-def test_stored_images_cannot_be_augmented(polygons, processor):
-    with pytest.raises(ValueError, match=r"predecode keeps images as the model sees them.*leave out one"):
-        TrainingItems(polygons, SEEN, processor, "category", 0, Augmentation(flip=0.5), store=1)
+def test_stored_images_are_changed_like_others(polygons, processor):
+    change = Augmentation(flip=0.5, crop=0.3, rotation=20)
+    stored, plain = (TrainingItems(polygons, SEEN, processor, "category", 0, change, store) for store in (1, 0))
+    for key in next(iter(EpochBatches(plain, 12))):
+        one, other = stored[key], plain[key]
+        assert one.keys() == other.keys() and "negative_drawn" in one
+        assert all(torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in other)
+
+
+def test_images_with_drawn_changes_are_changed_then_normalised():
+    settings, change = CLIPImageProcessorPil(), Augmentation(flip=1.0)
+    values = PixelValues(settings, change)
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    rng = np.random.default_rng(0)
+    drawn = torch.stack([change.draw("photo", rng, mirrored) for mirrored in (True, False)])
+    expected = torch.stack([values(pixels)[0].flip(-1), values(pixels)[1]])
+    torch.testing.assert_close(values(pixels, "photo", drawn), expected)
 
 
 def test_workers_by_the_device(monkeypatch):
