@@ -5,8 +5,8 @@
 
 Every method has the same data, steps and batches, those of the recipes `*_sketchy21`. The folds cover all 21 classes,
 so nothing is chosen on them: rates and lengths come from held-back classes of other data (`choose_real.py`). The report
-is `benchmarks/results/compare_real.json`, with a plot in `docs/images`; the runs are those of `world_runs.py`, so that
-an interrupted benchmark continues.
+is `benchmarks/results/compare_real.json`, of the levels asked for, with a plot in `docs/images`; the runs are those of
+`world_runs.py`, so that an interrupted benchmark continues.
 """
 
 import argparse
@@ -46,15 +46,16 @@ def main() -> None:
         for name in args.methods
     }
     run_all([run for group in runs.values() for run in group], args.jobs)
-    if args.steps is None and args.methods == list(VARIANTS) and args.levels == list(REAL_LEVELS):
+    if args.steps is None and args.methods == list(VARIANTS):
         recipe = load_recipe(f"splip_{DATA}")
         settings = {"steps": recipe["max_steps"], "batch": recipe["batch_size"], "seeds": args.seeds}
         records = {key: [run.record() for run in group] for key, group in runs.items()}
         report = summarise(VARIANTS, SMALL_CLIP, settings, records)
         print_report(report)
         write_json(RESULTS / "compare_real.json", report)
-        by_fold = {name: values["zs"]["by_fold"] for name, values in report["methods"].items()}
-        method_runs(by_fold, IMAGES / "compare_real.png", metric="zero-shot mAP@all")
+        if "category" in args.levels:
+            by_fold = {name: values["zs"]["by_fold"] for name, values in report["methods"].items()}
+            method_runs(by_fold, IMAGES / "compare_real.png", metric="zero-shot mAP@all")
 
 
 def runs_of(name: str, level: str, fold: str, args: argparse.Namespace) -> list[Run]:

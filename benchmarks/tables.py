@@ -122,13 +122,15 @@ def compare_real(report: dict[str, Any]) -> str:
 
 def compare_real_gains(report: dict[str, Any]) -> str:
     """What each method gains over the frozen backbone on each fold of Sketchy's test classes."""
-    shown = [("mAP@all", "zs"), ("Acc@1", "fg-class")]
+    methods = report["methods"]
+    measured = next(iter(methods.values()))
+    shown = [(title, name) for title, name in (("mAP@all", "zs"), ("Acc@1", "fg-class")) if name in measured]
     rows = [
         [name, *(cell for _, protocol in shown for cell in _gains(values[protocol]["gain"]))]
-        for name, values in report["methods"].items()
-        if "gain" in values["zs"]
+        for name, values in methods.items()
+        if "gain" in values[shown[0][1]]
     ]
-    folds = len(next(iter(report["methods"].values()))["zs"]["by_fold"])
+    folds = len(measured[shown[0][1]]["by_fold"])
     header = ["", *(f"{title}, fold {fold}" for title, _ in shown for fold in range(folds))]
     return (
         "Gain over frozen CLIP in points, with the 95 % interval of a paired bootstrap over queries:\n\n"
