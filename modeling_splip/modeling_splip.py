@@ -12,12 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, initialization
 
-from .adapters import (
-    LayerNormAdapter,
-    MultimodalPromptMapper,
-    TemplatePromptMapper,
-    TextPromptMapper,
-)
+from .adapters import LayerNormAdapter, MultimodalPromptMapper, TemplatePromptMapper, TextPromptMapper
 from .class_prompts import (
     constant_ids,
     constant_prompts,
@@ -244,7 +239,7 @@ class SplipModel(Retriever):
         means = torch.stack([weights @ each.flatten(2) for each in states]).sum(dim=1)  # (L_t, 1, B d_t)
         length = states[-1].shape[1]
         eos = states[-1][packed.eos // length, packed.eos % length]  # (C, B, d_t)
-        return means.unflatten(2, (batch, -1)).squeeze(1), eos.transpose(0, 1)
+        return means.unflatten(2, (batch, x.shape[-1])).squeeze(1), eos.transpose(0, 1)
 
     def _project_classes(self, eos: Tensor) -> Tensor:
         """Return F_t(c | x) from the EOS outputs: (B or 1, C, D), unit norm."""
@@ -271,6 +266,6 @@ class SplipModel(Retriever):
             parts.append(mapped[:count] if own else torch.stack([mapped[layer] for layer in chosen]))
         if not parts:
             return [None] * l_v
-        batch = max(part.shape[1] for part in parts)
+        batch = next((part.shape[1] for part in parts if part.shape[1] != 1), 1)  # of no images too
         prompts = torch.cat([part.expand(-1, batch, -1, -1) for part in parts], dim=2)  # (count, B or 1, K, d_v)
         return [*prompts.unbind(), *[None] * (l_v - count)]
