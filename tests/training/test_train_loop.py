@@ -145,14 +145,15 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
 def test_the_history_holds_the_means_of_each_epochs_losses(train, tmp_path, monkeypatch):
     """4 steps an epoch; the run is interrupted in the second one and goes on."""
     losses = []
-    original = train_accelerate.agree
 
-    def record(*arguments):
-        values, stop = original(*arguments)
-        losses.append(values["loss"])
-        return values, stop or len(losses) == 6
+    class Recorded(SentLosses):
+        def read(self):
+            values = super().read()
+            losses.append(values["loss"])
+            return values
 
-    monkeypatch.setattr(train_accelerate, "agree", record)
+    monkeypatch.setattr(train_accelerate, "SentLosses", Recorded)
+    monkeypatch.setattr(train_accelerate, "stop_asked", lambda accelerator: len(losses) == 6)
     assert not train("--epochs", "3")["finished"]
     history = train("--epochs", "3", "--resume")["history"]
     assert [entry["step"] for entry in history] == [4, 8, 12] and len(losses) == 12
