@@ -162,6 +162,11 @@ def set_up(args: TrainingArguments, accelerator: Accelerator) -> Run:
     progress = resume(checkpoint, identity, training.scheduler, accelerator) if checkpoint else Progress()
     if accelerator.is_main_process:
         training.model.print_trainable_parameters()
+    if args.max_steps > training.total_steps:
+        accelerator.print(
+            f"The training has {training.total_steps} steps, to the end of epoch {args.epochs}: raise epochs to "
+            f"reach max_steps {args.max_steps}."
+        )
     for note in filter(None, (drawn_world_note(training.model, dataset.drawn), dataset.doubt("train"))):
         accelerator.print(note)
     monitor = Monitor(accelerator, args.method, progress.step, training.total_steps)

@@ -142,6 +142,14 @@ def test_augmented_runs_are_resumed_as_if_nothing_had_been(train, tmp_path):
     assert any(not torch.equal(whole[name], tensor) for name, tensor in weights(tmp_path / "plain", 3).items())
 
 
+def test_epochs_that_end_before_max_steps_are_told(train, capsys):
+    assert train("--epochs", "1", "--max_steps", "9", "--validation_classes", "0")["finished"]
+    printed = capsys.readouterr().out
+    assert "The training has 6 steps, to the end of epoch 1: raise epochs to reach max_steps 9." in printed
+    train("--epochs", "1", "--max_steps", "3", "--validation_classes", "0", output="short")
+    assert "raise epochs" not in capsys.readouterr().out
+
+
 def test_the_history_holds_the_means_of_each_epochs_losses(train, tmp_path, monkeypatch):
     """4 steps an epoch; the run is interrupted in the second one and goes on."""
     losses = []
