@@ -114,10 +114,9 @@ def compare_real(report: dict[str, Any]) -> str:
         f"Percent. Zero-shot: mean over 3 folds x {len(settings['seeds'])} seeds and the spread over seeds of the mean "
         "over folds; the other columns: 3 folds, one seed. Sketchy's 21 test classes, 14 of them seen in a fold, from "
         f"`small_clip` ({report['backbone']}). Every training has {settings['steps']} steps of {settings['batch']} "
-        "sketches; evaluation computes in bfloat16. Rates and lengths were chosen on held-back classes of other pictures. "
-        "Training step and encoding "
-        "are CPU time against frozen CLIP's encoding of as many images; SpLIP (domain) and `splip_best` are encoded "
-        "folded.\n\n" + _methods(report) + _hubs(report)
+        "sketches; evaluation computes in bfloat16. Rates and lengths were chosen on held-back classes of other "
+        "pictures. Training step and encoding are CPU time against frozen CLIP's encoding of as many images; SpLIP "
+        "(domain) and `splip_best` are encoded folded.\n\n" + _methods(report) + _hubs(report)
     )
 
 
