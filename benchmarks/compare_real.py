@@ -5,8 +5,8 @@
 
 Every method has the same data, steps and batches, those of the recipes `*_sketchy21`. The folds cover all 21 classes,
 so nothing is chosen on them: rates and lengths come from held-back classes of other data (`choose_real.py`). The report
-is `benchmarks/results/compare_real.json`, of the levels asked for, with a plot in `docs/images`; the runs are those of
-`world_runs.py`, so that an interrupted benchmark continues.
+is `benchmarks/results/compare_real.json`, of the levels that are complete, with a plot in `docs/images`; the runs are
+those of `world_runs.py`, so that an interrupted benchmark continues.
 """
 
 import argparse
@@ -42,18 +42,21 @@ def main() -> None:
     args = parse_arguments(parser, seeds=[0, 1], steps=None)
     runs = {
         (name, level): [run for fold in args.folds for run in runs_of(name, level, fold, args)]
-        for level in args.levels
-        for name in args.methods
+        for level in REAL_LEVELS
+        for name in VARIANTS
     }
-    run_all([run for group in runs.values() for run in group], args.jobs)
-    if args.steps is None and args.methods == list(VARIANTS):
+    asked = [group for (name, level), group in runs.items() if name in args.methods and level in args.levels]
+    run_all([run for group in asked for run in group], args.jobs)
+    missing = {level for (_, level), group in runs.items() if not all(run.path.is_file() for run in group)}
+    runs = {key: group for key, group in runs.items() if key[1] not in missing}
+    if args.steps is None and runs:
         recipe = load_recipe(f"splip_{DATA}")
         settings = {"steps": recipe["max_steps"], "batch": recipe["batch_size"], "seeds": args.seeds}
         records = {key: [run.record() for run in group] for key, group in runs.items()}
         report = summarise(VARIANTS, SMALL_CLIP, settings, records)
         print_report(report)
         write_json(RESULTS / "compare_real.json", report)
-        if "category" in args.levels:
+        if "category" not in missing:
             by_fold = {name: values["zs"]["by_fold"] for name, values in report["methods"].items()}
             method_runs(by_fold, IMAGES / "compare_real.png", metric="zero-shot mAP@all")
 

@@ -98,6 +98,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--rerank must be at least 0, got {args.rerank}.")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
+    if args.precision == "bf16" and args.model.endswith(".onnx"):
+        raise ValueError(
+            "--precision bf16 is for models of PyTorch: an ONNX file computes as it was exported, so leave it out."
+        )
     for target in (args.out, args.picture):
         if target is not None:
             check_writable(target)

@@ -1,4 +1,4 @@
-"""Random changes of training images, off by default: drawn beside the images, made on the device that trains.
+"""Random changes of training images, off by default: chosen beside the images, made on the device that trains.
 
 No source that we could read names an augmentation for the methods here. So all are off by default, and their forms are
 our choice. Images are changed at the size that the model sees.
@@ -55,8 +55,8 @@ class Augmentation:
         """Return a random choice whether an image, or a sketch with its photo, is mirrored."""
         return bool(rng.random() < self.flip)
 
-    def draw(self, modality: str, rng: np.random.Generator, mirrored: bool) -> Tensor:
-        """Return the numbers of one image's changes, (75,), which `change` carries out.
+    def sample(self, modality: str, rng: np.random.Generator, mirrored: bool) -> Tensor:
+        """Return the numbers of one image's changes, (75,), which `apply` carries out.
 
         They are: 6 of the affine map from a place in the result to that in the image, both in [-1, 1] (x, y); 3 factors
         of brightness, contrast and saturation; by how many pixels strokes grow; whether cells are erased, row by row;
@@ -81,30 +81,30 @@ class Augmentation:
         numbers = np.concatenate([affine.ravel(), colours, [grown], erased.ravel(), [mirrored]])
         return torch.from_numpy(numbers.astype(np.float32))
 
-    def change(self, modality: str, images: Tensor, drawn: Tensor) -> Tensor:
+    def apply(self, modality: str, images: Tensor, changes: Tensor) -> Tensor:
         """Return changed copies of images of one modality.
 
         Args:
             modality: "sketch", dark on white, or "photo".
             images: (B, 3, H, W) in [0, 255].
-            drawn: (B, 75) numbers, as `draw` makes them.
+            changes: (B, 75) numbers, as `sample` makes them.
 
         Returns:
             (B, 3, H, W) float32 in [0, 255].
         """
         x = images.float()
-        affine, colours, grown, erased, mirrored = drawn.split([6, 3, 1, DROPOUT_GRID**2, 1], dim=1)
-        photo = modality == "photo"
-        if self.crop if photo else self.rotation or self.scale or self.shift:
-            x = _moved(x, affine.unflatten(1, (2, 3)), padding="border" if photo else "zeros")
-        if photo and self.colour:
-            x = _coloured(x, colours)
-        if not photo and self.dropout:
+        affine, colours, grown, erased, mirrored = changes.split([6, 3, 1, DROPOUT_GRID**2, 1], dim=1)
+        affine = affine.unflatten(1, (2, 3))
+        if modality == "photo":
+            x = _moved(x, affine, padding="border") if self.crop else x
+            x = _coloured(x, colours) if self.colour else x
+        else:
+            x = _moved(x, affine, padding="zeros") if self.rotation or self.scale or self.shift else x
             cells = F.interpolate(erased.unflatten(1, (1, DROPOUT_GRID, DROPOUT_GRID)), x.shape[-2:])  # (B, 1, H, W)
-            x = torch.where(cells > 0, WHITE, x)
-        for pixels in range(1, 1 if photo else self.thickness + 1):
-            thick = -F.max_pool2d(-x, 3, stride=1, padding=1)  # by one pixel more
-            x = torch.where(_column(grown) >= pixels, thick, x)
+            x = torch.where(cells > 0, WHITE, x) if self.dropout else x
+            for pixels in range(1, self.thickness + 1):
+                thick = -F.max_pool2d(-x, 3, stride=1, padding=1)  # by one pixel more
+                x = torch.where(_column(grown) >= pixels, thick, x)
         return torch.where(_column(mirrored) > 0, x.flip(-1), x) if self.flip else x
 
 

@@ -98,7 +98,7 @@ def contrastive_loss(
         for scores, positive, counts in ((logits, same, weight), (logits.T, same.T, None)):
             count = positive.sum(dim=1)
             mean = (scores.log_softmax(dim=1) * positive).sum(dim=1) / count.clamp(min=1)
-            terms.append(-_mean(mean, both(count > 0, counts)))
+            terms.append(-_mean(mean, kept_weights(count > 0, counts)))
         return torch.stack(terms).mean()
 
 
@@ -270,7 +270,7 @@ def hardest_in_batch(sketch: Tensor, photo: Tensor, candidate: Tensor) -> tuple[
         return index, exists
 
 
-def both(keep: Tensor | None, weight: Tensor | None) -> Tensor | None:
+def kept_weights(keep: Tensor | None, weight: Tensor | None) -> Tensor | None:
     """Return weights (B,) that are 0 where a row is not kept; None where all rows count the same.
 
     Rows are weighed and not picked: how many are picked only the device knows, and the CPU would wait for it.

@@ -64,7 +64,7 @@ class Objective(nn.Module):
     random integer from which an objective takes all its random choices. At category level it also holds `negative`
     (B, 3, H, W) and `negative_label` (B,). At fine-grained level it holds `instance` (B,) instead, and p- is the
     hardest other photo of the class in the batch. Images are pixel values, or bytes that `pixels` normalises; with the
-    numbers of their changes beside them, such as `sketch_drawn`, it changes them first.
+    numbers of their changes beside them, such as `sketch_changes`, it changes them first.
 
     Args:
         model: the model to train.
@@ -97,7 +97,7 @@ class Objective(nn.Module):
                     "The batch holds bytes: set objective.pixels = PixelValues(processor.image_processor)."
                 )
             batch = {
-                name: self.pixels(x, "sketch" if name == "sketch" else "photo", batch.get(f"{name}_drawn"))
+                name: self.pixels(x, "sketch" if name == "sketch" else "photo", batch.get(f"{name}_changes"))
                 if x.dtype == torch.uint8
                 else x
                 for name, x in batch.items()

@@ -11,7 +11,6 @@ from ..modeling_splip import SplipModel
 from .jigsaw import JigsawSolver, permutation_set, permute_tiles, smallest_distance, two_permutations
 from .losses import (
     adaptive_margins,
-    both,
     clarity,
     class_loss,
     conditional_jigsaw_loss,
@@ -19,6 +18,7 @@ from .losses import (
     cosine_distance,
     hard_triplet_loss,
     hardest_in_batch,
+    kept_weights,
     spread_loss,
     triplet_loss,
 )
@@ -158,7 +158,7 @@ class SplipObjective(Objective):
         weight = self._clarity(batch["sketch"])
         if settings.triplet:
             margin = self._margins(batch, rows, label_n)  # (B,)
-            losses["triplet"] = triplet_loss(s, p, n, margin, weight=both(keep, weight))
+            losses["triplet"] = triplet_loss(s, p, n, margin, weight=kept_weights(keep, weight))
             if self.compares_classes:
                 losses["between"] = self._between(s, p, batch["label"], weight)
         if settings.alpha:
@@ -221,7 +221,7 @@ class SplipObjective(Objective):
         It is 0 where the batch happens to hold one class only.
         """
         rows, keep = hardest_in_batch(s, p, label[:, None] != label[None])
-        return triplet_loss(s, p, p[rows], self._class_margins(label, label[rows]), weight=both(keep, weight))
+        return triplet_loss(s, p, p[rows], self._class_margins(label, label[rows]), weight=kept_weights(keep, weight))
 
 
 @torch.no_grad()

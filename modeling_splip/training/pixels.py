@@ -42,17 +42,17 @@ class PixelValues(nn.Module):
             constant = torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
-    def forward(self, pixels: Tensor, modality: str = "photo", drawn: Tensor | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, modality: str = "photo", changes: Tensor | None = None) -> Tensor:
         """Return pixel values (B, 3, H, W) of bytes of that shape.
 
         Args:
             pixels: (B, 3, H, W) bytes.
             modality: what they show, "sketch" or "photo".
-            drawn: the numbers of their changes, (B, 75); None to leave them as they are.
+            changes: the numbers of their changes, (B, 75); None to leave them as they are.
         """
-        if drawn is None:
+        if changes is None:
             return (self.levels[pixels.int()] - self.mean) / self.std
-        return (self.augmentation.change(modality, pixels, drawn) * self.levels[1] - self.mean) / self.std
+        return (self.augmentation.apply(modality, pixels, changes) * self.levels[1] - self.mean) / self.std
 
 
 class StoredPixels:

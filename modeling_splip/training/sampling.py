@@ -35,7 +35,7 @@ class TrainingItems(Dataset):
     `label`, a random number `draw`, and `positive`. At category level `positive` is any photo of the class; `negative`
     is a photo of another class, drawn uniformly over the classes, and `negative_label` that class. At fine-grained
     level `positive` is the sketch's own photo, and `instance` its row. With augmentation there are also the numbers of
-    each image's changes, such as `sketch_drawn`, which the device that trains carries out.
+    each image's changes, such as `sketch_changes`, which the device that trains carries out.
 
     Args:
         dataset: the prepared dataset.
@@ -109,11 +109,11 @@ class TrainingItems(Dataset):
         mirrored = {name: self.augmentation.mirrors(rng) for name in rows}
         if self.level == "fine_grained":
             mirrored["positive"] = mirrored["sketch"]
-        drawn = {
-            f"{name}_drawn": self.augmentation.draw(self.modalities[row], rng, mirrored[name])
+        changes = {
+            f"{name}_changes": self.augmentation.sample(self.modalities[row], rng, mirrored[name])
             for name, row in rows.items()
         }
-        return images | drawn | item
+        return images | changes | item
 
     def _pair(self, name: str, instance_ids: np.ndarray) -> None:
         """Keep the sketches whose own photo is there, and remember it: `photo_of` is sketch row -> photo row."""

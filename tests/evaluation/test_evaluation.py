@@ -68,6 +68,12 @@ def test_bfloat16_where_it_was_asked_for_and_the_record_says_so(clip, embedder, 
     assert found.record["method"] == "clip in bfloat16"
 
 
+def test_bfloat16_of_an_onnx_file_is_refused(prepared, capsys):
+    words = ["--model", "splip.onnx", "--dataset", str(prepared), "--precision", "bf16"]
+    assert main(["evaluate", *words]) != 0
+    assert "an ONNX file computes as it was exported, so leave it out." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if not name.startswith("fg")])
 def test_map_is_scikit_learns(clip, polygons, records, protocol):
     view = protocol_view(polygons, protocol, seed=2)

@@ -36,8 +36,8 @@ def sketch() -> Tensor:
 
 def changed(change: Augmentation, modality: str, image: Tensor, rng, times: int = 1, mirrored: bool = False) -> Tensor:
     """Return copies of one image, each changed anew, in one batch: (times, 3, H, W)."""
-    drawn = torch.stack([change.draw(modality, rng, mirrored) for _ in range(times)])
-    return change.change(modality, image.expand(times, -1, -1, -1), drawn)
+    changes = torch.stack([change.sample(modality, rng, mirrored) for _ in range(times)])
+    return change.apply(modality, image.expand(times, -1, -1, -1), changes)
 
 
 def ink(image: Tensor) -> np.ndarray:
@@ -55,9 +55,9 @@ def test_each_image_of_a_batch_has_its_own_changes(photo, sketch, rng):
     every = Augmentation(0.5, crop=0.3, colour=0.4, thickness=2, dropout=0.2, rotation=20, scale=0.2, shift=0.1)
     for modality, image in (("photo", photo), ("sketch", sketch)):
         images = torch.stack([image, image.flip(-2), image.flip(-1)])
-        drawn = torch.stack([every.draw(modality, rng, mirrored) for mirrored in (False, True, False)])
-        together = every.change(modality, images, drawn)
-        alone = torch.cat([every.change(modality, images[i : i + 1], drawn[i : i + 1]) for i in range(3)])
+        changes = torch.stack([every.sample(modality, rng, mirrored) for mirrored in (False, True, False)])
+        together = every.apply(modality, images, changes)
+        alone = torch.cat([every.apply(modality, images[i : i + 1], changes[i : i + 1]) for i in range(3)])
         torch.testing.assert_close(together, alone)
         assert together.min() >= 0 and together.max() <= 255
         assert not torch.allclose(together[0], images[0].float())
@@ -91,12 +91,12 @@ def test_crop_takes_a_part_of_the_photo_in_its_proportions(rng):
 def test_colours_are_those_of_pillow(photo, rng):
     change = Augmentation(colour=0.4)
     for _ in range(20):
-        drawn = change.draw("photo", rng, False)
+        changes = change.sample("photo", rng, False)
         image = Image.fromarray(photo.permute(1, 2, 0).numpy())
         enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-        for enhance, factor in zip(enhancers, drawn[6:9].tolist(), strict=True):
+        for enhance, factor in zip(enhancers, changes[6:9].tolist(), strict=True):
             image = enhance(image).enhance(factor)
-        found = change.change("photo", photo[None], drawn[None])[0]
+        found = change.apply("photo", photo[None], changes[None])[0]
         assert (found - as_tensor(image).float()).abs().max() < 5  # Pillow cuts decimals off after each
 
 
@@ -148,13 +148,13 @@ def test_around_a_drawing_is_white_and_around_a_photo_nothing(rng):
     )
 
 
-def test_changes_are_one_graph():
-    """Nothing of a batch's content decides what is computed, so that a GPU never waits and nothing compiles again."""
+def test_no_content_decides_what_is_computed():
+    """So a GPU never waits, and nothing compiles again: images on the meta device have no content to ask for."""
     every = Augmentation(0.5, crop=0.3, colour=0.4, thickness=2, dropout=0.2, rotation=20, scale=0.2, shift=0.1)
     for modality in ("photo", "sketch"):
-        drawn = torch.stack([every.draw(modality, np.random.default_rng(seed), False) for seed in range(2)])
+        changes = torch.stack([every.sample(modality, np.random.default_rng(seed), False) for seed in range(2)])
         images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-        assert every.change(modality, images.to("meta"), drawn.to("meta")).shape == images.shape
+        assert every.apply(modality, images.to("meta"), changes.to("meta")).shape == images.shape
 
 
 @pytest.mark.parametrize("wrong", [{"flip": -0.1}, {"crop": 1.0}, {"thickness": 9}, {"dropout": float("nan")}])

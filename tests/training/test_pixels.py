@@ -78,7 +78,7 @@ def test_stored_images_are_changed_like_others(polygons, processor):
     stored, plain = (TrainingItems(polygons, SEEN, processor, "category", 0, change, store) for store in (1, 0))
     for key in next(iter(EpochBatches(plain, 12))):
         one, other = stored[key], plain[key]
-        assert one.keys() == other.keys() and "negative_drawn" in one
+        assert one.keys() == other.keys() and "negative_changes" in one
         assert all(torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in other)
 
 
@@ -87,9 +87,9 @@ def test_images_with_drawn_changes_are_changed_then_normalised():
     values = PixelValues(settings, change)
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     rng = np.random.default_rng(0)
-    drawn = torch.stack([change.draw("photo", rng, mirrored) for mirrored in (True, False)])
+    changes = torch.stack([change.sample("photo", rng, mirrored) for mirrored in (True, False)])
     expected = torch.stack([values(pixels)[0].flip(-1), values(pixels)[1]])
-    torch.testing.assert_close(values(pixels, "photo", drawn), expected)
+    torch.testing.assert_close(values(pixels, "photo", changes), expected)
 
 
 def test_workers_by_the_device(monkeypatch):

@@ -180,12 +180,12 @@ def test_augmentation_is_a_function_of_seed_epoch_and_position(polygons, process
     for key, item in zip((key for batch in keys(batches, 3) for key in batch), first, strict=True):
         expected = plain[key]
         images = [name for name, value in expected.items() if isinstance(value, torch.Tensor)]
-        assert item.keys() == expected.keys() | {f"{name}_drawn" for name in images}
+        assert item.keys() == expected.keys() | {f"{name}_changes" for name in images}
         assert same({name: item[name] for name in expected}, expected)
-        assert len({tuple(item[f"{name}_drawn"].tolist()) for name in images}) == len(images)
+        assert len({tuple(item[f"{name}_changes"].tolist()) for name in images}) == len(images)
     key = keys(batches, 3)[0][0]
     for other in (key._replace(epoch=4), key._replace(position=18)):
-        assert not torch.equal(items[key]["sketch_drawn"], items[other]["sketch_drawn"])
+        assert not torch.equal(items[key]["sketch_changes"], items[other]["sketch_changes"])
     # Workers, each with a cache of its own, change nothing.
     loaded = DataLoader(items, batch_sampler=batches, collate_fn=collate, num_workers=2)
     stacked = [collate(first[start : start + 8]) for start in range(0, len(first), 8)]
@@ -200,7 +200,7 @@ def test_a_sketch_and_its_own_photo_are_mirrored_together(polygons, processor):
     def mirrored(level: str) -> list[tuple[bool, bool]]:
         items = TrainingItems(polygons, CLASSES, processor, level, 0, Augmentation(flip=0.5))
         drawn = [items[Key(0, position, int(row))] for position, row in enumerate(items.sketches)]
-        return [tuple(bool(item[f"{name}_drawn"][-1]) for name in ("sketch", "positive")) for item in drawn]
+        return [tuple(bool(item[f"{name}_changes"][-1]) for name in ("sketch", "positive")) for item in drawn]
 
     assert set(mirrored("fine_grained")) == {(True, True), (False, False)}
     assert len(set(mirrored("category"))) == 4
