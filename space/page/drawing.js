@@ -125,7 +125,8 @@ function line(context, {points: [first, ...rest], rubber}) {
   context.lineWidth = rubber ? RUBBER : PEN;
   context.beginPath();
   context.moveTo(...first);
-  for (const point of rest.length ? rest : [first]) context.lineTo(...point);
+  context.lineTo(first[0] + 0.01, first[1]);  // a browser leaves out a line of no length: a dot would not be seen
+  for (const point of rest) context.lineTo(...point);
   context.stroke();
 }
 

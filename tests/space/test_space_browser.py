@@ -282,7 +282,8 @@ def test_a_link_opens_the_same_drawing(page, browser, address):
     assert np.array_equal(np.asarray(drawn(other)), np.asarray(paper))
     assert other.get_by_label("Gallery and its model").input_value() == "world"
     other.goto(f"{address}/#drawing=zz.%3Cb%3E.0a0a&gallery=none&weight=x")  # what is no drawing is left out
-    other.get_by_text("photos in").wait_for()
+    wait_for_others(other, captions)
+    assert drawn(other).convert("L").histogram()[0]  # the dot at the link's end
     other.context.close()
 
 
