@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
+from benchmarks.scale_table import scale
 from benchmarks.speed_table import device, h200_before, launches, speed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "speed_cuda": ("speed_cuda.json", device),
     "h200_before": ("h200_before.json", h200_before),
     "ecosystem": ("ecosystem.json", tables.ecosystem),
+    "scale": ("scale.json", scale),
 }
 
 

@@ -45,7 +45,7 @@ from modeling_splip.training.losses import class_loss, cosine_distance, triplet_
 from modeling_splip.training.methods import METHODS
 from modeling_splip.training.objective import Objective
 from modeling_splip.training.objective_clip_at import ClipAtObjective
-from modeling_splip.training.pixels import PixelValues
+from modeling_splip.training.pixels import TrainingPixels
 from modeling_splip.training.sampling import EpochBatches, TrainingItems, collate
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.json"
@@ -182,7 +182,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             cases["predecoded"] = (Augmentation(), max(args.workers, 1))
             cases["predecoded, augmented"] = (AUGMENTATION, max(args.workers, 1))
         for title, (augmentation, store) in cases.items():
-            objective.pixels = PixelValues(processor.image_processor, augmentation).to(args.device)
+            objective.pixels = TrainingPixels(processor.image_processor, augmentation).to(args.device)
             items = TrainingItems(dataset, classes, processor, "category", 0, augmentation, store)
             report.setdefault(method, {})[title] = pipeline(items, step, args)
             args.keep(report)
@@ -192,7 +192,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     model_class = METHODS["clip_at"].model
     objectives = {name: way(model_class.from_clip(base, names).to(args.device)) for name, way in ways.items()}
     for objective in objectives.values():
-        objective.pixels = PixelValues(processor.image_processor)
+        objective.pixels = TrainingPixels(processor.image_processor)
     items = TrainingItems(dataset, classes, processor, "category", 0)
     batch = collate([items[key] for key in next(iter(EpochBatches(items, args.batch)))])
     return report | {"clip_at beside three forwards": clip_at(batch, objectives, args)}

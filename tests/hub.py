@@ -6,9 +6,9 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from launch import ENVIRONMENT
 
@@ -51,6 +51,16 @@ class Hub:
         self._server.server_close()
 
 
+def _entries(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Return what the Hub says of a repository's files and folders."""
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
+    entries: list[dict[str, Any]] = [{"type": "directory", "path": name, "oid": COMMIT} for name in sorted(folders)]
+    return entries + [
+        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        for name, content in files.items()
+    ]
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -71,18 +81,27 @@ class _Handler(BaseHTTPRequestHandler):
             if name not in files:
                 return self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             etag = hashlib.sha256(files[name]).hexdigest()
-            self._answer(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+            part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if part is None:
+                return self._answer(200, files[name], headers)
+            first, last = int(part[1]), min(int(part[2]), len(files[name]) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(files[name])}"
+            self._answer(206, files[name][first : last + 1], headers)
         elif found := re.fullmatch(r"/api/(model|dataset)s/([\w.-]+/[\w.-]+)(?:/revision/([^/]+))?", path):
             kind, repo, revision = found.groups()
             files = self._files(kind, repo, revision or "main")
             if files is not None:
                 names = [{"rfilename": name} for name in files]
                 self._json({"id": repo, "sha": COMMIT, "siblings": names, "private": repo in self.hub.private})
-        elif found := re.fullmatch(r"/api/(model|dataset)s/([\w.-]+/[\w.-]+)/tree/([^/]+)", path):
-            files = self._files(*found.groups())
+        elif found := re.fullmatch(r"/api/(model|dataset)s/([\w.-]+/[\w.-]+)/tree/([^/]+)(?:/(.+))?", path):
+            *place, folder = found.groups()
+            files = self._files(*place)
             if files is not None:
-                sizes = {name: {"size": len(content), "oid": COMMIT} for name, content in files.items()}
-                self._json([{"type": "file", "path": name, **each} for name, each in sizes.items()])
+                below = [each for each in _entries(files) if each["path"].startswith(f"{folder}/" if folder else "")]
+                depth = folder.count("/") + 1 if folder else 0
+                whole = re.search("recursive=true", self.path, re.IGNORECASE)
+                self._json([each for each in below if whole or each["path"].count("/") == depth])
         elif path == "/api/whoami-v2":
             self._json({"name": "someone", "type": "user", "orgs": []})
         else:
@@ -108,6 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
                 for each in json.loads(body)["objects"]
             ]
             self._json({"transfer": "basic", "objects": objects})
+        elif found := re.fullmatch(r"/api/(model|dataset)s/([\w.-]+/[\w.-]+)/paths-info/([^/]+)", path):
+            files, wanted = self._files(*found.groups()), parse_qs(body.decode()).get("paths", [])
+            if files is not None:
+                self._json([each for each in _entries(files) if each["path"] in wanted])
         elif "/preupload/" in path:
             files = json.loads(body)["files"]
             modes = {True: "lfs", False: "regular"}

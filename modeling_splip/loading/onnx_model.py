@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,10 @@ class OnnxModel(nn.Module):
     def model_fingerprint(self) -> str:
         """Return the fingerprint of the model that was exported; another one if the file was changed since."""
         return self._changed or self.facts["model_fingerprint"]
+
+    def __reduce__(self) -> tuple[type["OnnxModel"], tuple[str]]:
+        """Return how another process gets the model: from the same file."""
+        return OnnxModel, (os.path.abspath(self.name_or_path),)
 
     # Of the model together with its processor, by the same rule as for every model.
     fingerprint = RetrievalModel.fingerprint

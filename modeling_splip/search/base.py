@@ -36,6 +36,10 @@ class SearchableGallery(ABC):
     def __len__(self) -> int:
         return self.manifest["count"]
 
+    def holds(self, row: float) -> bool:
+        """Return whether a row is one of this gallery's photos."""
+        return row in range(len(self))
+
     @property
     @abstractmethod
     def columns(self) -> list[str]:
@@ -182,7 +186,7 @@ class SearchableGallery(ABC):
         _check_count(k)
         if not isinstance(photo, Result):
             return self.search_vectors(self.encode([photo], "photo"), k, where)[0]
-        if not 0 <= photo.row < len(self):
+        if not self.holds(photo.row):
             raise ValueError(f"Row {photo.row} is not in this gallery of {len(self)} photos.")
         query = self.vectors(np.array([photo.row]))  # (1, D)
         found = self.search_vectors(query, k + 1, where)[0]

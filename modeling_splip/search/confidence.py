@@ -6,6 +6,7 @@ most scribbles are to these. Scribbles and rule are choices of ours; docs/search
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,22 @@ def scribble(rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def measure_scribbles(model: Any, processor: Any, index: Any, embeddings: np.ndarray, batch_size: int) -> dict:
+def measure_scribbles(
+    model: Any,
+    processor: Any,
+    search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    vectors: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    batch_size: int,
+) -> dict:
     """Return what scribbles find in a gallery, as its manifest records it.
 
     Args:
         model: that encoded the photos.
         processor: its processor.
-        index: of the photos, as `build_index` returns it.
-        embeddings: (N, D) of the photos.
+        search: returns scores and rows (Q, k) of the nearest photos of queries (Q, D), row -1 where there are fewer.
+        vectors: returns the embeddings (M, D) of rows (M,).
+        count: of the photos.
         batch_size: scribbles encoded at once.
 
     Returns:
@@ -52,9 +61,10 @@ def measure_scribbles(model: Any, processor: Any, index: Any, embeddings: np.nda
         scribbles: some photos are near to everything.
     """
     queries = _encode(model, processor, batch_size)  # (COUNT, D)
-    scores, rows = index.search_batch(queries, min(FIRST, len(embeddings)))  # (COUNT, FIRST)
+    scores, rows = search(queries, min(FIRST, count))  # (COUNT, FIRST)
     mean = queries.mean(axis=0)
-    levels = (scores - embeddings[rows.clip(0)] @ mean).mean(axis=1, where=rows >= 0)
+    near = vectors(rows.clip(0).reshape(-1)).reshape(*rows.shape, -1)  # (COUNT, FIRST, D)
+    levels = (scores - near @ mean).mean(axis=1, where=rows >= 0)
     return {"mean": [round(float(x), 6) for x in mean], "levels": sorted(round(float(x), 6) for x in levels)}
 
 

@@ -4,13 +4,14 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..common.processes import cores
 from .photos import Photo, PhotoSource, photo_in_work
-from .table import GROUP_ROWS, OWN_COLUMNS, TableReader
+from .table import GROUP_ROWS, OWN_COLUMNS, TableReader, take_rows
 
 THUMBNAIL_SIDE = 256
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -74,9 +75,12 @@ class KnownRows:
         """Return the place, reader and row, of a photo that is unchanged or was encoded."""
         return self.unchanged(photo) or self._by_path[photo.path]
 
-    def take(self, places: Sequence[tuple[int, int]], names: Sequence[str] | None = None) -> pa.Table:
-        """Read rows in the order given."""
-        return pa.concat_tables([self.readers[reader].take([row], names) for reader, row in places])
+    def same_content(self, sha256: str) -> dict[str, Any] | None:
+        """Return what the model made of a photo with this content, and its size; None where there is none."""
+        place = self.by_content.get(sha256)
+        if place is None:
+            return None
+        return take_rows(self.readers, [place], ["width", "height", "thumbnail", "embedding"]).to_pylist()[0]
 
 
 def encode_photos(
@@ -149,18 +153,43 @@ def _ahead(
 
 def _prepare(job: Job, photo: Photo, known: KnownRows) -> dict[str, Any]:
     """Return a photo's row, with `pixel_values` if it must be encoded; or only the `reason` why it cannot be read."""
+
+    def pixel_values(image: Any) -> torch.Tensor:
+        return job.processor(images=[image], modality="photo")["pixel_values"][0]  # (3, H, W)
+
+    return read_row(photo, job.features, job.max_pixels, pixel_values, known.same_content)
+
+
+def read_row(
+    photo: Photo,
+    features: Iterable[str],
+    max_pixels: int,
+    pixel_values: Callable[[Any], torch.Tensor],
+    same_content: Callable[[str], dict[str, Any] | None] = lambda sha256: None,
+) -> dict[str, Any]:
+    """Read and decode a photo.
+
+    Args:
+        photo: what to read.
+        features: the names of the gallery's columns.
+        max_pixels: a photo of more pixels is not read.
+        pixel_values: turns the photo, an upright RGB image, into what the model takes.
+        same_content: returns what is known of a photo by its hash, embedding and all, or None.
+
+    Returns:
+        A row with `pixel_values`, or with `embedding` where it is known; or only the `reason` why it cannot be read.
+    """
     try:
         photo.path.encode("utf-8")  # as the table stores it
         data = photo.read()
-        row = {name: photo.metadata.get(name) for name in job.features if name not in OWN_COLUMNS}
+        row = {name: photo.metadata.get(name) for name in features if name not in OWN_COLUMNS}
         row |= {"path": photo.path, "label": photo.label, "size": photo.size or len(data), "mtime_ns": photo.mtime_ns}
         row["sha256"] = hashlib.sha256(data).hexdigest()
-        if row["sha256"] in known.by_content:
-            names = ["width", "height", "thumbnail", "embedding"]
-            return row | known.take([known.by_content[row["sha256"]]], names).to_pylist()[0]
-        with photo_in_work(data, job.max_pixels) as image:
-            row |= {"width": image.width, "height": image.height}
-            row["pixel_values"] = job.processor(images=[image], modality="photo")["pixel_values"][0]  # (3, H, W)
+        known = same_content(row["sha256"])
+        if known is not None:
+            return row | known
+        with photo_in_work(data, max_pixels) as image:
+            row |= {"width": image.width, "height": image.height, "pixel_values": pixel_values(image)}
             row["thumbnail"] = {"bytes": _thumbnail(image), "path": None}
         return row
     except UnicodeEncodeError:
@@ -179,14 +208,22 @@ def _thumbnail(image: Any) -> bytes:
 
 def _embed(job: Job, rows: list[dict[str, Any]]) -> None:
     """Replace `pixel_values` by `embedding` in B rows."""
-    device = torch.device(job.model.device)
     pixel_values = torch.stack([row.pop("pixel_values") for row in rows])  # (B, 3, H, W)
-    if on_gpu(device):
+    if on_gpu(job.model.device):
         pixel_values = pixel_values.pin_memory()
-    with torch.autocast(device.type, torch.bfloat16, enabled=job.half):
-        embeddings = job.model.encode(pixel_values.to(device, non_blocking=True), "photo").cpu().numpy()  # (B, D)
+    embeddings = embed(job.model, pixel_values.to(job.model.device, non_blocking=True), job.half)  # (B, D)
     for row, embedding in zip(rows, embeddings, strict=True):
         row["embedding"] = embedding
+
+
+def embed(model: Any, pixel_values: torch.Tensor, half: bool) -> np.ndarray:
+    """Return the embeddings (B, D) float32 of photos (B, 3, H, W) that lie on the model's device.
+
+    Args:
+        half: whether the towers compute in bfloat16.
+    """
+    with torch.autocast(torch.device(model.device).type, torch.bfloat16, enabled=half):
+        return model.encode(pixel_values, "photo").cpu().numpy()
 
 
 def _write_shard(job: Job, rows: list[dict[str, Any]]) -> None:

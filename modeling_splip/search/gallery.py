@@ -1,31 +1,32 @@
-"""A gallery in a folder: build it, open it, search it."""
+"""A gallery in a folder: build it, open it, bring it up to date while it is searched."""
 
-import contextlib
+import copy
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets.search import FaissIndex
 
-from ..common.text import composed
 from .base import SearchableGallery
 from .build import build_gallery
-from .index import search_rows
+from .changes import removals, write_changes
+from .confidence import FIRST
+from .folder_gallery import FolderGallery
 from .index_cache import open_index
 from .result import Result
-from .table import DAMAGED, HEAVY_COLUMNS, TableReader, local_folder, model_place, read_manifest
+from .table import DAMAGED, TableReader, local_folder, read_manifest, table_of
+from .updates import UpdateReport, checked_rows, compact, encode_files, replace_manifest, stored_name, writing
 
-_HIDDEN = ("path", "label", "sha256", "size", "mtime_ns")
 
+class Gallery(FolderGallery, SearchableGallery):
+    """A gallery in a folder: a table, an index, a manifest, and what has changed since the table was written.
 
-class Gallery(SearchableGallery):
-    """A gallery in a folder: a table, an index and a manifest.
+    Updates may go on while other threads search: a search sees all of a batch or nothing of it.
 
     Attributes:
         folder: where it lies.
@@ -33,12 +34,10 @@ class Gallery(SearchableGallery):
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], reader: TableReader, index: FaissIndex):
-        super().__init__(str(folder), manifest)
-        self.folder = folder
-        self.index = index
-        self._reader = reader
-        light = [name for name in reader.names if name not in HEAVY_COLUMNS]
-        self._light = reader.columns(light)
+        SearchableGallery.__init__(self, str(folder), manifest)
+        FolderGallery.__init__(self, folder, manifest, reader, index)
+        self._turn = Lock()
+        self._renewal = RLock()  # a state that was read earlier never takes the place of a later one
 
     @classmethod
     def build(cls, photos: Any, model: Any, processor: Any, out: str | os.PathLike, **options: Any) -> "Gallery":
@@ -102,79 +101,160 @@ class Gallery(SearchableGallery):
     @classmethod
     def _read(cls, folder: Path, manifest: dict[str, Any]) -> "Gallery":
         """Return the gallery that a manifest describes. Raises one of `DAMAGED` where the files are others."""
-        reader = TableReader(sorted((folder / manifest["data"]).glob("photos-*.parquet")))
+        reader = table_of(folder / manifest["data"])
         if len(reader) != manifest["count"]:
             raise ValueError(f"{len(reader)} rows, {manifest['count']} expected")
         reader.check_columns(manifest["dim"])
-        return cls(folder, manifest, reader, open_index(reader, manifest))
+        gallery = cls(folder, manifest, reader, open_index(reader, manifest))
+        gallery._change(manifest)
+        return gallery
 
-    def model_folder(self) -> str:
-        """Return the model's folder as seen from the gallery, where they were moved together; otherwise its name."""
-        return model_place(self.folder, self.manifest)
+    def _now(self) -> "Gallery":
+        """Return this gallery as it is now; it stays so whatever is written."""
+        with self._turn:
+            return copy.copy(self)
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns that `where` can filter on."""
-        return self._light.column_names
+    def _become(self, other: "Gallery") -> None:
+        """Take another state of this gallery for this one, at once."""
+        names = ("manifest", "index", "_reader", "_table", "_light", "_changes")
+        with self._turn:
+            vars(self).update({name: vars(other)[name] for name in names})
 
-    def labels(self) -> list[str]:
-        """Return the classes that occur, sorted."""
-        return sorted(label for label in pc.unique(self._light["label"]).to_pylist() if label)
+    def refresh(self) -> bool:
+        """Take what other processes have written since this gallery was opened; return whether there was anything.
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Return stored embeddings (M, D) of rows (M,)."""
-        return self.index.faiss_index.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
+        Raises:
+            FileNotFoundError, ValueError: if it is gone or damaged, or is now one of another model.
+        """
+        with self._renewal:
+            manifest = read_manifest(self.folder)
+            if manifest == self.manifest:
+                return False
+            if manifest["fingerprint"] != self.manifest["fingerprint"]:
+                name = manifest["model"]
+                raise ValueError(f"Gallery '{self.folder}' was built again with model '{name}': open it again.")
+            new = self._now()
+            try:
+                if manifest["data"] == new.manifest["data"]:
+                    new._change(manifest)
+                else:
+                    new = Gallery.open(self.folder)
+            except DAMAGED:  # or replaced once more meanwhile: this says which
+                new = Gallery.open(self.folder)
+            self._become(new)
+        return True
 
-    def nearest(self, queries: np.ndarray, k: int, where: Mapping[str, Any] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the largest dot products, (Q, k); a filtered search is exact."""
-        if not where:
-            return self.index.search_batch(queries, k)
-        rows = self._allowed(where)
-        if len(rows) == 0:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        return search_rows(self.index, queries, k, rows)
+    def update(
+        self,
+        add: Sequence[str | os.PathLike] = (),
+        remove: Sequence[str | os.PathLike] = (),
+        *,
+        batch_size: int | None = None,
+        wait: float = 60,
+    ) -> UpdateReport:
+        """Add photos, replace those that have changed, and remove others: all of it at once, or nothing.
 
-    def results(self, rows: Sequence[int], scores: Sequence[float]) -> list[Result]:
-        """Return photos by their rows."""
-        return [self.result(row, score) for row, score in zip(rows, scores, strict=True)]
+        The batch is written to the gallery's folder and searched from then on, here at once, in other processes after
+        `refresh`. Many batches make searches slower, until `compact` or `splip index` makes one table of them.
 
-    def result(self, row: int, score: float = 1.0) -> Result:
-        """Return one photo by its row."""
-        values = self._light.slice(row, 1).to_pylist()[0]
-        path = str(Path(self.manifest["root"]) / values["path"]) if self.manifest["root"] else values["path"]
-        metadata = {name: value for name, value in values.items() if name not in _HIDDEN}
-        thumbnail = partial(self._thumbnail, row, values["path"])
-        return Result(path, score, values["label"] or "", row, metadata, thumbnail)
+        Args:
+            add: files. A photo of the same path is replaced.
+            remove: files, or paths as results name them. The files may be gone.
+            batch_size: photos encoded at once.
+            wait: seconds to wait for another process that writes this gallery.
 
-    def _thumbnail(self, row: int, path: str) -> bytes:
-        try:
-            cell = self._reader.take([row], ["thumbnail"])["thumbnail"][0].as_py()
-        except DAMAGED:
-            cell = None
-        if cell is None or cell["bytes"] is None:  # a path there is never followed: it may name any file
-            raise ValueError(
-                f"Photo '{path}' has no thumbnail in '{self.name}': build it again with "
-                f"`splip index PHOTOS --out {shlex.quote(self.name)}`."
-            )
-        return cell["bytes"]
+        Raises:
+            OSError: if another process writes for longer, or the folder cannot be written.
+            ValueError: if a photo to remove is not in the gallery, is to be added too, or none would be left.
+        """
+        for name, paths in (("add", add), ("remove", remove)):
+            if isinstance(paths, str | os.PathLike):
+                raise ValueError(f"{name} must be a list of files, got {str(paths)!r}.")
+        rows, unreadable = self._reader.schema.empty_table(), []
+        if add:
+            model, processor = self._loaded()
+            schema, root = self._reader.schema, self.manifest["root"]
+            rows, unreadable = encode_files(add, model, processor, root, schema, batch_size)
+        report = self.put(rows, [str(path) for path in remove], wait=wait)
+        report.unreadable = unreadable
+        return report
 
-    def _allowed(self, where: Mapping[str, Any]) -> np.ndarray:
-        """Return the rows that a filter allows, (M,)."""
-        mask = np.ones(len(self), dtype=bool)
-        for name, values in where.items():
-            wanted = values if isinstance(values, list | tuple | set) else [values]
-            column = self._light[name]
-            if pa.types.is_string(column.type):
-                column = pc.utf8_normalize(column, form="NFC")
-                wanted = [composed(value) if isinstance(value, str) else value for value in wanted]
-            mask &= pc.is_in(column, value_set=_as_type(wanted, column.type)).to_numpy()
-        return np.flatnonzero(mask)
+    def put(self, rows: pa.Table, remove: Sequence[str] = (), *, wait: float = 60) -> UpdateReport:
+        """Do what `update` does with photos that are encoded already.
 
+        Args:
+            rows: with the gallery's columns, each path once.
+            remove: as in `update`.
+            wait: as in `update`.
 
-def _as_type(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
-    """Return values as a column of this type holds them, "3" as 3 among numbers; what it cannot hold is left out."""
-    held = []
-    for value in values:
-        with contextlib.suppress(pa.ArrowException):
-            held.append(pa.array([value]).cast(kind))
-    return pa.concat_arrays(held) if held else pa.array([], kind)
+        Raises:
+            OSError, ValueError: as `update`; also if the rows do not fit the gallery.
+        """
+        rows = checked_rows(rows, self._reader.schema)
+        with writing(self.folder, wait) as side:
+            self.refresh()
+            now = self._now()
+            paths, gone = rows["path"].to_pylist(), now._names(remove)
+            known = now._known(paths)
+            if both := set(paths) & set(gone):
+                raise ValueError(f"Photo '{min(both)}' is to be added and removed in one update: pass it once.")
+            left = len(now) - len(gone) + len(paths) - len(known)
+            if left == 0:
+                raise ValueError(f"Gallery '{self.folder}' would hold no photo: a gallery needs one.")
+            if paths or gone:
+                batch = pa.concat_tables([rows, removals(gone, rows.schema)])
+                name = write_changes(self.folder / now.manifest["data"], batch)
+                manifest = now.manifest | {"changes": [*now.manifest.get("changes", []), name]}
+                now._change(manifest)
+                with self._renewal:
+                    replace_manifest(self.folder, side, manifest)
+                    self._become(now)
+        return UpdateReport(len(paths) - len(known), len(known), len(gone))
+
+    def compact(self, progress: bool = True, wait: float = 60) -> None:
+        """Make one table and one index of table and changes; the gallery's rows get other numbers.
+
+        Searches go on meanwhile, and updates wait. The new table takes the former one's place at once.
+
+        Raises:
+            OSError: if another process writes the gallery, or it cannot be written; then it is as it was.
+        """
+        with writing(self.folder, wait):
+            self.refresh()
+            now = self._now()
+            if now._changes is not None:
+                compact(self.folder, now.manifest, now._reader, now._changes, progress)
+                self.refresh()
+
+    def _names(self, remove: Sequence[str]) -> list[str]:
+        """Return the names in the gallery of photos to remove."""
+        names = {path: stored_name(self.manifest["root"], path) for path in remove}
+        known = self._known([*names, *names.values()])
+        for path, name in names.items():
+            if path not in known and name not in known:
+                raise ValueError(f"Photo '{path}' is not in gallery '{self.folder}': remove photos that are.")
+        return list(dict.fromkeys(path if path in known else name for path, name in names.items()))
+
+    def search_vectors(self, queries: np.ndarray, *args: Any, **kwargs: Any) -> list[list[Result]]:
+        """Find photos as every gallery does, among those that there are when it is called."""
+        return super(Gallery, self._now()).search_vectors(queries, *args, **kwargs)
+
+    def similar(self, photo: Result | Any, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Result]:
+        """Find photos as every gallery does; a result must still be a photo of this gallery."""
+        if not isinstance(photo, Result):
+            return super().similar(photo, k, where)
+        now = self._now()
+        now._check_rows([photo])
+        return super(Gallery, now).similar(photo, k, where)
+
+    def confidence(self, results: Sequence[Result]) -> float | None:
+        """Return what every gallery does; the results must be those of this gallery as it is."""
+        now = self._now()
+        now._check_rows(results[:FIRST])
+        return super(Gallery, now).confidence(results)
+
+    def _check_rows(self, results: Sequence[Result]) -> None:
+        """Raise ValueError if the row of a result is now another photo's."""
+        for photo in results:
+            if photo.row in range(len(self._light)) and self.result(photo.row).path != photo.path:
+                raise ValueError(f"Row {photo.row} is not '{photo.path}', as the gallery has changed: search again.")

@@ -1,5 +1,6 @@
 """Vector indices: their kind by the number of photos, their recall against exact search, and their files."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from datasets.search import FaissIndex
 from tqdm.auto import tqdm
 
 from ..common.files import written_whole
+from .compressed_index import CompressedIndex, HalfVectors, build_compressed
 
 KINDS = ("exact", "hnsw", "ivf")
 # Exact search over this many photos takes 5 ms on one core at 512 dimensions.
@@ -18,7 +20,6 @@ HNSW_UP_TO = 2_000_000
 RECALL_TARGET = 0.995
 _RECALL_QUERIES = 200
 _RECALL_DEPTH = 100
-_TRAIN_PER_LIST = 64
 _BLOCK = 65_536
 _ADD_ROWS = 10_000
 
@@ -36,33 +37,34 @@ def choose_kind(count: int, kind: str = "auto") -> str:
     return kind
 
 
-def build_index(embeddings: np.ndarray, kind: str, progress: bool = True) -> tuple[FaissIndex, dict[str, Any]]:
+def build_index(
+    embeddings: np.ndarray | HalfVectors, kind: str, progress: bool = True
+) -> tuple[FaissIndex, dict[str, Any]]:
     """Build an inner-product index, searched as deep as the recall target needs.
 
-    HNSW and IVF hold the embeddings as 16-bit floats: half the memory, and scores within 0.0005.
+    HNSW holds the embeddings as 16-bit floats: half the memory, and scores within 0.0005. IVF is described in
+    `compressed_index`.
 
     Args:
-        embeddings: (N, D) float32 of unit norm.
+        embeddings: (N, D) float32 of unit norm; for "ivf" also 16-bit floats, which may lie in a file.
         kind: "exact", "hnsw" or "ivf".
         progress: show a bar if it takes longer than five seconds.
 
     Returns:
         The index, and what the manifest records: its kind, the depth of search (HNSW's ef, IVF's probed lists) and the
-        recall. That is the measured share of the exact first `recall_at` photos that are found. The queries are stored
-        photos, so it is an upper estimate for sketches. An index that cannot reach the target is replaced by an exact
-        one; then `instead_of` and `its_recall` are recorded too.
+        recall. That is the measured share of the exact first `recall_at` photos that are found. For HNSW the queries
+        are stored photos, so it is an upper estimate for sketches; an index that cannot reach the target is replaced
+        by an exact one, and `instead_of` and `its_recall` are recorded too. For IVF they lie outside the photos.
     """
+    if kind == "ivf":
+        half = embeddings if isinstance(embeddings, HalfVectors) else HalfVectors(embeddings.astype(np.float16))
+        return build_compressed(half, progress)
+    assert isinstance(embeddings, np.ndarray)
     count, dim = embeddings.shape
     index: Any = faiss.IndexFlatIP(dim)
     if kind == "hnsw":
         index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 100
-    elif kind == "ivf":
-        lists = int(max(1, min(4 * count**0.5, count // 39)))  # 39 vectors a list is where faiss begins to warn
-        half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, lists, half, product, False)
-        index.train(_sample(embeddings, lists * _TRAIN_PER_LIST))
-        index.set_direct_map_type(faiss.DirectMap.Array)
     with tqdm(total=count, desc="Indexing", unit="image", delay=5, disable=not progress) as bar:
         for start in range(0, count, _ADD_ROWS):
             block = embeddings[start : start + _ADD_ROWS]
@@ -85,23 +87,16 @@ def _sample(embeddings: np.ndarray, count: int) -> np.ndarray:
     return embeddings[np.sort(rows)]
 
 
-def _set_depth(index: Any, kind: str, depth: int) -> None:
-    if kind == "hnsw":
-        index.hnsw.efSearch = depth
-    else:
-        index.nprobe = depth
-
-
 def _tune(index: Any, kind: str, embeddings: np.ndarray) -> tuple[int, float]:
     """Search a quarter deeper each time until the recall target is met; return depth and recall."""
     if kind == "exact":
         return 0, 1.0
     queries, best = _sample(embeddings, _RECALL_QUERIES), min(_RECALL_DEPTH, len(embeddings))
     exact = faiss.knn(queries, embeddings, best, metric=faiss.METRIC_INNER_PRODUCT)[0]  # (Q, best) scores
-    deepest = len(embeddings) if kind == "hnsw" else index.nlist
-    depth = min(64 if kind == "hnsw" else 8, deepest)
+    deepest = len(embeddings)
+    depth = min(64, deepest)
     while True:
-        _set_depth(index, kind, depth)
+        index.hnsw.efSearch = depth
         rows = index.search(queries, best)[1]  # -1 where there are fewer
         scores = np.einsum("qd,qkd->qk", queries, embeddings[rows])
         # Compared by exact score, not by row: of photos with equal scores any is right.
@@ -111,10 +106,19 @@ def _tune(index: Any, kind: str, embeddings: np.ndarray) -> tuple[int, float]:
         depth = min(depth * 5 // 4, deepest)
 
 
-def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def stored_vectors(index: FaissIndex, rows: np.ndarray) -> np.ndarray:
+    """Return the embeddings (M, D) float32 of rows (M,), as the index holds them."""
+    rows = np.ascontiguousarray(rows, dtype=np.int64)
+    return index.vectors[rows] if isinstance(index, CompressedIndex) else index.faiss_index.reconstruct_batch(rows)
+
+
+def search_rows(
+    vectors: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, k: int, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Search exactly among some rows.
 
     Args:
+        vectors: returns the embeddings (M, D) of rows (M,).
         queries: (Q, D) float32.
         rows: (M,) the rows allowed, M > 0.
 
@@ -125,7 +129,7 @@ def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray
     best_rows = np.empty((len(queries), 0), np.int64)
     for start in range(0, len(rows), _BLOCK):
         block = np.ascontiguousarray(rows[start : start + _BLOCK], dtype=np.int64)
-        scores = queries @ index.faiss_index.reconstruct_batch(block).T  # (Q, block)
+        scores = queries @ vectors(block).T  # (Q, block)
         best_scores = np.concatenate([best_scores, scores], axis=1)
         best_rows = np.concatenate([best_rows, np.broadcast_to(block, scores.shape)], axis=1)
         order = np.argsort(-best_scores, axis=1, kind="stable")[:, :k]
@@ -135,21 +139,26 @@ def search_rows(index: FaissIndex, queries: np.ndarray, k: int, rows: np.ndarray
 
 
 def save_index(index: FaissIndex, path: Path) -> None:
-    """Write an index to a file, whole or not at all.
+    """Write an index to a file, or a compressed one to a folder, whole or not at all.
 
     Raises:
         OSError, RuntimeError: if it cannot be written.
     """
     with written_whole(path) as partial:
-        faiss.write_index(index.faiss_index, str(partial))
+        if isinstance(index, CompressedIndex):
+            index.save(partial)
+        else:
+            faiss.write_index(index.faiss_index, str(partial))
 
 
 def load_index(path: Path) -> FaissIndex:
-    """Read an index that `save_index` wrote. Never pass a file from elsewhere: native code parses and trusts it.
+    """Read an index that `save_index` wrote. Never pass one from elsewhere: native code parses and trusts it.
 
-    The file is mapped, not copied, so that opening a large one takes no time.
+    The file is mapped, not copied, so that opening a large one takes no time; codes of a compressed one are read.
 
     Raises:
-        RuntimeError: if it is damaged.
+        OSError, RuntimeError, ValueError, KeyError: if it is damaged.
     """
+    if path.is_dir():
+        return CompressedIndex.load(path)
     return FaissIndex(custom_index=faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,38 @@ def ingest(gallery: str | os.PathLike, client: Any, name: str | None = None, pro
     """
     folder = local_folder(gallery)
     manifest = read_manifest(folder)
-    name = name or collection_name(folder)
-    target = f"{name}_{manifest['data'].removeprefix('data-')}"
+    if manifest.get("changes"):
+        raise ValueError(
+            f"Gallery '{folder}' has changes that are not in its table yet: run `splip index PHOTOS --out "
+            f"{shlex.quote(str(folder))}`, or `Gallery.compact` in Python, before it is sent."
+        )
     reader = TableReader(sorted((folder / manifest["data"]).glob("photos-*.parquet")))
+    return send_photos(reader, manifest, client, name or collection_name(folder), progress)
+
+
+def send_photos(
+    reader: TableReader,
+    manifest: Mapping[str, Any],
+    client: Any,
+    name: str,
+    progress: bool = True,
+    completed: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda record: record,
+) -> int:
+    """Send rows to the server, and then let the gallery's name stand for them; what is there is not sent again.
+
+    Args:
+        reader: of the rows, in the gallery's order.
+        manifest: the gallery's; its `data` names the version.
+        client, name, progress: as `ingest`.
+        completed: is called when all rows are there, and returns the record with what only then is known.
+
+    Returns:
+        The number of photos sent.
+
+    Raises:
+        OSError: if the server goes away.
+    """
+    target = f"{name}_{manifest['data'].removeprefix('data-')}"
     with in_a_sentence(f"while '{name}' was sent", "run the same command again, it goes on where it stopped"):
         if not client.has_collection(target):
             _create_photos(client, target, manifest)
@@ -105,6 +135,7 @@ def ingest(gallery: str | os.PathLike, client: Any, name: str | None = None, pro
         columns = [column for column in reader.names if column not in HEAVY_COLUMNS]
         # Milvus allows 64 KB.
         record = {**manifest, "unreadable": [], "left_out": {}, "collection": target, "columns": columns}
+        record = dict(completed(record))
         if read_record(client, name) != record:
             _register(client, name, record)
         for other in versions(client, name):

@@ -1,7 +1,7 @@
 """Where the photos of a gallery come from: a folder, a prepared dataset, a Hub id, a list of files."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,7 +52,7 @@ class PhotoSource:
     Attributes:
         name: what the user passed.
         root: the folder that paths are relative to, absolute; "" where there is none.
-        photos: at least one.
+        photos: at least one, but for a source whose photos are not listed one by one.
         metadata: the features of further columns.
         left_out: in a folder, how many files of each suffix are no photos.
         drawn: whether they are pictures of the drawn world.
@@ -120,7 +120,8 @@ def limit_images(max_pixels: int) -> None:
     Image.MAX_IMAGE_PIXELS = max_pixels // 2  # PIL refuses an image of more than twice this before decoding it
 
 
-def _file_photo(file: Path, name: str, label: str) -> Photo:
+def file_photo(file: Path, name: str, label: str) -> Photo:
+    """Return a photo that is a file, under a name in the gallery and with a label."""
     try:
         facts = file.stat()
         size, mtime_ns = facts.st_size, facts.st_mtime_ns
@@ -132,14 +133,20 @@ def _file_photo(file: Path, name: str, label: str) -> Photo:
 
 
 def _from_folder(folder: Path) -> PhotoSource:
+    found = folder_photos(folder)
+    if not found.photos:
+        others = f" ({left_out_sentence(found.left_out)})" if found.left_out else ""
+        raise ValueError(f"Folder '{folder}' has no photo at any depth{others}: check the path.")
+    return found
+
+
+def folder_photos(folder: Path) -> PhotoSource:
+    """Return the photos below a folder, which may be none."""
     root = folder.resolve()
     files, left_out = list_photos(root)
-    if not files:
-        others = f" ({left_out_sentence(left_out)})" if left_out else ""
-        raise ValueError(f"Folder '{folder}' has no photo at any depth{others}: check the path.")
     names = [file.relative_to(root) for file in files]
     found = [
-        _file_photo(file, name.as_posix(), composed(name.parent.name)) for file, name in zip(files, names, strict=True)
+        file_photo(file, name.as_posix(), composed(name.parent.name)) for file, name in zip(files, names, strict=True)
     ]
     return PhotoSource(str(folder), str(root), found, {}, left_out)
 
@@ -148,7 +155,7 @@ def _from_files(files: list[Path]) -> PhotoSource:
     if not files:
         raise ValueError("The list of photos is empty: pass at least one file.")
     unique = dict.fromkeys(file.expanduser().absolute() for file in files)
-    return PhotoSource("files", "", [_file_photo(file, file.as_posix(), "") for file in unique], {})
+    return PhotoSource("files", "", [file_photo(file, file.as_posix(), "") for file in unique], {})
 
 
 def _from_prepared(folder: Path, split: str, follow_paths: bool) -> PhotoSource:
@@ -174,31 +181,76 @@ def _from_hub(name: str, split: str | None, follow_paths: bool) -> PhotoSource:
 
 
 def _from_dataset(name: str, dataset: datasets.Dataset, split: str, follow_paths: bool) -> PhotoSource:
-    features = dataset.features
-    column = next((key for key, feature in features.items() if isinstance(feature, datasets.Image)), None)
-    if column is None:
-        raise ValueError(f"Dataset '{name}' has no image column, only {', '.join(features)}: pass one with images.")
+    columns = photo_columns(name, dataset.features)
     if len(dataset) == 0:
         raise ValueError(f"Split '{split}' of dataset '{name}' is empty: pass one with photos.")
     dataset = dataset.with_format(None)
-    encoded = dataset.cast_column(column, datasets.Image(decode=False))
-    rest = dataset.remove_columns([key for key in features if not isinstance(features[key], _SCALARS)])
-    scalars = {key: feature for key, feature in rest.features.items() if key != "label"}
-    names = features["label"].names if isinstance(features.get("label"), datasets.ClassLabel) else None
-    found = []
-    for row, values in enumerate(rest if rest.column_names else [{} for _ in range(len(dataset))]):
-        label = values.pop("label", None)
-        label = "" if label is None else composed(names[label] if names and label >= 0 else str(label))
-        metadata = {key: _value(scalars[key], value) for key, value in values.items()}
-        found.append(
-            Photo(
-                f"{split}/{row:07d}", label, 0, NOT_A_FILE, _cell_reader(encoded, column, row, follow_paths), metadata
-            )
-        )
-    return PhotoSource(name, "", found, {key: _value_feature(feature) for key, feature in scalars.items()})
+    encoded = dataset.cast_column(columns.image, datasets.Image(decode=False))
+    rest = dataset.remove_columns([key for key in dataset.features if key not in columns.scalars])
+    found = [
+        columns.photo(f"{split}/{row:07d}", values, _cell_reader(encoded, columns.image, row, follow_paths))
+        for row, values in enumerate(rest if rest.column_names else [{} for _ in range(len(dataset))])
+    ]
+    return PhotoSource(name, "", found, columns.metadata)
 
 
 _SCALARS = (datasets.Value, datasets.ClassLabel)
+
+
+@dataclass(frozen=True)
+class PhotoColumns:
+    """Which columns of a data set make up a photo.
+
+    Attributes:
+        image: the column of the pictures.
+        scalars: the features of the columns of one value each, the label among them.
+    """
+
+    image: str
+    scalars: dict[str, datasets.Value | datasets.ClassLabel]
+
+    @property
+    def metadata(self) -> dict[str, datasets.Value]:
+        """The features of the further columns of a gallery."""
+        return {key: _value_feature(feature) for key, feature in self.scalars.items() if key != "label"}
+
+    def photo(self, path: str, values: Mapping[str, Any], read: Callable[[], bytes]) -> Photo:
+        """Return the photo of a row, of which `values` are those of the scalar columns."""
+        label, feature = values.get("label"), self.scalars.get("label")
+        if isinstance(feature, datasets.ClassLabel) and label is not None and label >= 0:
+            label = feature.names[label]
+        metadata = {key: _value(self.scalars[key], value) for key, value in values.items() if key != "label"}
+        return Photo(path, "" if label is None else composed(str(label)), 0, NOT_A_FILE, read, metadata)
+
+
+def photo_columns(name: str, features: datasets.Features) -> PhotoColumns:
+    """Return which columns of a data set make up a photo.
+
+    Raises:
+        ValueError: if there is no column of pictures.
+    """
+    image = next((key for key, feature in features.items() if isinstance(feature, datasets.Image)), None)
+    if image is None:
+        raise ValueError(f"Dataset '{name}' has no image column, only {', '.join(features)}: pass one with images.")
+    return PhotoColumns(image, {key: feature for key, feature in features.items() if isinstance(feature, _SCALARS)})
+
+
+def cell_bytes(cell: Mapping[str, Any] | None, follow_paths: bool) -> bytes:
+    """Return the encoded picture of an image cell.
+
+    Raises:
+        OSError: if the file that it names cannot be read.
+        ValueError: if it is empty, or names a file that `follow_paths` does not allow to read.
+    """
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise ValueError("its cell is empty")
+    if cell["bytes"] is not None:
+        return cell["bytes"]
+    if not follow_paths and not _is_downloaded(cell["path"]):
+        raise ValueError(
+            "its cell names a file instead of holding the picture: --follow-paths (follow_paths=True) reads it"
+        )
+    return read_regular(Path(cell["path"]))
 
 
 def _value_feature(feature: datasets.Value | datasets.ClassLabel) -> datasets.Value:
@@ -218,14 +270,4 @@ def _is_downloaded(path: str) -> bool:
 
 
 def _cell_reader(dataset: datasets.Dataset, column: str, row: int, follow_paths: bool) -> Callable[[], bytes]:
-    def read() -> bytes:
-        cell = dataset[row][column]
-        if cell["bytes"] is not None:
-            return cell["bytes"]
-        if not follow_paths and not _is_downloaded(cell["path"]):
-            raise ValueError(
-                "its cell names a file instead of holding the picture: --follow-paths (follow_paths=True) reads it"
-            )
-        return read_regular(Path(cell["path"]))
-
-    return read
+    return lambda: cell_bytes(dataset[row][column], follow_paths)

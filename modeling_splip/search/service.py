@@ -172,7 +172,7 @@ def chosen_galleries(folders: Sequence[str] | None) -> list[str]:
 
 
 def _row(gallery: Gallery, row: float) -> int:
-    if row not in range(len(gallery)):
+    if not gallery.holds(row):
         raise ValueError(f"Row {row!r} is not in this gallery of {len(gallery)} photos.")
     return int(row)
 

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock
@@ -23,6 +23,9 @@ SCHEMA = "splip-gallery-1"
 MANIFEST = "manifest.json"
 # Rows of a row group. To show one thumbnail a whole group is read, about 1 MB.
 GROUP_ROWS = 128
+FILE_ROWS = 100_000
+# Rows that are read at once where a whole table is gone through.
+BLOCK_ROWS = 65_536
 OWN_COLUMNS = ("path", "label", "sha256", "size", "mtime_ns", "width", "height", "thumbnail", "embedding")
 HEAVY_COLUMNS = ("thumbnail", "embedding")
 # Half precision changes the square of a unit vector's norm by less than this.
@@ -30,6 +33,7 @@ _NORM_ROUNDING = 0.05
 # What reading a damaged table raises.
 DAMAGED = (OSError, ValueError, KeyError, IndexError, MemoryError, pa.ArrowException)
 _DATA_FOLDER = re.compile(r"data-[0-9a-f]+")
+_CHANGES = re.compile(r"changes-[0-9a-f]{64}\.parquet")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MANIFEST_FIELDS = {"model": str, "fingerprint": str, "dim": int, "count": int, "data": str, "index": dict, "root": str}
 
@@ -64,6 +68,11 @@ def table_features(dim: int, metadata: dict[str, datasets.Value]) -> datasets.Fe
 def data_folders(folder: Path) -> list[Path]:
     """Return the data folders in a gallery: one, or two if a build was killed before it removed the former one."""
     return [path for path in folder.iterdir() if path.is_dir() and _DATA_FOLDER.fullmatch(path.name)]
+
+
+def table_of(data: Path, keep_open: bool = True) -> "TableReader":
+    """Return the table in a data folder; `keep_open` is that of `TableReader`."""
+    return TableReader(sorted(data.glob("photos-*.parquet")), keep_open)
 
 
 def local_folder(name: str | os.PathLike) -> Path:
@@ -116,6 +125,9 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         wrong = ["data"]
     if not _HASH.fullmatch(str(manifest.get("embeddings", "0" * 64))):  # which galleries of earlier versions lack
         wrong.append("embeddings")
+    changes = manifest.get("changes", [])
+    if not isinstance(changes, list) or not all(isinstance(it, str) and _CHANGES.fullmatch(it) for it in changes):
+        wrong.append("changes")
     if not wrong and manifest.get("scribbles") is not None and not are_facts(manifest["scribbles"], manifest["dim"]):
         wrong = ["scribbles"]
     if wrong:
@@ -161,9 +173,14 @@ class TableReader:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return self._schemas[0]
+
+    @property
     def names(self) -> list[str]:
         """The columns' names."""
-        return self._schemas[0].names
+        return self.schema.names
 
     def check_columns(self, dim: int) -> None:
         """Raise ValueError unless every file has the columns of a gallery of this dimension, each of its type."""
@@ -193,6 +210,21 @@ class TableReader:
         """Read all embeddings: (N, D) float32."""
         return embedding_array(self.columns(["embedding"]))
 
+    def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[pa.Table]:
+        """Read the columns named, or all, in tables of about so many rows, in order."""
+        groups: list[int] = []
+        for number in range(len(self._paths)):
+            with self._lock, self._file(number) as file:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            for group, size in enumerate(sizes):
+                groups.append(group)
+                if group + 1 == len(sizes) or sum(sizes[groups[0] : group + 1]) + size > rows:
+                    with self._lock, self._file(number) as file:
+                        table = file.read_row_groups(groups, columns=list(names) if names else None)
+                    table.validate(full=True)
+                    yield table
+                    groups = []
+
     def take(self, rows: Sequence[int], names: Sequence[str] | None = None) -> pa.Table:
         """Read single rows, in the order given, of the columns named or of all."""
         parts = []
@@ -212,6 +244,7 @@ class TableReader:
                 with self._file(number) as file:
                     table = file.read_row_group(part, columns=list(names) if names else None)
                 table.validate(full=True)
+                table = _full_precision(table)
             except DAMAGED as error:
                 raise ValueError(
                     f"'{self._paths[number]}' is damaged ({' '.join(str(error).split())}): remove this gallery, and "
@@ -223,12 +256,28 @@ class TableReader:
         return kept
 
 
-def check_unit_norm(embeddings: np.ndarray) -> None:
-    """Raise ValueError unless all embeddings (N, D) are finite and of unit norm, but for rounding."""
+def take_rows(
+    readers: Sequence[TableReader], places: Iterable[tuple[int, int]], names: Sequence[str] | None = None
+) -> pa.Table:
+    """Read single rows, each named by the number of its reader and its row there, in the order given."""
+    return pa.concat_tables([readers[reader].take([row], names) for reader, row in places])
+
+
+def _full_precision(table: pa.Table) -> pa.Table:
+    """Return a table whose embeddings have 32 bits; shards that were encoded on Ray hold 16."""
+    place = table.schema.get_field_index("embedding")
+    kind = table.schema.field(place).type if place >= 0 else pa.null()
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
+        return table
+    return table.set_column(place, "embedding", table["embedding"].cast(pa.list_(pa.float32(), kind.list_size)))
+
+
+def check_unit_norm(embeddings: np.ndarray, first: int = 0) -> None:
+    """Raise ValueError unless all embeddings (N, D), of rows from `first` on, are finite and of unit norm, nearly."""
     squares = np.einsum("nd,nd->n", embeddings, embeddings)
     wrong = np.flatnonzero(~(np.abs(squares - 1) <= _NORM_ROUNDING))  # also true for NaN
     if len(wrong):
-        raise ValueError(f"the embedding of photo {wrong[0]} is no vector of unit norm")
+        raise ValueError(f"the embedding of photo {first + wrong[0]} is no vector of unit norm")
 
 
 def embedding_array(table: pa.Table) -> np.ndarray:

@@ -94,7 +94,7 @@ class Objective(nn.Module):
         if any(value.dtype == torch.uint8 for value in batch.values()):
             if self.pixels is None:
                 raise ValueError(
-                    "The batch holds bytes: set objective.pixels = PixelValues(processor.image_processor)."
+                    "The batch holds bytes: set objective.pixels = TrainingPixels(processor.image_processor)."
                 )
             batch = {
                 name: self.pixels(x, "sketch" if name == "sketch" else "photo", batch.get(f"{name}_changes"))

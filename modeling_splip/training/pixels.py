@@ -8,21 +8,14 @@ import PIL
 import torch
 import transformers
 from datasets.fingerprint import Hasher
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..common.pixels import PixelValues, byte_pixels
 from .augmentation import NO_AUGMENTATION, Augmentation
 
 
-def byte_pixels(image_processor: Any, image: Any) -> Tensor:
-    """Return a prepared RGB image resized and cut as a CLIP's processor does, not normalised yet: (3, H, W) uint8."""
-    settings = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-    return image_processor([image], **settings)["pixel_values"][0]
-
-
-class PixelValues(nn.Module):
-    """The rest of what a CLIP's image processor does, on the device: the same float32 values to the last bit.
-
-    It has no state: its constants come from the processor.
+class TrainingPixels(PixelValues):
+    """`PixelValues` whose images may be changed on the device.
 
     Args:
         image_processor: of the CLIP.
@@ -30,17 +23,8 @@ class PixelValues(nn.Module):
     """
 
     def __init__(self, image_processor: Any, augmentation: Augmentation = NO_AUGMENTATION):
-        super().__init__()
+        super().__init__(image_processor)
         self.augmentation = augmentation
-        scale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
-        mean, std = (
-            (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0.0, 1.0)
-        )
-        # What each byte is, scaled in double precision and rounded once, as the processor does.
-        self.register_buffer("levels", (torch.arange(256, dtype=torch.float64) * scale).float(), persistent=False)
-        for name, value in (("mean", mean), ("std", std)):
-            constant = torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
-            self.register_buffer(name, constant, persistent=False)
 
     def forward(self, pixels: Tensor, modality: str = "photo", changes: Tensor | None = None) -> Tensor:
         """Return pixel values (B, 3, H, W) of bytes of that shape.
@@ -51,7 +35,7 @@ class PixelValues(nn.Module):
             changes: the numbers of their changes, (B, 75); None to leave them as they are.
         """
         if changes is None:
-            return (self.levels[pixels.int()] - self.mean) / self.std
+            return super().forward(pixels)
         return (self.augmentation.apply(modality, pixels, changes) * self.levels[1] - self.mean) / self.std
 
 

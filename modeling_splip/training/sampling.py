@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ..common.pixels import byte_pixels
 from ..data.dataset import SbirDataset
 from .augmentation import NO_AUGMENTATION, Augmentation
-from .pixels import StoredPixels, byte_pixels
+from .pixels import StoredPixels
 
 CACHE_BYTES = 2**30  # decoded images stay in memory where those of the whole dataset take no more than this
 
@@ -31,7 +32,7 @@ class Key(NamedTuple):
 class TrainingItems(Dataset):
     """Sketches of the seen classes, each with its photos.
 
-    An item is a dict of images, (3, H, W) bytes that `PixelValues` normalises, and whole numbers: `sketch`, its
+    An item is a dict of images, (3, H, W) bytes that `TrainingPixels` normalises, and whole numbers: `sketch`, its
     `label`, a random number `draw`, and `positive`. At category level `positive` is any photo of the class; `negative`
     is a photo of another class, drawn uniformly over the classes, and `negative_label` that class. At fine-grained
     level `positive` is the sketch's own photo, and `instance` its row. With augmentation there are also the numbers of

@@ -19,7 +19,7 @@ from .arguments import TrainingArguments
 from .augmentation import Augmentation
 from .methods import METHODS
 from .objective import Objective
-from .pixels import PixelValues
+from .pixels import TrainingPixels
 from .sampling import EpochBatches, TrainingItems, collate
 
 # Our names of the schedules, and the library's; its own "constant" has no warmup.
@@ -84,7 +84,7 @@ def build_training(args: TrainingArguments, dataset: SbirDataset, processes: int
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     objective = method.objective(model, args.settings(), args.level)
-    objective.pixels = PixelValues(processor.image_processor, augmentation)
+    objective.pixels = TrainingPixels(processor.image_processor, augmentation)
     check_class_groups(objective, batches)
     optimizer = torch.optim.Adam(parameter_groups(objective, args))
     return Training(
@@ -178,7 +178,7 @@ def set_image_means(training: Training, accelerator: Accelerator) -> None:
     if not model.stores_image_means:
         return
     model.to(accelerator.device)
-    normalise = PixelValues(training.processor.image_processor).to(accelerator.device)
+    normalise = TrainingPixels(training.processor.image_processor).to(accelerator.device)
     width = dimensions(model.config.clip_config)[0]  # d_v
     for modality in MODALITIES:
         rows = items.images(modality)[accelerator.process_index :: accelerator.num_processes]

@@ -15,7 +15,7 @@ from modeling_splip import class_prompts
 from modeling_splip.class_prompts import constant_prompts
 from modeling_splip.modeling_splip import SplipModel
 from modeling_splip.training.methods import METHODS
-from modeling_splip.training.pixels import PixelValues
+from modeling_splip.training.pixels import TrainingPixels
 
 EVERY_LOSS = {"shuffle": 1.0, "contrast": 1.0, "spread": 1.0, "anchor": 1.0, "clarity": True}
 CASES = [
@@ -41,7 +41,7 @@ class Processor:
 def objective_of(method, level, settings, base, **model):
     kind = METHODS[method].objective
     objective = kind(build(method, model, base), kind.settings_class(**settings), level).train()
-    objective.pixels = PixelValues(Processor())
+    objective.pixels = TrainingPixels(Processor())
     return objective
 
 

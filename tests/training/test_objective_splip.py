@@ -14,7 +14,7 @@ from modeling_splip.training.arguments import parse_arguments
 from modeling_splip.training.jigsaw import permute_tiles, two_permutations
 from modeling_splip.training.losses import spread_loss
 from modeling_splip.training.objective_splip import SplipObjective, SplipSettings
-from modeling_splip.training.pixels import PixelValues
+from modeling_splip.training.pixels import TrainingPixels
 from modeling_splip.training.setup import build_training
 
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ".*vision_model.*(q_proj|v_proj)"}
@@ -336,7 +336,7 @@ def test_the_whole_step_is_one_graph_with_the_same_losses_and_gradients(tmp_path
     config = tiny_config(num_hidden_layers=1)
     config.text_config.num_hidden_layers = 1
     objective = SplipObjective(build(save_clip(config, tmp_path))).train()
-    objective.pixels = PixelValues(CLIPImageProcessorPil())
+    objective.pixels = TrainingPixels(CLIPImageProcessorPil())
     batch = {name: x.mul(50).byte() if x.ndim == 4 else x for name, x in batch_of().items()}
     names = list(objective.state_dict())
 
@@ -356,5 +356,5 @@ def test_the_whole_step_is_one_graph_with_the_same_losses_and_gradients(tmp_path
 
 def test_bytes_without_a_normalisation_are_refused(tiny_clip):
     batch = {name: x.byte() if x.ndim == 4 else x for name, x in batch_of().items()}
-    with pytest.raises(ValueError, match=r"The batch holds bytes: set objective\.pixels = PixelValues"):
+    with pytest.raises(ValueError, match=r"The batch holds bytes: set objective\.pixels = TrainingPixels"):
         SplipObjective(build(tiny_clip))(batch)

@@ -10,11 +10,12 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from modeling_splip.common import processes
+from modeling_splip.common.pixels import byte_pixels
 from modeling_splip.common.processes import worker_count
 from modeling_splip.processing_splip import SplipProcessor
 from modeling_splip.training import pixels as pixels_file
 from modeling_splip.training.augmentation import Augmentation
-from modeling_splip.training.pixels import PixelValues, byte_pixels
+from modeling_splip.training.pixels import TrainingPixels
 from modeling_splip.training.sampling import EpochBatches, TrainingItems
 
 
@@ -40,11 +41,11 @@ def test_bytes_normalised_later_are_the_processors_values(settings):
         found = byte_pixels(processor, image)
         assert found.dtype == torch.uint8 and found.shape == (3, 32, 32)
         expected = processor([image], return_tensors="pt")["pixel_values"]
-        assert torch.equal(PixelValues(processor)(found[None]), expected.float())
+        assert torch.equal(TrainingPixels(processor)(found[None]), expected.float())
 
 
 def test_normalising_adds_nothing_to_a_checkpoint():
-    assert not PixelValues(CLIPImageProcessorPil()).state_dict()
+    assert not TrainingPixels(CLIPImageProcessorPil()).state_dict()
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_stored_images_are_changed_like_others(polygons, processor):
 
 def test_images_with_drawn_changes_are_changed_then_normalised():
     settings, change = CLIPImageProcessorPil(), Augmentation(flip=1.0)
-    values = PixelValues(settings, change)
+    values = TrainingPixels(settings, change)
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     rng = np.random.default_rng(0)
     changes = torch.stack([change.sample("photo", rng, mirrored) for mirrored in (True, False)])
