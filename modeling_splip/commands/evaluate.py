@@ -20,7 +20,7 @@ from ..evaluation.pictures import PHOTO_KINDS, check_picture
 from ..evaluation.published import published_table
 from ..evaluation.report import PAGE, check_report, records_table, write_report
 from ..evaluation.view_pictures import retrieval_picture
-from ..loading import BASELINES, drawn_world_note, load_retriever
+from ..loading import BASELINES, check_precision, drawn_world_note, load_retriever
 
 
 class _OfDataset(argparse.Action):
@@ -98,10 +98,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--rerank must be at least 0, got {args.rerank}.")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}.")
-    if args.precision == "bf16" and args.model.endswith(".onnx"):
-        raise ValueError(
-            "--precision bf16 is for models of PyTorch: an ONNX file computes as it was exported, so leave it out."
-        )
+    check_precision(args.model or "", args.precision)
     for target in (args.out, args.picture):
         if target is not None:
             check_writable(target)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..common.hub import is_hub_id
 from ..common.processes import leave_group
 from ..common.text import printable
-from ..loading import DEFAULT_MODEL, about_default, drawn_world_note, load_retriever
+from ..loading import DEFAULT_MODEL, about_default, check_precision, drawn_world_note, load_retriever
 from ..search.build import build_gallery, process_state
 from ..search.encode import PRECISIONS
 from ..search.index import KINDS
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     name, line = choose_model(args.out, args.model)
     if line and state.is_main_process:
         print(printable(line))
+    check_precision(name, args.precision)
     model, processor = load_retriever(name)
     options = {key: getattr(args, key) for key in ("split", "index", "batch_size", "workers", "precision")}
     options |= {"model_name": name, "follow_paths": args.follow_paths, "progress": not args.quiet}

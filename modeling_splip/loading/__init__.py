@@ -14,6 +14,7 @@ __getattr__, __dir__ = lazy_names(
         "DEFAULT_MODEL": "by_name",
         "LARGER_MODEL": "by_name",
         "about_default": "by_name",
+        "check_precision": "by_name",
         "drawn_world_note": "by_name",
         "load_retriever": "by_name",
         "OnnxModel": "onnx_model",

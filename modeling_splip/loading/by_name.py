@@ -68,6 +68,14 @@ def load_retriever(
     return model.eval(), processor
 
 
+def check_precision(name: str, precision: str) -> None:
+    """Raise ValueError where a precision is asked for that a model of this name cannot compute in."""
+    if precision == "bf16" and name.endswith(".onnx"):
+        raise ValueError(
+            "--precision bf16 is for models of PyTorch: an ONNX file computes as it was exported, so leave it out."
+        )
+
+
 def about_default() -> str:
     """Return the line that says what the default model is, and which one to take instead."""
     return (

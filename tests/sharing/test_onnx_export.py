@@ -120,6 +120,16 @@ def test_index_and_search_take_the_file_for_its_model(domain, photos, tmp_path, 
     assert "has no text tower (it is folded, or an ONNX file): search without words." in capsys.readouterr().err
 
 
+def test_a_precision_that_the_file_does_not_have_is_refused(domain, photos, tmp_path, capsys):
+    _, _, path, _ = domain
+    index = ["index", str(photos), "--model", str(path), "--out", str(tmp_path / "G")]
+    evaluate = ["evaluate", "--model", str(path), "--dataset", str(photos), "--protocol", "zs"]
+    for words in (index, evaluate):
+        assert main([*words, "--precision", "bf16"]) == 2
+        assert "an ONNX file computes as it was exported, so leave it out." in capsys.readouterr().err
+    assert not (tmp_path / "G").exists()
+
+
 def test_the_command_prints_what_it_wrote(tiny_clip, tmp_path, capsys):
     out = tmp_path / "new" / "clip.onnx"
     assert main(["export", f"clip:{tiny_clip}", "--format", "onnx", "--out", str(out)]) == 0
