@@ -168,7 +168,7 @@ def measure_codes(count: int, work: Path) -> dict[str, Any]:
 
 def _with_lists(kind: str, lists: int) -> str:
     *before, code = kind.split(",")
-    return ",".join([*before, f"IVF{lists}_HNSW32", code])
+    return ",".join([*before, f"IVF{lists}", code])
 
 
 def _widths(codes: Any, vectors: HalfVectors, exact: np.ndarray) -> dict[str, Any]:

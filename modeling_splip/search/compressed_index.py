@@ -22,14 +22,15 @@ DEPTH = 100
 RECALL_TARGET = 0.98
 _QUERIES = 100
 _TRAIN_PER_LIST = 64
-_FLAT_LISTS = 1024
+_LEAST_GAIN = 0.001
 _BLOCK = 65_536
 # Product quantisation learns 16 codewords; with fewer photos than faiss wants for them, and for widths that have no
 # divisor that fits, the lists hold 8 bits a number.
 _TRAIN_CODES = 39 * 16
 _MOST_PARTS = 256
-# Reading a row maps up to 64 KiB around it. After so many rows (2 GiB) the mapping is dropped, not the system's cache.
-_MAPPED_ROWS = 32_768
+# Reading a row maps what lies around it, up to 2 MiB where the system caches files in pieces of that size. After so
+# many rows the mapping is dropped, not the system's cache.
+_MAPPED_ROWS = 4096
 
 
 class HalfVectors:
@@ -141,7 +142,7 @@ def build_compressed(vectors: HalfVectors, progress: bool = True) -> tuple[Compr
     """Build an index whose recall is measured with queries outside the photos, searched as deep as the target needs.
 
     Training and adding read the embeddings in blocks. There are as many lists as the root of the number of photos, so
-    that the cost of training grows as the number of photos does. Many lists are found by HNSW over their centroids.
+    that the cost of training grows as the number of photos does.
 
     Args:
         vectors: N embeddings of unit norm.
@@ -153,16 +154,13 @@ def build_compressed(vectors: HalfVectors, progress: bool = True) -> tuple[Compr
     """
     count, dim = vectors.shape
     lists = _lists(count)
-    graph = "_HNSW32" if lists > _FLAT_LISTS else ""
-    codes = faiss.index_factory(dim, f"IVF{lists}{graph},{_code(count, dim)}", faiss.METRIC_INNER_PRODUCT)
+    codes = faiss.index_factory(dim, f"IVF{lists},{_code(count, dim)}", faiss.METRIC_INNER_PRODUCT)
     codes.cp.spherical = True
     codes.train(_sample(vectors, max(lists * _TRAIN_PER_LIST, _TRAIN_CODES)))
     with tqdm(total=count, desc="Indexing", unit="image", delay=5, disable=not progress) as bar:
         for block in vectors.blocks():
             codes.add(block)
             bar.update(len(block))
-    if graph:
-        faiss.downcast_index(codes.quantizer).hnsw.efSearch = 64  # adding has made do with less
     index = CompressedIndex(codes, vectors, 4)
     recall = _tune(index)
     return index, {
@@ -214,7 +212,7 @@ def _outside(vectors: HalfVectors) -> np.ndarray:
 
 
 def _tune(index: CompressedIndex) -> float:
-    """Search deeper until the recall target is met, and return the recall.
+    """Search deeper until the recall target is met, or nothing gains any more; return the recall.
 
     A photo is missed because its list was not opened, or because too few photos were scored again. Both are tried, and
     what helps more is doubled.
@@ -231,7 +229,11 @@ def _tune(index: CompressedIndex) -> float:
 
     depth, wide = min(8, codes.nlist), 4
     reached = recall(depth, wide)
-    while reached < RECALL_TARGET and (depth < codes.nlist or wide * DEPTH < count):
+    gained = 1.0
+    while reached < RECALL_TARGET and gained >= _LEAST_GAIN and (depth < codes.nlist or wide * DEPTH < count):
         tries = [(min(2 * depth, codes.nlist), wide), (depth, 2 * wide)]
-        reached, (depth, wide) = max((recall(*each), each) for each in tries)
+        found, better = max((recall(*each), each) for each in tries)
+        gained = found - reached
+        if gained >= _LEAST_GAIN:
+            reached, (depth, wide) = found, better
     return recall(depth, wide)

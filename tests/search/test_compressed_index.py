@@ -79,12 +79,11 @@ def test_few_photos_and_odd_widths_are_found(shape):
         assert (rows[:, len(vectors) :] == -1).all()
 
 
-def test_many_lists_are_found_by_a_graph(vectors, built, monkeypatch):
-    assert isinstance(faiss.downcast_index(built[0].faiss_index.quantizer), faiss.IndexFlat)
-    monkeypatch.setattr(compressed_index, "_FLAT_LISTS", 76)
+def test_a_target_out_of_reach_does_not_open_every_list(vectors, monkeypatch):
+    monkeypatch.setattr(compressed_index, "RECALL_TARGET", 1.1)
     index, facts = build_compressed(HalfVectors(vectors.astype(np.float16)), progress=False)
-    quantizer = faiss.downcast_index(index.faiss_index.quantizer)
-    assert isinstance(quantizer, faiss.IndexHNSW) and quantizer.hnsw.efSearch == 64 and facts["recall"] >= 0.98
+    assert facts["recall"] >= 0.999 and facts["depth"] < index.faiss_index.nlist
+    assert facts["rescored"] * compressed_index.DEPTH < len(vectors)
 
 
 def test_equal_photos_are_no_reason_to_search_everything():
