@@ -44,11 +44,8 @@ PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
         f"{name}, rate {rate:g}": flags | {"learning_rate": rate} for name, flags in METHODS.items() for rate in RATES
     },
     "steps": {
-        f"{name}, {steps} steps": flags | ({} if steps == 60 else {"max_steps": steps})
-        for name, flags in {
-            "SpLIP (domain)": {"model.conditioning": "domain"},
-            "InfoNCE in place of triplets and jigsaw": INFO_NCE,
-        }.items()
+        f"InfoNCE in place of triplets and jigsaw, {steps} steps": INFO_NCE
+        | ({} if steps == 60 else {"max_steps": steps})
         for steps in LENGTHS
     },
     "best": {

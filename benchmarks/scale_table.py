@@ -197,7 +197,8 @@ def _updates(report: dict[str, Any]) -> str:
         for title, key in (("before", "before"), ("with all changes", "after"), ("compacted", "compacted"))
     ]
     caption = (
-        f"{sent['added']:,} photos added, {sent['changed']:,} changed and {sent['removed']:,} removed in batches of "
+        f"Index `{part['index']}`: {sent['added']:,} photos added, {sent['changed']:,} changed and "
+        f"{sent['removed']:,} removed in batches of "
         f"{part['batch']}: a batch takes {sent['batch_p50_ms']:g} ms (99 of 100: {sent['batch_p99_ms']:g} ms or less). "
         f"Another process searched {other['searches']:,} times meanwhile, {other['p50_ms']:g} ms in the median. "
         f"Opening the gallery with all changes takes {part['reopen_s']:g} s, compaction "
