@@ -157,7 +157,7 @@ def measure_codes(count: int, work: Path) -> dict[str, Any]:
         if isinstance(codes, faiss.IndexPreTransform):  # OPQ: a fifth of its rounds, each of hundreds of k-means
             faiss.downcast_VectorTransform(codes.chain.at(0)).niter = 10
         start = time.perf_counter()
-        codes.train(compressed_index._sample(vectors, lists * 64))
+        codes.train(compressed_index._sample(vectors, lists * compressed_index._TRAIN_PER_LIST))
         for block in vectors.blocks():
             codes.add(block)
         built = time.perf_counter() - start

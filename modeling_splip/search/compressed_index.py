@@ -21,7 +21,7 @@ DEPTH = 100
 # What is measured with queries outside the photos, as sketches are; how `_outside` makes them is a choice of ours.
 RECALL_TARGET = 0.98
 _QUERIES = 100
-_TRAIN_PER_LIST = 64
+_TRAIN_PER_LIST = 256
 _LEAST_GAIN = 0.001
 _BLOCK = 65_536
 # Product quantisation learns 16 codewords; with fewer photos than faiss wants for them, and for widths that have no
