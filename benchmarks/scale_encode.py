@@ -29,7 +29,7 @@ def measure_encoding(images: int, work: Path) -> dict[str, Any]:
     work = (work / "encode").absolute()
     model = work / "ViT-B-32"
     if not model.is_dir():
-        random_base(model)
+        random_base(model, "B/32")
     sizes = [images // 3, images]
     sources = [draw_photos(work / f"photos-{size}", size) for size in sizes]
     record: dict[str, Any] = {"model": "clip, random weights of ViT-B/32's shape", "images": sizes, "ways": {}}
