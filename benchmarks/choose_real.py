@@ -45,7 +45,7 @@ PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
     },
     "steps": {
         f"InfoNCE in place of triplets and jigsaw, {steps} steps": INFO_NCE
-        | ({} if steps == 60 else {"max_steps": steps})
+        | ({} if steps == 60 else {"max_steps": steps, "epochs": 50})
         for steps in LENGTHS
     },
     "best": {
@@ -56,7 +56,7 @@ PARTS: dict[str, dict[str, dict[str, Any] | str]] = {
         },
         "InfoNCE in place of triplets and jigsaw": INFO_NCE,
         "InfoNCE, rate 1e-2": INFO_NCE | {"learning_rate": 1e-2},
-        "InfoNCE, 120 steps": INFO_NCE | {"max_steps": 120},
+        "InfoNCE, 112 steps (an epoch)": INFO_NCE | {"max_steps": 112},
         "InfoNCE and triplets": INFO_NCE | {"loss.triplet": 1.0},
         "InfoNCE at 0.07": INFO_NCE | {"loss.contrast_tau": 0.07},
         "InfoNCE, no prompts": INFO_NCE | NO_PROMPTS,
